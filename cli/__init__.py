@@ -1,0 +1,1 @@
+"""The commands `spikedata`, `spklip-train` and `spklip-eval`."""

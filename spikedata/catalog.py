@@ -1,0 +1,88 @@
+"""What is known of a clip besides its bits: id, label, captions, split, group, source, licence."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+MAX_ID_BYTES = 200
+"""File systems allow 255 bytes a name; writers need room for a suffix."""
+
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+def check_clip_id(clip_id: str) -> str:
+    """Return ``clip_id`` if it is safe as one path name on every file system.
+
+    Raises:
+        ValueError: empty, too long, ``.``-leading, with a separator, a control or reserved
+            character, or not in Unicode normal form C.
+    """
+    if not clip_id:
+        raise ValueError("clip id is empty")
+    if clip_id.startswith("."):
+        raise ValueError(f"clip id {clip_id!r} starts with a dot")
+    if clip_id != clip_id.strip() or clip_id.endswith("."):
+        raise ValueError(f"clip id {clip_id!r} starts or ends with a space, or ends with a dot")
+    bad = sorted({c for c in clip_id if c in _FORBIDDEN or unicodedata.category(c)[0] == "C"})
+    if bad:
+        raise ValueError(f"clip id {clip_id!r} holds {', '.join(map(repr, bad))}")
+    if unicodedata.normalize("NFC", clip_id) != clip_id:
+        raise ValueError(f"clip id {clip_id!r} is not in Unicode normal form C")
+    if len(clip_id.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"clip id {clip_id[:40]!r}... is longer than {MAX_ID_BYTES} bytes")
+    return clip_id
+
+
+def check_distinct_ids(clip_ids: Iterable[str]) -> None:
+    """Check that no two ids would be one file on a file system that ignores case.
+
+    Raises:
+        ValueError: two ids are the same after case folding.
+    """
+    seen: dict[str, str] = {}
+    for clip_id in clip_ids:
+        other = seen.setdefault(clip_id.casefold(), clip_id)
+        if other is not clip_id:
+            raise ValueError(f"clip ids {other!r} and {clip_id!r} would be one file")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """One labelled clip, before or after it has bits.
+
+    Raises:
+        ValueError: the id is not safe as a path name.
+    """
+
+    id: str
+    """Unique in its store; becomes a path name."""
+    label: str | None = None
+    """Class name, as the corpus spells it."""
+    captions: tuple[str, ...] = ()
+    """Sentences that describe the clip."""
+    split: str | None = None
+    """``train``, ``validation`` or ``test``."""
+    group: str | None = None
+    """Clips of one group share a scene; no group is on both sides of a split."""
+    licence: str | None = None
+    """SPDX identifier or name of the source's licence."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where it came from: ``name`` (relative path), ``sha256``, and what the reader adds."""
+
+    def __post_init__(self) -> None:
+        check_clip_id(self.id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; :meth:`from_dict` undoes it."""
+        return asdict(self) | {"captions": list(self.captions)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Clip from :meth:`to_dict`'s values.
+
+        Raises:
+            ValueError: the id is not safe as a path name.
+            TypeError: a key is missing or unknown.
+        """
+        return cls(**values | {"captions": tuple(values.get("captions", ()))})

@@ -1,0 +1,1 @@
+"""Folders of labelled video: UCF101, HMDB51, your own."""

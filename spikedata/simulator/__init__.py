@@ -1,0 +1,1 @@
+"""Light to spikes: one fused function, several backends, the same bits."""

@@ -1,0 +1,1 @@
+"""The Zarr store of labelled spike streams."""

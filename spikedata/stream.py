@@ -1,0 +1,158 @@
+"""What flows through the toolkit: spike planes packed eight ticks to a byte.
+
+Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns. Bit k (least
+significant first) of group i is tick 8 i + k; the unused high bits of a last group are 0.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TICKS_PER_GROUP = 8
+
+
+def group_count(ticks: int) -> int:
+    """Bytes a pixel needs for ``ticks`` ticks."""
+    return -(-ticks // TICKS_PER_GROUP)
+
+
+def pack_ticks(spikes_thw: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pack spike planes eight ticks to a byte.
+
+    Args:
+        spikes_thw: bool or 0/1 integers (T, H, W).
+
+    Returns:
+        packed_ghw: uint8 (ceil(T / 8), H, W).
+
+    Raises:
+        ValueError: not three-dimensional, or a value is neither 0 nor 1.
+    """
+    spikes_thw = np.asarray(spikes_thw)
+    if spikes_thw.ndim != 3:
+        raise ValueError(f"spikes_thw must be (T, H, W), got shape {spikes_thw.shape}")
+    if spikes_thw.dtype != np.bool_ and spikes_thw.size and not np.isin(spikes_thw, (0, 1)).all():
+        raise ValueError("spikes_thw must hold only 0 and 1")
+    return np.packbits(spikes_thw.astype(np.bool_), axis=0, bitorder="little")
+
+
+def unpack_ticks(packed_ghw: NDArray[np.uint8], ticks: int) -> NDArray[np.uint8]:
+    """Undo :func:`pack_ticks`: uint8 0/1 (T, H, W) from uint8 (G, H, W).
+
+    Raises:
+        ValueError: the groups cannot hold exactly ``ticks`` ticks.
+    """
+    if packed_ghw.ndim != 3 or packed_ghw.shape[0] != group_count(ticks):
+        raise ValueError(
+            f"{ticks} ticks need packed shape ({group_count(ticks)}, H, W), got {packed_ghw.shape}"
+        )
+    return np.unpackbits(packed_ghw, axis=0, count=ticks, bitorder="little")
+
+
+def slice_ticks(packed_ghw: NDArray[np.uint8], start: int, ticks: int) -> NDArray[np.uint8]:
+    """Cut ticks ``start`` to ``start + ticks`` out and pack them from bit 0 again.
+
+    Args:
+        packed_ghw: uint8 (G, H, W).
+        start: first tick wanted, need not be a multiple of eight.
+        ticks: how many.
+
+    Returns:
+        packed_ghw: uint8 (ceil(ticks / 8), H, W), contiguous; unused high bits are 0.
+
+    Raises:
+        ValueError: the window does not lie inside the groups given.
+    """
+    if start < 0 or ticks < 0 or start + ticks > packed_ghw.shape[0] * TICKS_PER_GROUP:
+        raise ValueError(
+            f"ticks {start}..{start + ticks} lie outside "
+            f"{packed_ghw.shape[0] * TICKS_PER_GROUP} packed ticks"
+        )
+    first, shift = divmod(start, TICKS_PER_GROUP)
+    groups = group_count(ticks)
+    out_ghw = packed_ghw[first : first + groups] >> shift
+    if shift:
+        next_ghw = packed_ghw[first + 1 : first + 1 + groups]
+        out_ghw[: len(next_ghw)] |= next_ghw << (TICKS_PER_GROUP - shift)
+    if ticks % TICKS_PER_GROUP:
+        out_ghw[-1] &= (1 << ticks % TICKS_PER_GROUP) - 1
+    return np.ascontiguousarray(out_ghw)
+
+
+class BitsHasher:
+    """SHA-256 over a stream's bits, fed block by block.
+
+    The digest is over the packed bytes in C order of (group, y, x), whatever the chunks, codec or
+    backend they came from. Two streams of one geometry have the same digest only if every bit is
+    the same.
+    """
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def update(self, packed_ghw: NDArray[np.uint8]) -> None:
+        """Add the next whole groups (only the last block may end inside a group)."""
+        self._sha256.update(np.ascontiguousarray(packed_ghw).data)
+
+    def hexdigest(self) -> str:
+        """The digest, 64 hexadecimal digits."""
+        return self._sha256.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeStream:
+    """T spike planes of one camera, held packed.
+
+    Raises:
+        ValueError: dtype is not uint8, or the shape cannot hold ``ticks`` ticks.
+    """
+
+    packed_ghw: NDArray[np.uint8]
+    """uint8 (G, H, W), eight ticks to a byte."""
+    ticks: int
+    """Number of ticks, T."""
+    tick_rate_hz: float
+    """Ticks a second."""
+
+    def __post_init__(self) -> None:
+        if self.packed_ghw.dtype != np.uint8:
+            raise ValueError(f"packed_ghw must be uint8, got {self.packed_ghw.dtype}")
+        if self.packed_ghw.ndim != 3 or self.packed_ghw.shape[0] != group_count(self.ticks):
+            raise ValueError(
+                f"{self.ticks} ticks need packed shape ({group_count(self.ticks)}, H, W), "
+                f"got {self.packed_ghw.shape}"
+            )
+
+    @property
+    def height_px(self) -> int:
+        """Rows."""
+        return int(self.packed_ghw.shape[1])
+
+    @property
+    def width_px(self) -> int:
+        """Columns."""
+        return int(self.packed_ghw.shape[2])
+
+    def unpack(self) -> NDArray[np.uint8]:
+        """Spike planes, uint8 0/1 (T, H, W)."""
+        return unpack_ticks(self.packed_ghw, self.ticks)
+
+    def window(self, start: int, ticks: int) -> "SpikeStream":
+        """Ticks ``start`` to ``start + ticks`` as a stream of its own."""
+        if start + ticks > self.ticks:
+            raise ValueError(f"ticks {start}..{start + ticks} lie outside {self.ticks} ticks")
+        return SpikeStream(slice_ticks(self.packed_ghw, start, ticks), ticks, self.tick_rate_hz)
+
+    def spike_count_hw(self) -> NDArray[np.int64]:
+        """Spikes of each pixel, int64 (H, W)."""
+        count_hw: NDArray[np.int64] = np.bitwise_count(self.packed_ghw).sum(axis=0, dtype=np.int64)
+        return count_hw
+
+    def bits_sha256(self) -> str:
+        """Digest of the bits; see :class:`BitsHasher`."""
+        hasher = BitsHasher()
+        hasher.update(self.packed_ghw)
+        return hasher.hexdigest()

@@ -1,0 +1,1 @@
+"""SPKLIP: spike video aligned with language, and its trainer."""
