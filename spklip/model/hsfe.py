@@ -1,0 +1,154 @@
+"""Hierarchical spike feature extractor (HSFE): spike planes of one window in, features out.
+
+Shapes: N windows (of all clips and segments together), K ticks in a window, M branches,
+C channels, H rows, W columns; h and w are H and W at the extractor's stride.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in groups of eight channels.
+
+    It treats every clip alone, so an embedding never depends on the rest of the batch and a
+    batch of one trains like any other.
+    """
+    groups = channels // 8 if channels % 8 == 0 else 1
+    return nn.GroupNorm(groups, channels)
+
+
+def conv3x3(before: int, after: int, *, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size (or divides it by the stride, rounding up)."""
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+
+
+class MultiScaleTemporalFilter(nn.Module):
+    """Parallel branches over nested temporal crops of a window (MTF).
+
+    Branch m sees the middle ``branch_ticks[m]`` ticks. Photon conservation: its learnable
+    temporal mask shares a fixed sum, the length of the crop, out among the ticks of the crop, so
+    that learning moves exposure in time and never changes its total; and shorter crops, which
+    gather fewer photons, have fewer channels.
+
+    All branches are one convolution over the whole window whose kernel is zero outside each
+    branch's crop: the same numbers as separate convolutions, several times faster.
+    """
+
+    def __init__(
+        self,
+        window_ticks: int,
+        branch_ticks: Sequence[int],
+        branch_channels: Sequence[int],
+        branch_features: int,
+    ) -> None:
+        super().__init__()
+        self.branch_ticks = tuple(branch_ticks)
+        self.branch_channels = tuple(branch_channels)
+        self.branch_features = branch_features
+        branches = len(self.branch_ticks)
+        self.mask_mk = nn.Parameter(torch.zeros(branches, window_ticks))
+        self.filter = nn.Conv2d(window_ticks, sum(self.branch_channels), 3, padding=1)
+        self.merge = nn.Conv2d(sum(self.branch_channels), branches * branch_features, 3, padding=1)
+
+    def temporal_masks(self) -> Tensor:
+        """Weight of each tick in each branch, (M, K): 0 outside the crop, mean 1 inside."""
+        window = self.mask_mk.shape[1]
+        tick_k = torch.arange(window, device=self.mask_mk.device)
+        length_m = torch.tensor(self.branch_ticks, device=self.mask_mk.device)
+        first_m = (window - length_m) // 2
+        inside_mk = (tick_k >= first_m[:, None]) & (tick_k < (first_m + length_m)[:, None])
+        share_mk = self.mask_mk.float().masked_fill(~inside_mk, -torch.inf).softmax(dim=1)
+        return share_mk * length_m[:, None]
+
+    def _own_branch(self, weight: Tensor) -> Tensor:
+        """1 where an output feature may see a channel (its own branch's), (M F, channels)."""
+        channels_m = torch.tensor(self.branch_channels, device=weight.device)
+        branch_m = torch.arange(len(self.branch_ticks), device=weight.device)
+        of_channel = branch_m.repeat_interleave(channels_m)
+        of_feature = branch_m.repeat_interleave(self.branch_features)
+        return (of_feature[:, None] == of_channel).to(weight.dtype)
+
+    def forward(self, window_nkhw: Tensor) -> Tensor:
+        """Filter windows (N, K, H, W) into branch features (N, M * branch_features, H, W)."""
+        channels_m = torch.tensor(self.branch_channels, device=window_nkhw.device)
+        mask_ck = self.temporal_masks().repeat_interleave(channels_m, dim=0)
+        weight = self.filter.weight * mask_ck[:, :, None, None]
+        hidden_nchw = F.relu(F.conv2d(window_nkhw, weight, self.filter.bias, padding=1))
+        weight = self.merge.weight * self._own_branch(self.merge.weight)[:, :, None, None]
+        return F.conv2d(hidden_nchw, weight, self.merge.bias, padding=1)
+
+
+class SpatialAttention(nn.Module):
+    """Weigh the branches against each other at every pixel (SA): two 3x3 convs, a sigmoid."""
+
+    def __init__(self, branches: int, branch_features: int) -> None:
+        super().__init__()
+        self.branches = branches
+        channels = branches * branch_features
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, branches, 3, padding=1)
+
+    def forward(self, branch_nchw: Tensor) -> Tensor:
+        """Scale branch features (N, M * F, H, W) by one weight a branch and pixel."""
+        weight_nmhw = self.second(F.relu(self.first(branch_nchw))).sigmoid()
+        repeats = branch_nchw.shape[1] // self.branches
+        return branch_nchw * weight_nmhw.repeat_interleave(repeats, dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv3x3(channels, channels),
+            group_norm(channels),
+            nn.ReLU(inplace=True),
+            conv3x3(channels, channels),
+            group_norm(channels),
+        )
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Add what the two convolutions find, (N, C, H, W)."""
+        return F.relu(x_nchw + self.body(x_nchw))
+
+
+class HierarchicalSpikeFeatureExtractor(nn.Module):
+    """MTF, SA, a 3x3 convolution to ``channels`` and residual blocks (HSFE).
+
+    Source: SPKLIP, arXiv:2505.12656, section 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        window_ticks: int,
+        branch_ticks: Sequence[int],
+        branch_channels: Sequence[int],
+        branch_features: int,
+        channels: int,
+        blocks: int,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        branches = len(branch_ticks)
+        self.temporal = MultiScaleTemporalFilter(
+            window_ticks, branch_ticks, branch_channels, branch_features
+        )
+        self.attention = SpatialAttention(branches, branch_features)
+        self.embed = nn.Sequential(
+            conv3x3(branches * branch_features, channels, stride=stride),
+            group_norm(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+
+    def forward(self, window_nkhw: Tensor) -> Tensor:
+        """Windows (N, K, H, W) to features (N, C, h, w)."""
+        branch_nchw = self.attention(self.temporal(window_nkhw))
+        features_nchw: Tensor = self.blocks(self.embed(branch_nchw))
+        return features_nchw

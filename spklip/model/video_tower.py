@@ -1,0 +1,255 @@
+"""Video tower: windows of spike planes to one vector a clip (HSFE, then STAR-Net).
+
+Shapes: B clips, S segments, T ticks of a segment, H rows, W columns, V windows of a segment,
+K ticks of a window, N = B S V windows in all, C channels, P places of a feature map, D width.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from spklip.model.hsfe import HierarchicalSpikeFeatureExtractor, conv3x3, group_norm
+
+if TYPE_CHECKING:
+    from spklip.model.spklip import SpklipConfig
+
+
+def window_starts(ticks: int, window_ticks: int, step_ticks: int, windows: int | None) -> list[int]:
+    """First tick of every window of a segment; no window leaves the segment.
+
+    Args:
+        ticks: length of the segment.
+        window_ticks: length of a window.
+        step_ticks: from the start of one window to the next; used if ``windows`` is None, and then
+            as many windows are placed as fit.
+        windows: how many to spread evenly from the first tick to the last, or None.
+
+    Returns:
+        Starts in rising order.
+
+    Raises:
+        ValueError: the segment is shorter than one window.
+    """
+    last = ticks - window_ticks
+    if last < 0:
+        raise ValueError(
+            f"a segment of {ticks} ticks is shorter than one window of {window_ticks}; "
+            "give longer segments or a smaller radius_ticks (a window is 2 * radius_ticks + 1)"
+        )
+    if windows is None:
+        return list(range(0, last + 1, step_ticks))
+    if windows == 1:
+        return [last // 2]
+    return [round(i * last / (windows - 1)) for i in range(windows)]
+
+
+def sine_positions(position_x: Tensor, width: int) -> Tensor:
+    """Sines and cosines of real positions, (..., width), for any position (no table to outgrow)."""
+    half = width // 2
+    exponent = torch.arange(half, device=position_x.device, dtype=torch.float32) / half
+    angle = position_x.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
+    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, width - 2 * half))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; the 3x3 one carries the stride."""
+
+    gradient_checkpointing = False
+
+    def __init__(self, before: int, width: int, after: int, *, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, width, 1, bias=False),
+            group_norm(width),
+            nn.ReLU(inplace=True),
+            conv3x3(width, width, stride=stride),
+            group_norm(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, after, 1, bias=False),
+            group_norm(after),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False),
+                nn.Conv2d(before, after, 1, bias=False),
+                group_norm(after),
+            )
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Features (N, C, H, W) to (N, after, ceil(H / stride), ceil(W / stride))."""
+        return F.relu(self.shortcut(x_nchw) + self.body(x_nchw))
+
+
+class AttentionPool(nn.Module):
+    """Pool a feature map of any size by attention: the mean place asks, all places answer."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Pool (N, C, H, W) over places into (N, C)."""
+        height, width = x_nchw.shape[-2:]
+        row_h = torch.arange(height, device=x_nchw.device)
+        col_w = torch.arange(width, device=x_nchw.device)
+        half = self.channels // 2
+        position_hwc = torch.cat(
+            [
+                sine_positions(row_h, half)[:, None].expand(-1, width, -1),
+                sine_positions(col_w, self.channels - half)[None].expand(height, -1, -1),
+            ],
+            dim=-1,
+        )
+        place_npc = x_nchw.flatten(2).transpose(1, 2)
+        mean_n1c = place_npc.mean(dim=1, keepdim=True)
+        place_npc = place_npc + position_hwc.flatten(0, 1).to(place_npc.dtype)
+        key_npc = torch.cat([mean_n1c, place_npc], dim=1)
+        pooled_n1c, _ = self.attention(mean_n1c, key_npc, key_npc, need_weights=False)
+        return pooled_n1c[:, 0]
+
+
+class AttentivePoolingResNet(nn.Module):
+    """Residual network with attention pooling, one window at a time (MAPResNet)."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        group_blocks: Sequence[int],
+        group_width: int,
+        expansion: int,
+        heads: int,
+        stem_stride: int,
+    ) -> None:
+        super().__init__()
+        half = max(group_width // 2, 8)
+        stem: list[nn.Module] = []
+        for before, after, stride in (
+            (channels, half, 2),
+            (half, half, 1),
+            (half, group_width, 1),
+        ):
+            stem += [conv3x3(before, after, stride=stride), group_norm(after), nn.ReLU(True)]
+        if stem_stride == 4:
+            stem.append(nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False))
+        self.stem = nn.Sequential(*stem)
+        blocks: list[nn.Module] = []
+        before = group_width
+        for group, count in enumerate(group_blocks):
+            width = group_width * 2**group
+            for block in range(count):
+                stride = 2 if group and not block else 1
+                blocks.append(Bottleneck(before, width, width * expansion, stride=stride))
+                before = width * expansion
+        self.blocks = nn.ModuleList(blocks)
+        self.out_channels = before
+        self.pool = AttentionPool(before, heads)
+        self.gradient_checkpointing = False
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Features (N, C, h, w) of a window to one vector (N, out_channels)."""
+        x_nchw = self.stem(x_nchw)
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                x_nchw = checkpoint(block, x_nchw, use_reentrant=False)
+            else:
+                x_nchw = block(x_nchw)
+        pooled_nc: Tensor = self.pool(x_nchw)
+        return pooled_nc
+
+
+class VideoTower(nn.Module):
+    """Spike planes of a clip to one vector: HSFE, MAPResNet, Transformer over windows, mean."""
+
+    def __init__(self, config: "SpklipConfig") -> None:
+        super().__init__()
+        self.pool_px = config.pool_px
+        self.window_ticks = config.window_ticks
+        self.step_ticks = config.step_ticks
+        self.windows = config.windows_per_segment
+        self.extractor = HierarchicalSpikeFeatureExtractor(
+            window_ticks=config.window_ticks,
+            branch_ticks=config.branch_ticks,
+            branch_channels=config.branch_channels,
+            branch_features=config.branch_features,
+            channels=config.extractor_channels,
+            blocks=config.extractor_blocks,
+            stride=config.extractor_stride,
+        )
+        self.backbone = AttentivePoolingResNet(
+            config.extractor_channels,
+            group_blocks=config.group_blocks,
+            group_width=config.group_width,
+            expansion=config.expansion,
+            heads=config.pool_heads,
+            stem_stride=4 // config.extractor_stride,
+        )
+        width = config.temporal_width
+        self.enter = nn.Sequential(
+            nn.Linear(self.backbone.out_channels, width), nn.LayerNorm(width)
+        )
+        self.time = nn.Linear(width, width)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            config.temporal_heads,
+            4 * width,
+            dropout=config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.temporal = nn.TransformerEncoder(
+            layer, config.temporal_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.leave = nn.Linear(width, config.embed_dim, bias=False)
+
+    def cut_windows(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool in space and cut windows inside each segment.
+
+        Args:
+            planes_bsthw: uint8 or float (B, S, T, H, W), 0 and 1.
+
+        Returns:
+            window_nkhw: float (B S V, K, h, w), channels last in memory, windows in time order.
+            centre_sv: float (S V), middle tick of each window; segments are laid end to end.
+        """
+        clips, segments, ticks, height, width = planes_bsthw.shape
+        starts = window_starts(ticks, self.window_ticks, self.step_ticks, self.windows)
+        dtype = self.leave.weight.dtype
+        if self.pool_px > 1:
+            planes_nthw = planes_bsthw.flatten(0, 1).to(dtype)
+            pooled_nthw = F.avg_pool2d(planes_nthw, self.pool_px)
+            planes_bsthw = pooled_nthw.unflatten(0, (clips, segments))
+        windows = [planes_bsthw[:, :, first : first + self.window_ticks] for first in starts]
+        window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
+        window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
+        start_v = torch.tensor(starts, device=planes_bsthw.device, dtype=torch.float32)
+        segment_s = torch.arange(segments, device=planes_bsthw.device)
+        centre_sv = segment_s[:, None] * ticks + start_v + self.window_ticks // 2
+        return window_nkhw, centre_sv.flatten()
+
+    def window_features(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
+        """One vector a window, before windows see each other.
+
+        Returns:
+            feature_bvd: (B, S V, D).
+            centre_v: middle tick of each of the S V windows.
+        """
+        window_nkhw, centre_v = self.cut_windows(planes_bsthw)
+        feature_nd = self.enter(self.backbone(self.extractor(window_nkhw)))
+        return feature_nd.unflatten(0, (planes_bsthw.shape[0], -1)), centre_v
+
+    def forward(self, planes_bsthw: Tensor) -> Tensor:
+        """Spike planes (B, S, T, H, W) to clip vectors (B, embed_dim), not normalised."""
+        feature_bvd, centre_v = self.window_features(planes_bsthw)
+        position_vd = sine_positions(centre_v / self.step_ticks, feature_bvd.shape[-1])
+        feature_bvd = feature_bvd + self.time(position_vd.to(feature_bvd.dtype))
+        clip_bd: Tensor = self.leave(self.temporal(feature_bvd).mean(dim=1))
+        return clip_bd
