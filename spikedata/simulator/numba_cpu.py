@@ -1,0 +1,357 @@
+"""The reference's bits at vector speed: numba kernels on explicit LLVM vectors, on every CPU.
+
+Small ``@intrinsic`` functions give numba a vector type (lanes of 8, 16 or 32 bits); LLVM lowers
+it to AVX2, AVX-512 or NEON. The kernel takes one vector of neighbouring pixels through all ticks
+of a call with the residue in registers, and stores eight ticks of them as one byte vector.
+
+Charge is counted in the largest unit that divides the threshold and every possible charge (257 for
+the identity table). The remainder of a residue by that unit never changes, so bits are the
+same, and mostly 16 bits a lane are enough, which doubles the speed. Where a spike may cut the
+residue (reset to zero, saturation) the unit is 1.
+
+Shapes: N frames, G groups of eight ticks, H rows, W columns, P = H * W pixels.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.core.extending import intrinsic, register_model
+from numpy.typing import NDArray
+
+from spikedata.simulator.sensor import FULL_SCALE, SensorConfig, SensorState
+from spikedata.stream import TICKS_PER_GROUP, group_count
+
+PIXELS = {16: 128, 32: 64}
+"""Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition."""
+
+
+class Lanes(types.Type):  # type: ignore[misc]  # numba has no types
+    """Numba type of an LLVM vector of integers."""
+
+    def __init__(self, bits: int, count: int) -> None:
+        self.bits, self.count = bits, count
+        super().__init__(name=f"Lanes({bits}, {count})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, ir.VectorType(ir.IntType(lanes.bits), lanes.count))
+
+
+def _splat(builder: ir.IRBuilder, word: ir.Value, lanes: Lanes) -> ir.Value:
+    """All lanes the same integer, cut to the lanes' size."""
+    lane = ir.IntType(lanes.bits)
+    word = builder.trunc(word, lane) if word.type.width > lanes.bits else word
+    vector = ir.VectorType(lane, lanes.count)
+    first = builder.insert_element(
+        ir.Constant(vector, ir.Undefined), word, ir.Constant(ir.IntType(32), 0)
+    )
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _pointer(
+    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, to: Any
+) -> ir.Value:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
+
+
+@intrinsic(prefer_literal=True)
+def load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
+    """``count`` neighbours from ``array[index]`` on."""
+    lanes = Lanes(array.dtype.bitwidth, count.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = context.get_value_type(lanes)
+        pointer = _pointer(context, builder, array, args[0], args[1], vector)
+        return builder.load(pointer, align=lanes.bits // 8)
+
+    return lanes(array, types.intp, count), codegen
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
+    """Write the lanes to ``array[index]`` and its neighbours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, array, args[0], args[1], args[2].type)
+        builder.store(args[2], pointer, align=lanes.bits // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), codegen
+
+
+@intrinsic
+def splat(typingctx: Any, word: Any, like: Any) -> Any:
+    """All lanes the integer ``word``, in the type of ``like``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0], like)
+
+    return like(types.int64, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def resize(typingctx: Any, lanes: Any, bits: Any) -> Any:
+    """The same lanes as unsigned integers of ``bits`` bits."""
+    sized = Lanes(bits.literal_value, lanes.count)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        cast = builder.zext if sized.bits > lanes.bits else builder.trunc
+        return args[0] if sized.bits == lanes.bits else cast(args[0], context.get_value_type(sized))
+
+    return sized(lanes, bits), codegen
+
+
+def _lanewise(emit: Callable[[Any, Any, Any], Any]) -> Any:
+    @intrinsic
+    def operation(typingctx: Any, left: Any, right: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return emit(builder, args[0], args[1])
+
+        return left(left, right), codegen
+
+    return operation
+
+
+add = _lanewise(lambda builder, left, right: builder.add(left, right))
+sub = _lanewise(lambda builder, left, right: builder.sub(left, right))
+mul = _lanewise(lambda builder, left, right: builder.mul(left, right))
+shift_right = _lanewise(lambda builder, left, right: builder.lshr(left, right))
+smaller = _lanewise(
+    lambda builder, left, right: builder.select(
+        builder.icmp_signed("<", left, right), left, right
+    )
+)
+
+
+@intrinsic
+def reached(typingctx: Any, charge: Any, limit: Any) -> Any:
+    """One bit a lane: signed ``charge >= limit``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.icmp_signed(">=", args[0], args[1])
+
+    return Lanes(1, charge.count)(charge, limit), codegen
+
+
+@intrinsic
+def where(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
+    """``yes`` in lanes whose mask bit is set, else ``no``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return yes(mask, yes, no), codegen
+
+
+@functools.cache
+def _kernel(bits: int, linear: bool, capped: bool) -> Any:
+    """The kernel for one lane size; what is constant here costs nothing in its loops.
+
+    All its arrays are flat: frames, groups and rows one after another.
+    """
+    count = PIXELS[bits]
+
+    def light_of(luma, at, table, factor, scratch):  # type: ignore[no-untyped-def]
+        if factor:
+            codes = resize(load(luma, at, count), bits)
+            return mul(codes, splat(factor, codes))
+        for i in range(count):
+            scratch[i] = table[luma[at + i]]
+        return resize(load(scratch, 0, count), bits)
+
+    light_of = numba.njit(inline="always")(light_of)
+
+    def advance(  # type: ignore[no-untyped-def]
+        luma, residue_cu, pending, packed, residue_out_cu, pending_out, first, last,
+        tick, ticks, period, table, factor, unit, reciprocal, shift, threshold, origin, cap,
+    ):  # fmt: skip
+        pixels = residue_cu.size
+        scratch = np.empty(count, np.int32)
+        for pixel in range(first, last, count):
+            at = min(pixel, last - count)  # the last vector may overlap the one before it
+            residue = resize(load(residue_cu, at, count), 64)
+            residue = shift_right(mul(residue, splat(reciprocal, residue)), splat(shift, residue))
+            before = resize(residue, 32)
+            lanes = resize(residue, bits)
+            origins = splat(origin, lanes)
+            thresholds = splat(threshold, lanes)
+            limits = add(thresholds, origins)
+            caps = splat(cap, lanes)
+            lanes = add(lanes, origins)
+            spikes = load(pending, at, count)
+            bit_index = tick % 8
+            bit = splat(1 << bit_index, spikes)
+            group, frame, k, left = at, at, tick % period, ticks
+            following = light_of(luma, frame, table, factor, scratch)
+            while left > 0:
+                light = following
+                charge = light
+                step = light
+                if linear:
+                    following = light_of(luma, frame + pixels, table, factor, scratch)
+                    step = sub(following, light)
+                    charge = add(
+                        mul(light, splat(2 * period - 2 * k - 1, light)),
+                        mul(following, splat(2 * k + 1, light)),
+                    )
+                    step = add(step, step)
+                in_interval = min(period - k, left)
+                left -= in_interval
+                k = 0
+                frame += pixels
+                while in_interval > 0:
+                    in_group = min(in_interval, 8 - bit_index)
+                    in_interval -= in_group
+                    bit_index += in_group
+                    for _ in range(in_group):
+                        lanes = add(lanes, charge)
+                        rest = sub(lanes, thresholds)
+                        if capped:
+                            rest = smaller(rest, caps)
+                        fired = reached(lanes, limits)
+                        lanes = where(fired, rest, lanes)
+                        spikes = where(fired, add(spikes, bit), spikes)
+                        bit = add(bit, bit)
+                        if linear:
+                            charge = add(charge, step)
+                    if bit_index == 8:
+                        store(packed, group, spikes)
+                        group += pixels
+                        bit_index = 0
+                        spikes = splat(0, spikes)
+                        bit = splat(1, spikes)
+                if not linear and left > 0:
+                    following = light_of(luma, frame, table, factor, scratch)
+            if bit_index:
+                store(packed, group, spikes)
+            store(pending_out, at, spikes)
+            gained = sub(resize(sub(lanes, origins), 32), before)
+            residue = load(residue_cu, at, count)
+            store(residue_out_cu, at, add(residue, mul(gained, splat(unit, residue))))
+
+    try:
+        return numba.njit(cache=True, nogil=True)(advance)
+    except RuntimeError:  # no folder that numba could cache in: compile in each process
+        return numba.njit(nogil=True)(advance)
+
+
+@dataclass(frozen=True, eq=False)
+class _Arithmetic:
+    """A sensor in the kernel's units."""
+
+    bits: int
+    capped: bool
+    table: NDArray[np.int32]
+    factor: int
+    unit: int
+    threshold: int
+    origin: int
+    cap: int
+
+    @classmethod
+    def of(cls, sensor: SensorConfig) -> "_Arithmetic":
+        hold = sensor.interpolation == "hold"
+        table_cu = sensor.light_table() * (2 * sensor.ticks_per_frame if hold else 1)
+        capped = sensor.residue_limit_cu < sensor.full_charge_cu - 1
+        unit = 1 if capped else math.gcd(sensor.threshold_cu, *table_cu.tolist())
+        bits = 16 if (sensor.threshold_cu + sensor.full_charge_cu) // unit <= 1 << 16 else 32
+        unit = unit if bits == 16 else 1
+        table = table_cu // unit
+        factor = int(table[1]) if np.array_equal(table, table[1] * np.arange(256)) else 0
+        origin = -(1 << 15) if bits == 16 else 0
+        return cls(
+            bits=bits,
+            capped=capped,
+            table=table,
+            factor=factor,
+            unit=unit,
+            threshold=sensor.threshold_cu // unit,
+            origin=origin,
+            cap=sensor.residue_limit_cu // unit + origin,
+        )
+
+    def numbers(self) -> tuple[Any, ...]:
+        """The kernel's last arguments, from ``table`` on.
+
+        x // unit = x * reciprocal >> shift for 0 <= x < 2**31: Granlund and Montgomery, "Division
+        by invariant integers using multiplication", PLDI 1994, theorem 4.2.
+        """
+        shift = 31 + (self.unit - 1).bit_length()
+        reciprocal = (1 << shift) // self.unit + 1
+        return (self.table, self.factor, self.unit, reciprocal, shift,
+                self.threshold, self.origin, self.cap)  # fmt: skip
+
+
+def advance(
+    luma_nhw: NDArray[np.uint8],
+    state: SensorState,
+    sensor: SensorConfig,
+    ticks: int,
+    threads: int = 1,
+) -> tuple[NDArray[np.uint8], SensorState]:
+    """Simulate the next ``ticks`` ticks; arguments and results as in the reference's ``advance``.
+
+    ``threads`` threads each take a part of the pixels; the bits do not depend on how many.
+    """
+    shape_hw = state.residue_hw.shape
+    pixels = state.residue_hw.size
+    groups = group_count(state.pending_ticks + ticks)
+    if ticks == 0:
+        return state.pending_hw[None][:groups].copy(), state
+    arithmetic = _Arithmetic.of(sensor)
+    width = max(pixels, PIXELS[arithmetic.bits])
+    packed_gp = np.empty((groups, width), np.uint8)
+    residue_p, pending_p = np.empty(width, np.int32), np.empty(width, np.uint8)
+    ins = [_widen(array, width) for array in (luma_nhw, state.residue_hw, state.pending_hw)]
+
+    def run(first: int, last: int) -> None:
+        _kernel(arithmetic.bits, sensor.interpolation == "linear", arithmetic.capped)(
+            *ins, packed_gp.reshape(-1), residue_p, pending_p, first, last,
+            state.tick, ticks, sensor.ticks_per_frame, *arithmetic.numbers(),
+        )  # fmt: skip
+
+    _run_parts(run, _parts(width, PIXELS[arithmetic.bits], threads))
+    after = SensorState(
+        residue_p[:pixels].reshape(shape_hw),
+        state.tick + ticks,
+        pending_p[:pixels].reshape(shape_hw),
+    )
+    return np.ascontiguousarray(packed_gp[:, :pixels]).reshape(groups, *shape_hw), after
+
+
+def _widen(array: NDArray[Any], pixels: int) -> NDArray[Any]:
+    """Flat copy or view whose pictures have at least one vector of pixels."""
+    array = np.ascontiguousarray(array).reshape(-1, array.shape[-2] * array.shape[-1])
+    missing = pixels - array.shape[1]
+    return (np.pad(array, ((0, 0), (0, missing))) if missing else array).reshape(-1)
+
+
+def _parts(pixels: int, count: int, threads: int) -> list[tuple[int, int]]:
+    """Ranges of pixels, whole vectors each except that the last takes what is left."""
+    parts = min(threads, pixels // count)
+    starts = [pixels * i // (parts * count) * count for i in range(parts)]
+    return list(zip(starts, [*starts[1:], pixels], strict=True))
+
+
+def _run_parts(run: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
+    if len(parts) == 1:
+        run(*parts[0])
+        return
+    with ThreadPoolExecutor(len(parts) - 1) as pool:
+        others = [pool.submit(run, *part) for part in parts[1:]]
+        run(*parts[0])
+        for other in others:
+            other.result()
