@@ -1,0 +1,628 @@
+"""Recordings of real spike cameras: which layouts there are, one decoder, one encoder.
+
+No format carries its geometry, so a layout is named (:data:`CAMERAS`) or given as ``HxW``. A plane
+is a row-major picture of one tick, one bit a pixel. Decoding turns eight planes at a time into
+bytes that hold eight ticks of one pixel: an 8 x 8 bit transposition, with no unpacked array on the
+way and memory bounded by the block length.
+
+Shapes: T ticks, G = ceil(T / 8) groups, H rows, W columns, N planes, B bytes a plane.
+"""
+
+import functools
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.errors import RecordingError
+from spikedata.stream import TICKS_PER_GROUP, SpikeStream, group_count
+
+BLOCK_BYTES = 8 << 20
+"""Packed bytes a block aims at when no block length is given."""
+
+_PIECE_GROUPS = 8
+"""Groups decoded between two reads: 64 planes of 250x400 stay in the second-level cache."""
+
+_HALF_ROW_BYTES = 64
+_MARKER_MASK = 0xFFF0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Camera:
+    """How one camera or program writes its planes.
+
+    Raises:
+        ValueError: a size is not positive, or a row does not fit in its bytes.
+    """
+
+    name: str
+    """What ``--camera`` takes."""
+    description: str
+    """One sentence for people."""
+    height_px: int | None
+    """Rows; None where the file tells."""
+    width_px: int | None
+    """Columns; None where the file tells."""
+    tick_rate_hz: float = 20_000.0
+    """Ticks a second, unless the reader is told better: no format carries it."""
+    layout: Literal["planes", "half_rows", "npz_hwt", "npz_thw"] = "planes"
+    """``planes``: bits row by row. ``half_rows``: two marked half-rows a row. ``npz_*``: unpacked
+    NumPy archive with that order of axes."""
+    bit_order: Literal["little", "big"] = "little"
+    """Whether the leftmost pixel of eight is the least or the most significant bit."""
+    row_bytes: int | None = None
+    """Bytes from one row to the next; None where bits run on across rows."""
+    bottom_up: bool = False
+    """The file's first row is the picture's bottom row; readers turn it upright."""
+
+    def __post_init__(self) -> None:
+        for size in (self.height_px, self.width_px):
+            if size is not None and size < 1:
+                raise ValueError(f"camera {self.name}: sizes must be positive, got {size}")
+        if self.row_bytes is not None and self.row_bytes * 8 < (self.width_px or 0):
+            raise ValueError(
+                f"camera {self.name}: {self.width_px} pixels do not fit in {self.row_bytes} bytes"
+            )
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes of one plane in a ``.dat`` file; each plane begins at a whole byte."""
+        height, width = self._size()
+        if self.row_bytes is not None:
+            return height * self.row_bytes
+        return -(-height * width // 8)
+
+    def _size(self) -> tuple[int, int]:
+        if self.height_px is None or self.width_px is None:
+            raise ValueError(f"camera {self.name}: the size is known from a file only")
+        return self.height_px, self.width_px
+
+    def _row_bits(self) -> int:
+        return self._size()[1] if self.row_bytes is None else self.row_bytes * 8
+
+    def _runs(self) -> NDArray[np.int64]:
+        """Runs of real pixels in a row: int64 (runs, 2) of first bit and count."""
+        if self.layout == "half_rows":
+            return np.array([[0, 500], [512, 500]], np.int64)
+        return np.array([[0, self._size()[1]]], np.int64)
+
+
+CAMERAS: dict[str, Camera] = {
+    camera.name: camera
+    for camera in (
+        Camera(
+            name="vidar",
+            description="Vidar .dat, 12,500 bytes a plane, rows bottom-up.",
+            height_px=250,
+            width_px=400,
+            bottom_up=True,
+        ),
+        Camera(
+            name="vidar-raw",
+            description="Raw Vidar dump, rows of 52 bytes whose last 2 are no pixels.",
+            height_px=250,
+            width_px=400,
+            row_bytes=52,
+            bottom_up=True,
+        ),
+        Camera(
+            name="easy2spike",
+            description="Like vidar, upright, most significant bit first.",
+            height_px=250,
+            width_px=400,
+            bit_order="big",
+        ),
+        Camera(
+            name="sps100",
+            description="1000x1000 over PCIe, two marked half-rows of 64 bytes a row.",
+            height_px=1000,
+            width_px=1000,
+            layout="half_rows",
+            row_bytes=2 * _HALF_ROW_BYTES,
+        ),
+        Camera(
+            name="npz-hwt",
+            description="NumPy .npz, first array 0/1 in order (H, W, T).",
+            height_px=None,
+            width_px=None,
+            layout="npz_hwt",
+        ),
+        Camera(
+            name="uhsr",
+            description="NumPy .npz, `spk` 0/1 in order (T, H, W), with `label`, `label_name`.",
+            height_px=None,
+            width_px=None,
+            layout="npz_thw",
+        ),
+    )
+}
+"""The layouts known by name; any other ``.dat`` size is ``HxW`` or a :class:`Camera` of yours."""
+
+
+def find_camera(name: str) -> Camera:
+    """The camera called ``name``, or for ``HxW`` an upright, unpadded, little-endian ``.dat``.
+
+    Raises:
+        RecordingError: no such camera.
+    """
+    if name in CAMERAS:
+        return CAMERAS[name]
+    size = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", name)
+    if not size:
+        raise RecordingError(
+            f"unknown camera {name!r}: expected one of {', '.join(CAMERAS)}, or HxW"
+        )
+    height, width = int(size[1]), int(size[2])
+    description = f"Plain .dat of {height} rows and {width} columns, bits running on."
+    return Camera(name=name, description=description, height_px=height, width_px=width)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A camera file, opened for reading block by block; nothing is held open between reads."""
+
+    path: Path
+    camera: Camera
+    ticks: int
+    """Whole planes in the file."""
+    height_px: int
+    width_px: int
+    tick_rate_hz: float
+    flip: bool
+    """Rows are turned upside down on reading."""
+    first_byte: int = 0
+    """Where the first whole frame begins (``sps100`` files may begin inside one)."""
+    skipped_bytes: int = 0
+    """Bytes before the first and after the last whole frame (``sps100`` only)."""
+    label: str | None = None
+    """What the file itself says it shows (``uhsr`` only)."""
+
+    def blocks(self, ticks: int | None = None, *, threads: int = 1) -> Iterator[NDArray[np.uint8]]:
+        """Packed blocks, uint8 (g, H, W), whole groups except perhaps the last.
+
+        Args:
+            ticks: ticks a block, a multiple of eight; default about 8 MiB of packed bytes.
+            threads: how many decode one block together.
+
+        Raises:
+            ValueError: ``ticks`` is not a positive multiple of eight.
+            RecordingError: the file cannot be read, or a later frame's markers are wrong.
+        """
+        if ticks is None:
+            groups = BLOCK_BYTES // (self.height_px * self.width_px)
+            ticks = max(1, groups) * TICKS_PER_GROUP
+        if ticks < 1 or ticks % TICKS_PER_GROUP:
+            raise ValueError(f"ticks must be a positive multiple of 8, got {ticks}")
+        if self.camera.layout == "npz_hwt":
+            return _npz_hwt_blocks(self, ticks)
+        if self.camera.layout == "npz_thw":
+            return _npz_thw_blocks(self, ticks)
+        return _dat_blocks(self, ticks, threads)
+
+    def read(self) -> SpikeStream:
+        """The whole recording."""
+        packed_ghw = np.empty(
+            (group_count(self.ticks), self.height_px, self.width_px), dtype=np.uint8
+        )
+        done = 0
+        for block_ghw in self.blocks():
+            packed_ghw[done : done + len(block_ghw)] = block_ghw
+            done += len(block_ghw)
+        return SpikeStream(packed_ghw, self.ticks, self.tick_rate_hz)
+
+
+def read_recording(
+    path: Path | str,
+    camera: str | Camera,
+    *,
+    flip: bool | None = None,
+    tick_rate_hz: float | None = None,
+) -> Recording:
+    """Open a camera file; its length, and its content where that can tell, must fit the camera.
+
+    Args:
+        path: a ``.dat`` or ``.npz`` file.
+        camera: a name (see :func:`find_camera`) or a camera.
+        flip: turn rows upside down; default what the camera needs to be upright.
+        tick_rate_hz: default the camera's.
+
+    Raises:
+        RecordingError: unreadable, empty, or not of this camera.
+    """
+    path = Path(path)
+    camera = find_camera(camera) if isinstance(camera, str) else camera
+    flip = camera.bottom_up if flip is None else flip
+    rate = tick_rate_hz or camera.tick_rate_hz
+    if camera.layout in ("npz_hwt", "npz_thw"):
+        return _open_npz(path, camera, flip, rate)
+    height, width = camera._size()
+    try:
+        size = path.stat().st_size
+        first_byte = _check_content(path, camera, size)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
+    ticks, rest = divmod(size - first_byte, camera.plane_bytes)
+    if camera.layout == "planes" and (rest or not ticks):
+        raise RecordingError(
+            f"{path}: {size:,} bytes is not a whole number of {width}x{height} planes "
+            f"({camera.plane_bytes:,} bytes each). Wrong --camera? See `spikedata cameras`."
+        )
+    return Recording(
+        path, camera, ticks, height, width, rate, flip, first_byte, skipped_bytes=first_byte + rest
+    )
+
+
+def write_recording(
+    path: Path | str,
+    blocks: Iterable[NDArray[np.uint8]],
+    camera: str | Camera,
+    *,
+    ticks: int,
+    flip: bool | None = None,
+) -> None:
+    """Write packed blocks as a ``.dat`` file; reading it with the same arguments undoes it.
+
+    Args:
+        path: written aside and renamed when whole.
+        blocks: uint8 (g, H, W), whole groups except perhaps the last.
+        camera: as for :func:`read_recording`, but no ``.npz``.
+        ticks: how many planes to write.
+        flip: as for :func:`read_recording`.
+
+    Raises:
+        ValueError: the blocks do not fit the camera or do not hold ``ticks`` ticks.
+    """
+    path = Path(path)
+    camera = find_camera(camera) if isinstance(camera, str) else camera
+    if camera.layout in ("npz_hwt", "npz_thw"):
+        raise ValueError(f"camera {camera.name}: only .dat files can be written")
+    flip = camera.bottom_up if flip is None else flip
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            _write_planes(file, blocks, camera, ticks, flip)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_planes(
+    file: IO[bytes], blocks: Iterable[NDArray[np.uint8]], camera: Camera, ticks: int, flip: bool
+) -> None:
+    left = ticks
+    for block_ghw in blocks:
+        count = min(left, len(block_ghw) * TICKS_PER_GROUP)
+        if group_count(count) != len(block_ghw):
+            raise ValueError(f"the blocks hold more than {ticks} ticks")
+        file.write(_encode(block_ghw, camera, flip)[:count].data)
+        left -= count
+    if left:
+        raise ValueError(f"the blocks hold {ticks - left} ticks, expected {ticks}")
+
+
+# --- .dat ---------------------------------------------------------------------------------------
+
+
+def _dat_blocks(recording: Recording, ticks: int, threads: int) -> Iterator[NDArray[np.uint8]]:
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, recording.ticks, ticks):
+            count = min(ticks, recording.ticks - start)
+            yield _decode_block(recording, start, count, pool, threads)
+
+
+def _decode_block(
+    recording: Recording, start: int, count: int, pool: ThreadPoolExecutor, threads: int
+) -> NDArray[np.uint8]:
+    """Ticks ``start`` to ``start + count``, shared out in whole groups over the threads."""
+    block_ghw = np.empty((group_count(count), recording.height_px, recording.width_px), np.uint8)
+    share = -(-group_count(count) // threads) * TICKS_PER_GROUP
+
+    def decode(at: int) -> None:
+        out_ghw = block_ghw[at // TICKS_PER_GROUP :]
+        _decode_span(recording, start + at, min(share, count - at), out_ghw)
+
+    list(pool.map(decode, range(0, count, share)))
+    return block_ghw
+
+
+def _decode_span(recording: Recording, start: int, count: int, out_ghw: NDArray[np.uint8]) -> None:
+    """Read and decode ticks ``start`` to ``start + count`` into the first groups of ``out_ghw``."""
+    camera = recording.camera
+    decode, _ = _kernels()
+    piece_ticks = _PIECE_GROUPS * TICKS_PER_GROUP
+    planes_nb = np.empty((piece_ticks, camera.plane_bytes), np.uint8)
+    scratch = np.empty(camera.plane_bytes, np.uint64)
+    layout = (camera._row_bits(), camera._runs(), recording.flip, camera.bit_order == "big")
+    with _open(recording.path) as file:
+        file.seek(recording.first_byte + start * camera.plane_bytes)
+        for at in range(0, count, piece_ticks):
+            here = min(piece_ticks, count - at)
+            if file.readinto(planes_nb[:here].data) != here * camera.plane_bytes:
+                raise RecordingError(f"{recording.path}: ended before tick {start + at + here}")
+            if camera.layout == "half_rows":
+                _check_markers(recording.path, planes_nb[:here], start + at)
+            whole = group_count(here) * TICKS_PER_GROUP
+            planes_nb[here:whole] = 0
+            first = at // TICKS_PER_GROUP
+            decode(planes_nb[:whole], scratch, out_ghw[first : first + group_count(here)], *layout)
+
+
+def _encode(block_ghw: NDArray[np.uint8], camera: Camera, flip: bool) -> NDArray[np.uint8]:
+    """Packed groups (g, H, W) to file bytes (8 g, B)."""
+    if block_ghw.ndim != 3 or block_ghw.shape[1:] != camera._size() or block_ghw.dtype != np.uint8:
+        raise ValueError(
+            f"camera {camera.name} takes uint8 blocks (g, {camera.height_px}, {camera.width_px}), "
+            f"got {block_ghw.dtype} {block_ghw.shape}"
+        )
+    _, encode = _kernels()
+    planes_nb = np.empty((len(block_ghw) * TICKS_PER_GROUP, camera.plane_bytes), np.uint8)
+    scratch = np.zeros(camera.plane_bytes, np.uint64)
+    big = camera.bit_order == "big"
+    encode(block_ghw, scratch, planes_nb, camera._row_bits(), camera._runs(), flip, big)
+    if camera.layout == "half_rows":
+        _markers(planes_nb)[:] |= _marker_template()
+    return planes_nb
+
+
+def _open(path: Path) -> FileIO:
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+# --- sps100 markers -----------------------------------------------------------------------------
+
+
+@functools.cache
+def _marker_template() -> NDArray[np.uint16]:
+    """Markers of one frame's 2,000 half-rows: channel in bits 14-15, line in bits 4-13."""
+    half_row = np.arange(1000)
+    upper = (half_row % 2) << 14 | (500 - half_row // 2) << 4
+    lower = (2 + half_row % 2) << 14 | (half_row // 2 + 1) << 4
+    return np.concatenate([upper, lower]).astype("<u2")
+
+
+def _markers(planes_nb: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """The last two bytes of each half-row, uint16 (N, half-rows), a view."""
+    half_rows = planes_nb.reshape(len(planes_nb), -1, _HALF_ROW_BYTES)
+    markers: NDArray[np.uint16] = half_rows.view("<u2")[:, :, -1]
+    return markers
+
+
+def _check_markers(path: Path, planes_nb: NDArray[np.uint8], first_tick: int) -> None:
+    good_n = ((_markers(planes_nb) & _MARKER_MASK) == _marker_template()).all(axis=1)
+    if not good_n.all():
+        tick = first_tick + int(np.argmin(good_n))
+        raise RecordingError(f"{path}: frame {tick} has wrong row markers: bytes lost or damaged")
+
+
+def _find_frame(path: Path) -> int | None:
+    """Byte offset of the first whole sps100 frame, found by all its 2,000 markers."""
+    frame_bytes = CAMERAS["sps100"].plane_bytes
+    template = _marker_template()
+    with path.open("rb") as file:
+        data = np.frombuffer(file.read(2 * frame_bytes), np.uint8)
+    for phase in range(min(_HALF_ROW_BYTES, len(data))):
+        whole = (len(data) - phase) // _HALF_ROW_BYTES * _HALF_ROW_BYTES
+        markers = _markers(data[phase : phase + whole][None])[0] & _MARKER_MASK
+        for at in np.flatnonzero(markers == template[0]):
+            if np.array_equal(markers[at : at + len(template)], template):
+                return phase + int(at) * _HALF_ROW_BYTES
+    return None
+
+
+def _check_content(path: Path, camera: Camera, size: int) -> int:
+    """Bytes before the first frame; refuse content that shows another layout."""
+    first = _find_frame(path) if size >= CAMERAS["sps100"].plane_bytes else None
+    if camera.layout == "half_rows":
+        if first is None:
+            raise RecordingError(
+                f"{path}: no whole frame of {camera.name} in the first 256,000 of {size:,} bytes "
+                "(2,000 row markers each). Wrong --camera? See `spikedata cameras`."
+            )
+        return first
+    if first is not None:
+        raise RecordingError(f"{path}: holds sps100 frames, not {camera.name}: use --camera sps100")
+    return 0
+
+
+# --- .npz ---------------------------------------------------------------------------------------
+
+
+def _open_npz(path: Path, camera: Camera, flip: bool, rate: float) -> Recording:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            with archive.open(_spike_member(archive, camera)) as member:
+                shape = _npy_shape(member)
+            label = _npz_label(archive)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RecordingError(f"{path}: not a {camera.name} recording: {error}") from error
+    if camera.layout == "npz_thw":
+        ticks, height, width = shape
+    else:
+        height, width, ticks = shape
+    return Recording(path, camera, ticks, height, width, rate, flip, label=label)
+
+
+def _spike_member(archive: zipfile.ZipFile, camera: Camera) -> str:
+    names = [name for name in archive.namelist() if name.endswith(".npy")]
+    wanted = "spk.npy" if camera.layout == "npz_thw" else next(iter(names), "")
+    if wanted not in names:
+        raise ValueError(f"no array {wanted.removesuffix('.npy') or 'at all'} inside")
+    return wanted
+
+
+def _npy_shape(member: IO[bytes]) -> tuple[int, int, int]:
+    """Shape of a C-ordered 0/1 array of three axes; leaves ``member`` at its first value."""
+    version = np.lib.format.read_magic(member)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"unknown .npy version {version}")
+    shape, fortran, dtype = read(member)
+    if len(shape) != 3 or 0 in shape or fortran or dtype not in (np.uint8, np.bool_):
+        raise ValueError(f"expected C-ordered 0/1 bytes of three axes, got {dtype} {shape}")
+    return shape[0], shape[1], shape[2]
+
+
+def _npz_label(archive: zipfile.ZipFile) -> str | None:
+    for name in ("label_name.npy", "label.npy"):
+        if name in archive.namelist():
+            with archive.open(name) as member:
+                value = np.lib.format.read_array(member, allow_pickle=False)
+            return str(value.reshape(-1)[0]) if value.size else None
+    return None
+
+
+def _npz_slabs(recording: Recording, step: int) -> Iterator[NDArray[np.uint8]]:
+    """Slabs of the unpacked array along its first axis, ``step`` long, checked to be 0/1."""
+    try:
+        with (
+            zipfile.ZipFile(recording.path) as archive,
+            archive.open(_spike_member(archive, recording.camera)) as member,
+        ):
+            first, second, third = _npy_shape(member)
+            for at in range(0, first, step):
+                count = min(step, first - at)
+                data = member.read(count * second * third)
+                slab = np.frombuffer(data, np.uint8).reshape(count, second, third)
+                if slab.max() > 1:
+                    raise ValueError(f"holds values up to {slab.max()}, expected 0 and 1")
+                yield slab
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RecordingError(f"{recording.path}: {error}") from error
+
+
+def _npz_thw_blocks(recording: Recording, ticks: int) -> Iterator[NDArray[np.uint8]]:
+    for slab_thw in _npz_slabs(recording, ticks):
+        block_ghw = np.packbits(slab_thw, axis=0, bitorder="little")
+        yield np.ascontiguousarray(block_ghw[:, ::-1]) if recording.flip else block_ghw
+
+
+def _npz_hwt_blocks(recording: Recording, ticks: int) -> Iterator[NDArray[np.uint8]]:
+    """Time is the last axis, so the whole recording is read once and held packed."""
+    groups = group_count(recording.ticks)
+    packed_ghw = np.empty((groups, recording.height_px, recording.width_px), np.uint8)
+    row = 0
+    for slab_hwt in _npz_slabs(recording, 16):
+        packed_hwg = np.packbits(slab_hwt, axis=2, bitorder="little")
+        packed_ghw[:, row : row + len(slab_hwt)] = packed_hwg.transpose(2, 0, 1)
+        row += len(slab_hwt)
+    if recording.flip:
+        packed_ghw = np.ascontiguousarray(packed_ghw[:, ::-1])
+    step = ticks // TICKS_PER_GROUP
+    for at in range(0, groups, step):
+        yield packed_ghw[at : at + step]
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _kernels() -> tuple[Any, Any]:
+    import numba  # noqa: PLC0415 - half a second to load; listing cameras need not wait for it
+
+    compile_ = numba.njit(nogil=True, cache=True)
+    return compile_(_decode_groups), compile_(_encode_groups)
+
+
+def _decode_groups(
+    planes_nb: NDArray[np.uint8],
+    scratch: NDArray[np.uint64],
+    out_ghw: NDArray[np.uint8],
+    row_bits: int,
+    runs: NDArray[np.int64],
+    flip: bool,
+    big: bool,
+) -> None:
+    """Planes (8 g, B) to packed groups (g, H, W).
+
+    Eight bytes, one of each plane, are an 8 x 8 bit square in one 64-bit word; transposed, its
+    bytes are eight pixels with eight ticks each (Hacker's Delight, 7-3). ``scratch``, uint64 (B),
+    holds one group in file order; then the real pixels of each row are copied out.
+    """
+    low, mid, high = np.uint64(7), np.uint64(14), np.uint64(28)
+    low_mask = np.uint64(0x00AA00AA00AA00AA)
+    mid_mask = np.uint64(0x0000CCCC0000CCCC)
+    high_mask = np.uint64(0x00000000F0F0F0F0)
+    height = out_ghw.shape[1]
+    pixels = scratch.view(np.uint8)
+    for g in range(out_ghw.shape[0]):
+        eight = planes_nb[8 * g : 8 * g + 8]
+        for b in range(scratch.size):
+            x = np.uint64(eight[0, b]) | np.uint64(eight[1, b]) << np.uint64(8)
+            x |= np.uint64(eight[2, b]) << np.uint64(16) | np.uint64(eight[3, b]) << np.uint64(24)
+            x |= np.uint64(eight[4, b]) << np.uint64(32) | np.uint64(eight[5, b]) << np.uint64(40)
+            x |= np.uint64(eight[6, b]) << np.uint64(48) | np.uint64(eight[7, b]) << np.uint64(56)
+            y = (x ^ (x >> low)) & low_mask
+            x = x ^ y ^ (y << low)
+            y = (x ^ (x >> mid)) & mid_mask
+            x = x ^ y ^ (y << mid)
+            y = (x ^ (x >> high)) & high_mask
+            scratch[b] = x ^ y ^ (y << high)
+        for row in range(height):
+            out_w = out_ghw[g, height - 1 - row if flip else row]
+            at = 0
+            for first, count in runs:
+                begin = row * row_bits + first
+                if big:
+                    for i in range(count):
+                        out_w[at + i] = pixels[(begin + i) ^ 7]
+                else:
+                    to_w, from_w = out_w[at : at + count], pixels[begin : begin + count]
+                    for i in range(count):  # slice assignment is five times slower in numba
+                        to_w[i] = from_w[i]
+                at += count
+
+
+def _encode_groups(
+    packed_ghw: NDArray[np.uint8],
+    scratch: NDArray[np.uint64],
+    planes_nb: NDArray[np.uint8],
+    row_bits: int,
+    runs: NDArray[np.int64],
+    flip: bool,
+    big: bool,
+) -> None:
+    """Undo :func:`_decode_groups`; ``scratch`` comes in as zeros, which stay where no pixel is."""
+    low, mid, high = np.uint64(7), np.uint64(14), np.uint64(28)
+    low_mask = np.uint64(0x00AA00AA00AA00AA)
+    mid_mask = np.uint64(0x0000CCCC0000CCCC)
+    high_mask = np.uint64(0x00000000F0F0F0F0)
+    height = packed_ghw.shape[1]
+    pixels = scratch.view(np.uint8)
+    for g in range(packed_ghw.shape[0]):
+        for row in range(height):
+            in_w = packed_ghw[g, height - 1 - row if flip else row]
+            at = 0
+            for first, count in runs:
+                begin = row * row_bits + first
+                if big:
+                    for i in range(count):
+                        pixels[(begin + i) ^ 7] = in_w[at + i]
+                else:
+                    to_w, from_w = pixels[begin : begin + count], in_w[at : at + count]
+                    for i in range(count):
+                        to_w[i] = from_w[i]
+                at += count
+        for b in range(scratch.size):
+            x = scratch[b]
+            y = (x ^ (x >> low)) & low_mask
+            x = x ^ y ^ (y << low)
+            y = (x ^ (x >> mid)) & mid_mask
+            x = x ^ y ^ (y << mid)
+            y = (x ^ (x >> high)) & high_mask
+            x = x ^ y ^ (y << high)
+            for tick in range(8):
+                planes_nb[8 * g + tick, b] = (x >> np.uint64(8 * tick)) & np.uint64(255)
