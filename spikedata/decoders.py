@@ -182,7 +182,7 @@ class PyAVReader:
         how, table = self._formats[key]
         codes_hw = self._codes(frame, how)
         if frame.rotation:
-            codes_hw = np.rot90(codes_hw, round(frame.rotation / 90)).copy()  # type: ignore[assignment]
+            codes_hw = np.rot90(codes_hw, round(frame.rotation / 90)).copy()
         time_s = None
         if self._has_times and frame.pts is not None:
             time_s = frame.pts * self.tick_s

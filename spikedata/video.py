@@ -317,8 +317,12 @@ def _expand(shot: Shot, out_hw: NDArray[np.uint8]) -> None:
     if shot.table is None:
         np.copyto(out_hw, shot.codes_hw)
     elif shot.codes_hw.dtype == np.uint8:
-        import cv2  # noqa: PLC0415 - see _write_luma; twice as fast as numpy's take
+        import cv2  # noqa: PLC0415 - see _write_luma
 
-        cv2.LUT(shot.codes_hw, shot.table, dst=out_hw)
+        # 8 bits with a table are limited range; this equals the table for each of the 256 codes
+        # (no code lands within 0.002 of a half) and takes less than half the time of a look-up.
+        black: Any = 16  # OpenCV's types do not know scalars
+        cv2.subtract(shot.codes_hw, black, dst=out_hw)
+        cv2.convertScaleAbs(out_hw, dst=out_hw, alpha=255 / 219)
     else:
         np.take(shot.table, shot.codes_hw, out=out_hw, mode="clip")

@@ -1,1 +1,112 @@
 """Folders of labelled video: UCF101, HMDB51, your own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from spikedata.corpora import hmdb51, ucf101
+from spikedata.corpora.corpus import (
+    Corpus,
+    CorpusClip,
+    Found,
+    count,
+    find_duplicates,
+    find_torn_groups,
+    finish_corpus,
+)
+from spikedata.corpora.files import VIDEO_SUFFIXES, VideoFile, list_videos
+from spikedata.corpora.folder import read_folder
+from spikedata.corpora.metadata import find_metadata, read_metadata
+from spikedata.corpora.names import CAPTION_TEMPLATES, check_templates, clip_id_of, spoken_name
+from spikedata.errors import CorpusError
+
+__all__ = [
+    "CAPTION_TEMPLATES",
+    "Corpus",
+    "CorpusClip",
+    "clip_id_of",
+    "find_corpus",
+    "find_duplicates",
+    "find_torn_groups",
+    "spoken_name",
+]
+
+Kind = Literal["auto", "ucf101", "hmdb51", "folder", "metadata"]
+_KINDS = ("ucf101", "hmdb51", "folder", "metadata")
+
+
+def find_corpus(
+    root: Path | str,
+    *,
+    kind: Kind = "auto",
+    split: int = 1,
+    splits: Path | str | None = None,
+    classes: Sequence[str] = (),
+    limit: int | None = None,
+    caption_templates: Sequence[str] = CAPTION_TEMPLATES,
+) -> Corpus:
+    """List the labelled videos of a folder; none is opened.
+
+    Args:
+        root: the folder.
+        kind: its layout. ``auto``: ``metadata`` if there is a metadata file, ``ucf101`` or
+            ``hmdb51`` if at least half of the videos are named so, else ``folder``.
+        split: which official split, 1 to 3; only UCF101 and HMDB51 have them.
+        splits: folder of the official split files, if it is not in or beside ``root``.
+        classes: take only these; case does not matter.
+        limit: take at most so many clips, spread over classes and splits.
+        caption_templates: captions of clips without their own; ``{name}`` is the spoken class.
+
+    Raises:
+        CorpusError: no such folder, no video in it, an unknown class or layout, official lists or
+            metadata that cannot be read, or two videos that would have one id.
+    """
+    root = Path(root)
+    splits = None if splits is None else Path(splits)
+    if kind not in ("auto", *_KINDS):
+        raise CorpusError(f"no kind of corpus is called {kind!r}; known: auto, {', '.join(_KINDS)}")
+    if limit is not None and limit < 1:
+        raise CorpusError(f"limit must be positive, got {limit}")
+    check_templates(caption_templates)
+    videos = list_videos(root)
+    if kind == "auto":
+        kind = _detect(root, videos)
+    if not videos and kind != "metadata":
+        raise CorpusError(f"{root}: no videos found; {_looked_for(root)}")
+    found = _read(kind, root, videos, split, splits)
+    if not found.clips:
+        raise CorpusError(f"{root}: none of {count(len(videos), 'video')} is named as in {kind}")
+    return finish_corpus(
+        kind, root, found, classes=classes, limit=limit, caption_templates=caption_templates
+    )
+
+
+def _looked_for(root: Path) -> str:
+    suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+    empty = "it is empty" if not any(root.iterdir()) else "its folders hold none"
+    return f"{empty}. Looked for {suffixes} in class folders, or metadata.jsonl, metadata.csv"
+
+
+def _detect(
+    root: Path, videos: list[VideoFile]
+) -> Literal["ucf101", "hmdb51", "folder", "metadata"]:
+    if find_metadata(root):
+        return "metadata"
+    stems = [video.stem for video in videos]
+    if sum(ucf101.STEM.fullmatch(stem) is not None for stem in stems) * 2 >= max(1, len(stems)):
+        return "ucf101"
+    if sum(hmdb51.STEM.fullmatch(stem) is not None for stem in stems) * 2 >= max(1, len(stems)):
+        return "hmdb51"
+    return "folder"
+
+
+def _read(
+    kind: Kind, root: Path, videos: list[VideoFile], split: int, splits: Path | None
+) -> Found:
+    if kind == "ucf101":
+        return ucf101.read_ucf101(root, videos, split=split, splits=splits)
+    if kind == "hmdb51":
+        return hmdb51.read_hmdb51(root, videos, split=split, splits=splits)
+    if kind == "metadata":
+        return read_metadata(root, videos)
+    return read_folder(videos)

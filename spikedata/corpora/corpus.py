@@ -1,0 +1,231 @@
+"""What every reader of a corpus gives, and what holds for all: order, choice, and notes."""
+
+import difflib
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spikedata.catalog import Clip
+from spikedata.corpora.names import captions_of
+from spikedata.errors import CorpusError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusClip:
+    """One video of a corpus: what is known of it, and where it lies."""
+
+    clip: Clip
+    """``clip.source["name"]`` is the path relative to the corpus, with forward slashes."""
+    path: Path
+    """The video file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """A folder of labelled videos."""
+
+    name: str
+    """Which layout: ``ucf101``, ``hmdb51``, ``folder`` or ``metadata``."""
+    root: Path
+    """The folder."""
+    class_names: tuple[str, ...]
+    """Classes that have clips, in official order: alphabetical, whatever the case."""
+    clips: tuple[CorpusClip, ...]
+    """Sorted by id."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: clips left out, without a split, twice there, groups torn apart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a layout's reader gives: all clips it knows, before any choice."""
+
+    clips: list[CorpusClip]
+    notes: list[str]
+
+
+def finish_corpus(
+    name: str,
+    root: Path,
+    found: Found,
+    *,
+    classes: Sequence[str],
+    limit: int | None,
+    caption_templates: Sequence[str],
+) -> Corpus:
+    """Choose clips, give captions to those without, sort, and note what is odd.
+
+    Raises:
+        CorpusError: two clips would have one id, or a class is unknown.
+    """
+    check_distinct_clips(found.clips)
+    clips = _with_captions(found.clips, caption_templates)
+    clips = limit_clips(choose_classes(clips, classes), limit)
+    names = {item.clip.label for item in clips if item.clip.label is not None}
+    corpus = Corpus(
+        name=name,
+        root=root,
+        class_names=tuple(sorted(names, key=class_order)),
+        clips=tuple(sorted(clips, key=lambda item: item.clip.id)),
+    )
+    return replace(corpus, notes=(*found.notes, *describe(corpus)))
+
+
+def class_order(class_name: str) -> tuple[str, str]:
+    """Sorting key of the official class lists: alphabetical, capitals like small letters."""
+    return class_name.casefold(), class_name
+
+
+def check_distinct_clips(clips: Iterable[CorpusClip]) -> None:
+    """Check that no two clips would be one file in a store, whatever the file system.
+
+    Raises:
+        CorpusError: naming both videos.
+    """
+    seen: dict[str, CorpusClip] = {}
+    for item in clips:
+        other = seen.setdefault(item.clip.id.casefold(), item)
+        if other is not item:
+            raise CorpusError(
+                f"{item.clip.source['name']!r} and {other.clip.source['name']!r} would both be "
+                f"clip {other.clip.id!r}. Rename or remove one"
+            )
+
+
+def choose_classes(clips: list[CorpusClip], classes: Sequence[str]) -> list[CorpusClip]:
+    """Clips of the named classes (case does not matter); all clips if none is named.
+
+    Raises:
+        CorpusError: no clip has such a class.
+    """
+    known = {item.clip.label for item in clips if item.clip.label is not None}
+    folded = {name.casefold(): name for name in known}
+    wanted = set()
+    for name in classes:
+        if name not in known and name.casefold() not in folded:
+            raise CorpusError(f"no class {name!r} in this corpus.{_suggestion(name, known)}")
+        wanted.add(name if name in known else folded[name.casefold()])
+    return [item for item in clips if item.clip.label in wanted] if classes else clips
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    folded = {other.casefold(): other for other in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    if close:
+        return f" Did you mean {folded[close[0]]!r}?"
+    shown = sorted(known, key=class_order)
+    more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
+    return f" Classes: {', '.join(shown[:10]) or 'none'}{more}"
+
+
+def limit_clips(clips: list[CorpusClip], limit: int | None) -> list[CorpusClip]:
+    """At most ``limit`` clips, spread over classes and, within a class, over splits.
+
+    Classes take turns, and within a class its splits do, each in order of ids; so a small limit
+    still has several classes with clips to train on and to test on. A smaller limit's clips are
+    among a larger one's.
+    """
+    if limit is None or limit >= len(clips):
+        return clips
+    classes = _grouped(sorted(clips, key=lambda item: item.clip.id), _label)
+    turns = [take_turns(list(_grouped(items, _split).values())) for items in classes.values()]
+    return take_turns(turns)[:limit]
+
+
+def _label(item: CorpusClip) -> str:
+    return item.clip.label or ""
+
+
+def _split(item: CorpusClip) -> str:
+    order = {"train": "0", "test": "1"}
+    return order.get(item.clip.split or "", "2" + (item.clip.split or ""))
+
+
+def _grouped(
+    items: Iterable[CorpusClip], key: Callable[[CorpusClip], str]
+) -> dict[str, list[CorpusClip]]:
+    groups: dict[str, list[CorpusClip]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return {name: groups[name] for name in sorted(groups, key=class_order)}
+
+
+def take_turns(queues: list[list[CorpusClip]]) -> list[CorpusClip]:
+    """First of each queue, then second of each, and so on."""
+    longest = max(map(len, queues), default=0)
+    return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+
+
+def _with_captions(clips: list[CorpusClip], templates: Sequence[str]) -> list[CorpusClip]:
+    made: dict[str, tuple[str, ...]] = {}
+    result = []
+    for item in clips:
+        label = item.clip.label
+        if label is not None and not item.clip.captions:
+            captions = made.setdefault(label, captions_of(label, templates))
+            item = replace(item, clip=replace(item.clip, captions=captions))
+        result.append(item)
+    return result
+
+
+def describe(corpus: Corpus) -> list[str]:
+    """Notes that hold for any corpus: torn groups and identical files."""
+    notes = []
+    torn = find_torn_groups(corpus)
+    if torn:
+        notes.append(f"{count(len(torn), 'group')} on both sides of the split: {_some(torn)}")
+    split_of = {item.clip.id: item.clip.split for item in corpus.clips}
+    for same in find_duplicates(corpus):
+        leak = " (on both sides of the split)" if len({split_of[i] for i in same}) > 1 else ""
+        notes.append(f"identical files{leak}: {', '.join(same)}")
+    return notes
+
+
+def count(number: int, noun: str) -> str:
+    """``1 clip``, ``2 clips``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _some(names: Sequence[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def find_torn_groups(corpus: Corpus) -> list[str]:
+    """Groups with clips in more than one split, sorted: training on them leaks into the test."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for item in corpus.clips:
+        if item.clip.group is not None and item.clip.split is not None:
+            splits[item.clip.group].add(item.clip.split)
+    return sorted(group for group, names in splits.items() if len(names) > 1)
+
+
+def find_duplicates(corpus: Corpus) -> list[tuple[str, ...]]:
+    """Ids of clips whose files are byte for byte the same.
+
+    Only files of one size are read. A file that cannot be read is nobody's duplicate here; the
+    conversion reports it.
+    """
+    by_size: dict[int, list[CorpusClip]] = defaultdict(list)
+    for item in corpus.clips:
+        try:
+            by_size[item.path.stat().st_size].append(item)
+        except OSError:
+            continue
+    same: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for size, items in by_size.items():
+        for item in items if len(items) > 1 else ():
+            digest = _digest(item.path)
+            if digest is not None:
+                same[size, digest].append(item.clip.id)
+    return sorted(tuple(sorted(ids)) for ids in same.values() if len(ids) > 1)
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,76 @@
+"""Names: how a class is spoken, what a clip is called."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from spikedata.catalog import MAX_ID_BYTES, check_clip_id
+from spikedata.errors import CorpusError
+
+CAPTION_TEMPLATES = ("a video of {name}",)
+"""Captions of a clip that has none of its own; ``{name}`` is the spoken class name."""
+
+_NOT_IN_IDS = re.compile(r'[/\\:*?"<>|\s]')
+
+
+def spoken_name(class_name: str) -> str:
+    """The class name as one would say it.
+
+    ``ApplyEyeMakeup`` is "apply eye makeup", ``kick_ball`` "kick ball", ``TaiChi`` "tai chi".
+    Acronyms inside a name stay: ``BMXRiding`` is "BMX riding".
+    """
+    words = re.split(r"[\s_\-.]+", unicodedata.normalize("NFC", class_name).strip())
+    parts = [part for word in words for part in _split_case(word)]
+    shouted = class_name.isupper()
+    spoken = [
+        part if len(part) > 1 and part.isupper() and not shouted else part.lower() for part in parts
+    ]
+    return " ".join(spoken) or class_name
+
+
+def _split_case(word: str) -> list[str]:
+    """Cut before a capital that follows a small letter, or that a small letter follows."""
+    cuts = [0]
+    for i in range(1, len(word)):
+        after_small = not word[i - 1].isupper() and word[i - 1].isalpha()
+        before_small = word[i - 1].isupper() and i + 1 < len(word) and word[i + 1].islower()
+        if word[i].isupper() and (after_small or before_small):
+            cuts.append(i)
+    return [word[a:b] for a, b in zip(cuts, [*cuts[1:], len(word)], strict=True) if word[a:b]]
+
+
+def captions_of(class_name: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """Each template with the spoken class name in it."""
+    name = spoken_name(class_name)
+    return tuple(template.replace("{name}", name) for template in templates)
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Check that each template has a place for the name.
+
+    Raises:
+        CorpusError: a template lacks ``{name}``.
+    """
+    for template in templates:
+        if "{name}" not in template:
+            raise CorpusError(
+                f"caption template {template!r} has no {{name}}: {CAPTION_TEMPLATES[0]!r} has"
+            )
+
+
+def clip_id_of(*parts: str) -> str:
+    """A clip id from path parts: joined by ``__``, made safe as a file name.
+
+    Unsafe characters become ``_``; an id that would be too long keeps its beginning and gets a
+    digest of the whole. The same parts always give the same id.
+    """
+    text = unicodedata.normalize("NFC", "__".join(parts))
+    safe = "".join(
+        "_" if _NOT_IN_IDS.match(c) or unicodedata.category(c)[0] == "C" else c for c in text
+    )
+    safe = safe.strip().lstrip(".").rstrip(".") or "_"
+    if len(safe.encode()) > MAX_ID_BYTES:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        safe = safe.encode()[: MAX_ID_BYTES - 13].decode("utf-8", "ignore") + "-" + digest
+    return check_clip_id(safe)

@@ -1,0 +1,101 @@
+"""UCF101: class folders of ``v_<Class>_g<NN>_c<NN>.avi``, official splits 1 to 3.
+
+Source: Soomro, Zamir, Shah, "UCF101: A Dataset of 101 Human Actions Classes From Videos in The
+Wild", arXiv:1212.0402.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from spikedata.catalog import Clip
+from spikedata.corpora.corpus import CorpusClip, Found, count
+from spikedata.corpora.files import VideoFile, find_beside, read_lines
+from spikedata.corpora.names import clip_id_of
+from spikedata.errors import CorpusError
+
+STEM = re.compile(r"v_(?P<label>.+)_g(?P<group>\d{2})_c(?P<clip>\d{2})", re.IGNORECASE)
+
+TEST_GROUPS = {1: range(1, 8), 2: range(8, 15), 3: range(15, 22)}
+"""How the official lists were made: groups whose clips are for testing; all others train."""
+
+
+def read_ucf101(root: Path, videos: list[VideoFile], *, split: int, splits: Path | None) -> Found:
+    """Clips of a UCF101 folder.
+
+    The group of a clip is its class and group number (``PullUps_g01``): group numbers begin anew
+    in each class. Without the official lists the split follows from the group number, which
+    is how the lists were made.
+
+    Raises:
+        CorpusError: no such split, or a list has a line that is not a clip.
+    """
+    if split not in TEST_GROUPS:
+        raise CorpusError(f"UCF101 has splits 1, 2 and 3, got {split}")
+    split_of, official = _read_lists(root, split, splits)
+    notes = []
+    if split_of is None:
+        notes.append("no official split lists found: the split follows from the group numbers")
+    clips, strange, unlisted = [], [], []
+    for video in videos:
+        match = STEM.fullmatch(video.stem)
+        if match is None:
+            strange.append(video.name)
+            continue
+        if split_of is None:
+            part = "test" if int(match["group"]) in TEST_GROUPS[split] else "train"
+        else:
+            part = split_of.get(video.stem.casefold(), "")
+        if not part:
+            unlisted.append(video.name)
+        clips.append(_clip(video, match, part or None, official))
+    if strange:
+        notes.append(
+            f"{count(len(strange), 'video')} not named as in UCF101, left out: {strange[0]}"
+        )
+    if unlisted:
+        notes.append(f"{count(len(unlisted), 'clip')} in neither split list: {unlisted[0]}")
+    return Found(clips=clips, notes=notes)
+
+
+def _clip(
+    video: VideoFile, match: re.Match[str], split: str | None, official: dict[str, str]
+) -> CorpusClip:
+    label = match["label"]
+    folder = video.parts[-2] if len(video.parts) > 1 else ""
+    if folder.casefold() == label.casefold():
+        label = folder
+    label = official.get(label.casefold(), label)
+    clip = Clip(
+        id=clip_id_of(video.stem),
+        label=label,
+        split=split,
+        group=f"{label}_g{match['group']}",
+        source={"name": video.name},
+    )
+    return CorpusClip(clip=clip, path=video.path)
+
+
+def _read_lists(
+    root: Path, split: int, splits: Path | None
+) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """Split of each stem (case folded), and official spelling of each class."""
+    found = find_beside(root, f"trainlist{split:02d}.txt", splits)
+    if not found:
+        return None, {}
+    train = found[0]
+    split_of: dict[str, str] = {}
+    for name, path in (("train", train), ("test", train.with_name(f"testlist{split:02d}.txt"))):
+        for number, line in enumerate(read_lines(path), 1):
+            stem = PurePosixPath(line.split()[0]).stem
+            if STEM.fullmatch(stem) is None:
+                raise CorpusError(f"{path}: line {number}: {line!r} names no UCF101 clip")
+            if split_of.setdefault(stem.casefold(), name) != name:
+                raise CorpusError(f"{path}: line {number}: {stem} is in the train list too")
+    return split_of, _read_classes(train.with_name("classInd.txt"))
+
+
+def _read_classes(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    names = [line.split()[-1] for line in read_lines(path)]
+    return {name.casefold(): name for name in names}
