@@ -1,31 +1,8 @@
 """SPKLIP: spike video aligned with language, and its trainer.
 
-Names are resolved when first asked for, so that importing the package costs nothing.
+The public names stand in ``__init__.pyi``; each is loaded when first used.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
-_HOME = {
-    "SpklipConfig": "spklip.model",
-    "SpklipModel": "spklip.model",
-    "SpklipOutput": "spklip.model",
-    "build_tokenizer": "spklip.model",
-    "contrastive_loss": "spklip.losses",
-    "TrainRecipe": "spklip.train",
-    "train": "spklip.train",
-    "evaluate": "spklip.evaluate",
-}
-"""Public name -> module that defines it."""
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'spklip' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

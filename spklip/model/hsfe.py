@@ -62,7 +62,8 @@ class MultiScaleTemporalFilter(nn.Module):
         first_m = (window - length_m) // 2
         inside_mk = (tick_k >= first_m[:, None]) & (tick_k < (first_m + length_m)[:, None])
         share_mk = self.mask_mk.float().masked_fill(~inside_mk, -torch.inf).softmax(dim=1)
-        return share_mk * length_m[:, None]
+        mask_mk: Tensor = share_mk * length_m[:, None]
+        return mask_mk
 
     def _own_branch(self, weight: Tensor) -> Tensor:
         """1 where an output feature may see a channel (its own branch's), (M F, channels)."""
@@ -95,8 +96,11 @@ class SpatialAttention(nn.Module):
     def forward(self, branch_nchw: Tensor) -> Tensor:
         """Scale branch features (N, M * F, H, W) by one weight a branch and pixel."""
         weight_nmhw = self.second(F.relu(self.first(branch_nchw))).sigmoid()
-        repeats = branch_nchw.shape[1] // self.branches
-        return branch_nchw * weight_nmhw.repeat_interleave(repeats, dim=1)
+        # Views of one memory order: a copy in another order would make the product slow.
+        n, channels, height, width = branch_nchw.shape
+        branch_nmfhw = branch_nchw.reshape(n, self.branches, -1, height, width)
+        scaled_nmfhw: Tensor = branch_nmfhw * weight_nmhw[:, :, None]
+        return scaled_nmfhw.reshape(n, channels, height, width)
 
 
 class ResidualBlock(nn.Module):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from spklip.losses import contrastive_loss
 from spklip.model.text_tower import TextTower
@@ -24,7 +24,7 @@ MAX_SCALE = 100.0
 START_SCALE = 1 / 0.07
 
 
-class SpklipConfig(PretrainedConfig):
+class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Shape of a SPKLIP model. The defaults are the ``paper`` preset."""
 
     model_type = "spklip"
@@ -86,18 +86,21 @@ class SpklipConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in ("branch_ticks", "branch_channels", "group_blocks"):
-            setattr(self, name, tuple(getattr(self, name)))
+            setattr(self, name, tuple(getattr(self, name)))  # JSON and YAML give lists
         self._check()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def _check(self) -> None:
-        for name in ("pool_px", "radius_ticks", "step_ticks", "branch_features", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.windows_per_segment is not None and self.windows_per_segment < 1:
-            raise ValueError(
-                f"windows_per_segment must be None or positive, got {self.windows_per_segment}"
-            )
+        for name, kind in type(self).__annotations__.items():
+            if "int" in str(kind) and name not in ("extractor_blocks", "text_adapter_width"):
+                self._check_positive(name)
+        for name in ("temporal_width", "text_width", "group_width"):
+            heads = name.replace("group", "pool").replace("width", "heads")
+            if getattr(self, name) % getattr(self, heads):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} is not a multiple of {heads} "
+                    f"{getattr(self, heads)}"
+                )
         if self.extractor_stride not in (1, 2):
             raise ValueError(f"extractor_stride must be 1 or 2, got {self.extractor_stride}")
         if len(self.branch_ticks) != len(self.branch_channels):
@@ -110,6 +113,14 @@ class SpklipConfig(PretrainedConfig):
                 f"branch_ticks {self.branch_ticks} must lie in a window of {self.window_ticks} "
                 "ticks (2 * radius_ticks + 1)"
             )
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None and name == "windows_per_segment":
+            return
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{name} must be of whole numbers from 1, got {value!r}")
 
     @property
     def window_ticks(self) -> int:
@@ -160,7 +171,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class SpklipOutput(ModelOutput):  # type: ignore[misc]
+class SpklipOutput(ModelOutput):
     """What a forward pass gives."""
 
     loss: Tensor | None = None
@@ -179,7 +190,7 @@ def _unpack(packed_bsghw: Tensor, ticks: int) -> Tensor:
     return bits.flatten(2, 3)[:, :, :ticks]
 
 
-class SpklipModel(PreTrainedModel):  # type: ignore[misc]
+class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """SPKLIP with a learnable temperature.
 
     Source: "SPKLIP: Aligning Spike Video Streams with Natural Language", arXiv:2505.12656; where
@@ -196,10 +207,26 @@ class SpklipModel(PreTrainedModel):  # type: ignore[misc]
         self.video = VideoTower(config)
         self.text = TextTower(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave PyTorch's own initialisation, which suits convolutions and ReLUs."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a trained model from a folder or the Hub; arguments as in transformers.
+
+        Raises:
+            OSError: there is no checkpoint.
+            ValueError: the checkpoint lacks weights; they are never made up.
+        """
+        tell = kwargs.pop("output_loading_info", False)
+        result: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, loaded = result
+        if loaded["missing_keys"]:
+            lost = sorted(loaded["missing_keys"])
+            raise ValueError(f"the checkpoint lacks {len(lost)} weights, first {lost[0]!r}")
+        return result if tell else model
 
     @property
     def scale(self) -> Tensor:
@@ -243,6 +270,11 @@ class SpklipModel(PreTrainedModel):  # type: ignore[misc]
         label_b: Tensor | None = None,
     ) -> SpklipOutput:
         """Embed clips and texts; with labels, also compare them."""
+        if packed_bsghw.ndim != 5 or packed_bsghw.dtype != torch.uint8:
+            raise ValueError(
+                "expected packed planes uint8 (B, S, G, H, W), "
+                f"got {packed_bsghw.dtype} {tuple(packed_bsghw.shape)}"
+            )
         video_bd = self.encode_video(_unpack(packed_bsghw, ticks))
         text_bd = self.encode_text(input_ids, attention_mask)
         loss = None

@@ -45,10 +45,11 @@ def text_encoder_config(config: "SpklipConfig") -> PretrainedConfig:
     """Architecture of the text encoder: CLIP's over bytes, or the named encoder's own."""
     if config.text_config is not None:
         kept: dict[str, Any] = dict(config.text_config)
-        return AutoConfig.for_model(kept.pop("model_type"), **kept)
+        architecture: PretrainedConfig = AutoConfig.for_model(kept.pop("model_type"), **kept)
+        return architecture
     if config.text_encoder:
-        named = AutoConfig.from_pretrained(config.text_encoder)
-        return named.get_text_config()
+        whole: PretrainedConfig = AutoConfig.from_pretrained(config.text_encoder)
+        return whole.get_text_config()
     return CLIPTextConfig(
         vocab_size=BYTE_VOCABULARY,
         hidden_size=config.text_width,
@@ -73,11 +74,14 @@ def build_text_encoder(config: "SpklipConfig") -> PreTrainedModel:
     architecture = text_encoder_config(config)
     named_now = bool(config.text_encoder) and config.text_config is None
     config.text_config = architecture.to_dict()
+    encoder: PreTrainedModel
     if named_now:
         encoder = AutoModel.from_pretrained(config.text_encoder, config=architecture)
     else:
-        encoder = AutoModel.from_config(architecture)
-    return encoder.get_encoder() if architecture.is_encoder_decoder else encoder
+        encoder = AutoModel.from_config(architecture)  # type: ignore[no-untyped-call]
+    if architecture.is_encoder_decoder:
+        encoder = encoder.get_encoder()
+    return encoder
 
 
 def end_token(hidden_ble: Tensor, attention_mask_bl: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ class TextTower(nn.Module):
         """Switch training on or off; a frozen encoder stays in evaluation."""
         super().train(mode)
         if self.frozen:
-            self.encoder.eval()
+            self.encoder.train(False)
         return self
 
     def forward(self, input_ids_bl: Tensor, attention_mask_bl: Tensor) -> Tensor:

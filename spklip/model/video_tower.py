@@ -111,7 +111,7 @@ class AttentionPool(nn.Module):
         mean_n1c = place_npc.mean(dim=1, keepdim=True)
         place_npc = place_npc + position_hwc.flatten(0, 1).to(place_npc.dtype)
         key_npc = torch.cat([mean_n1c, place_npc], dim=1)
-        pooled_n1c, _ = self.attention(mean_n1c, key_npc, key_npc, need_weights=False)
+        pooled_n1c: Tensor = self.attention(mean_n1c, key_npc, key_npc, need_weights=False)[0]
         return pooled_n1c[:, 0]
 
 
@@ -165,6 +165,18 @@ class AttentivePoolingResNet(nn.Module):
         return pooled_nc
 
 
+class FeatureNorm(nn.BatchNorm1d):
+    """Batch normalisation that uses its running statistics where a batch holds one vector."""
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        """Centre and scale every feature, (N, D)."""
+        if self.training and len(x_nd) == 1:
+            return F.batch_norm(
+                x_nd, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x_nd)
+
+
 class VideoTower(nn.Module):
     """Spike planes of a clip to one vector: HSFE, MAPResNet, Transformer over windows, mean."""
 
@@ -192,8 +204,10 @@ class VideoTower(nn.Module):
             stem_stride=4 // config.extractor_stride,
         )
         width = config.temporal_width
+        # Pooled features of different clips hardly differ at first: without centring over the
+        # batch both towers collapse to one point, where the loss has no gradient.
         self.enter = nn.Sequential(
-            nn.Linear(self.backbone.out_channels, width), nn.LayerNorm(width)
+            nn.Linear(self.backbone.out_channels, width, bias=False), FeatureNorm(width)
         )
         self.time = nn.Linear(width, width)
         layer = nn.TransformerEncoderLayer(
@@ -226,7 +240,7 @@ class VideoTower(nn.Module):
         if self.pool_px > 1:
             planes_nthw = planes_bsthw.flatten(0, 1).to(dtype)
             pooled_nthw = F.avg_pool2d(planes_nthw, self.pool_px)
-            planes_bsthw = pooled_nthw.unflatten(0, (clips, segments))
+            planes_bsthw = pooled_nthw.reshape(clips, segments, *pooled_nthw.shape[1:])
         windows = [planes_bsthw[:, :, first : first + self.window_ticks] for first in starts]
         window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
         window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
@@ -244,7 +258,8 @@ class VideoTower(nn.Module):
         """
         window_nkhw, centre_v = self.cut_windows(planes_bsthw)
         feature_nd = self.enter(self.backbone(self.extractor(window_nkhw)))
-        return feature_nd.unflatten(0, (planes_bsthw.shape[0], -1)), centre_v
+        feature_bvd = feature_nd.reshape(len(planes_bsthw), len(centre_v), -1)
+        return feature_bvd, centre_v
 
     def forward(self, planes_bsthw: Tensor) -> Tensor:
         """Spike planes (B, S, T, H, W) to clip vectors (B, embed_dim), not normalised."""
