@@ -1,0 +1,578 @@
+"""What a store looks like on disk: version, metadata and limits; mirrors the format's document.
+
+Nothing here touches array bytes. Every rule that metadata can break has a code, the same word as
+in ``docs/reference/store-format.md``.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from spikedata.catalog import Clip, check_clip_id
+from spikedata.errors import StoreError
+from spikedata.stream import TICKS_PER_GROUP, group_count
+
+FORMAT = "spikedata"
+MAJOR, MINOR = 1, 0
+VERSION = f"{MAJOR}.{MINOR}"
+
+METADATA = "zarr.json"
+CLIPS = "clips"
+CATALOG = "catalog.jsonl"
+PARTIAL = ".partial"
+LOCK = ".lock"
+
+CHUNK_BYTES = 2 << 20
+"""A chunk is cut into bands of rows above this, so that it decodes in cache."""
+SHARD_BYTES = 32 << 20
+"""Packed bytes in a shard, about; bounds what other Zarr writers must hold."""
+SHARD_CHUNKS = 256
+"""Chunks in a shard at most, so that the index of a tiny picture's clip stays small."""
+
+MAX_SIDE_PX = 65_535
+MAX_GROUPS = 1 << 40
+MAX_CHUNK_BYTES = 256 << 20
+MAX_CHUNKS_PER_SHARD = 1 << 20
+MAX_METADATA_BYTES = 64 << 20
+
+DIMENSION_NAMES = ["tick_group", "y", "x"]
+TIME_LAST = [1, 2, 0]
+
+CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
+MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
+GEOMETRY_KEYS = ("height_px", "width_px")
+RESERVED_KEYS = frozenset(CLIP_KEYS + MEASURED_KEYS + GEOMETRY_KEYS)
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One rule of the format that a store breaks."""
+
+    code: str
+    """The rule, as the format's document names it."""
+    clip: str | None
+    """The clip that breaks it; None for the store itself."""
+    message: str
+    """What was found and what was expected."""
+
+
+class RuleBrokenError(StoreError):
+    """A store breaks a rule of the format; carries the rule's code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def at(self, path: Path, clip_id: str | None = None) -> "RuleBrokenError":
+        """The same, with where it happened put in front."""
+        where = f"{path}: " if clip_id is None else f"{path}: clip {clip_id}: "
+        return RuleBrokenError(self.code, where + self.message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreConfig:
+    """How a store's arrays are cut and compressed; changes no bit of the spikes."""
+
+    chunk_ticks: int = 128
+    """Ticks compressed together, a multiple of 64: longer is smaller, and slower to window."""
+    zstd_level: int = 3
+    """Effort of compression, 1 to 19."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.chunk_ticks <= 65_536 or self.chunk_ticks % 64:
+            raise ValueError(
+                f"chunk_ticks must be a multiple of 64 up to 65536, got {self.chunk_ticks}"
+            )
+        if not 1 <= self.zstd_level <= 19:
+            raise ValueError(f"zstd_level must be 1 to 19, got {self.zstd_level}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredClip:
+    """A clip that has bits: its metadata, geometry and what was measured when it was written."""
+
+    clip: Clip
+    """Id, label, captions, split, group, licence, source."""
+    ticks: int
+    """Number of ticks, T."""
+    height_px: int
+    """Rows."""
+    width_px: int
+    """Columns."""
+    tick_rate_hz: float
+    """Ticks a second."""
+    bits_sha256: str
+    """Digest of the bits; see :class:`spikedata.stream.BitsHasher`."""
+    spikes: int
+    """Number of ones among the bits."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """How it was made: sensor, video account, versions; plain JSON."""
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes per pixel and tick."""
+        return self.spikes / (self.ticks * self.height_px * self.width_px)
+
+    def array_attributes(self) -> dict[str, Any]:
+        """The attributes of the clip's array, plain JSON.
+
+        Raises:
+            ValueError: an attribute has the name of a key that the format itself uses.
+        """
+        taken = sorted(RESERVED_KEYS & set(self.attributes))
+        if taken:
+            raise ValueError(f"attributes {taken} have names that the store format uses itself")
+        measured = {key: getattr(self, key) for key in MEASURED_KEYS}
+        return self.attributes | self.clip.to_dict() | measured
+
+    def catalog_line(self) -> bytes:
+        """The clip's line in the catalogue: the attributes and the geometry, id first."""
+        rest = self.array_attributes() | {key: getattr(self, key) for key in GEOMETRY_KEYS}
+        return compact_json({"id": rest.pop("id")})[:-1] + b"," + compact_json(rest)[1:]
+
+    @classmethod
+    def from_catalog_line(cls, line: bytes) -> Self:
+        """Undo :meth:`catalog_line`.
+
+        Raises:
+            RuleBrokenError: a key is missing or has a value that does not fit.
+        """
+        row = parse_json(line, "attributes_malformed", "a catalogue line")
+        height, width = (_whole(row.pop(key, None), key) for key in GEOMETRY_KEYS)
+        return cls.from_array_attributes(row, height, width)
+
+    @classmethod
+    def from_array_attributes(
+        cls, attributes: Mapping[str, Any], height_px: int, width_px: int
+    ) -> Self:
+        """Undo :meth:`array_attributes`.
+
+        Raises:
+            RuleBrokenError: a key is missing or has a value that does not fit.
+        """
+        check_attributes(attributes)
+        return cls(
+            clip=Clip.from_dict({key: attributes[key] for key in CLIP_KEYS}),
+            ticks=attributes["ticks"],
+            height_px=height_px,
+            width_px=width_px,
+            tick_rate_hz=float(attributes["tick_rate_hz"]),
+            bits_sha256=attributes["bits_sha256"],
+            spikes=attributes["spikes"],
+            attributes={k: v for k, v in attributes.items() if k not in RESERVED_KEYS},
+        )
+
+
+def check_attributes(attributes: Mapping[str, Any]) -> None:
+    """Check presence and type of the attributes that every clip must have.
+
+    Raises:
+        RuleBrokenError: a key is missing or has a value that does not fit.
+    """
+    for key in CLIP_KEYS + MEASURED_KEYS:
+        if key not in attributes:
+            raise RuleBrokenError("attribute_missing", f"attribute {key!r} is missing")
+    for key in ("label", "split", "group", "licence"):
+        if attributes[key] is not None and not isinstance(attributes[key], str):
+            raise _wrong_attribute(key, attributes[key], "a string or null")
+    captions = attributes["captions"]
+    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+        raise _wrong_attribute("captions", captions, "a list of strings")
+    if not isinstance(attributes["source"], dict):
+        raise _wrong_attribute("source", attributes["source"], "an object")
+    digest = attributes["bits_sha256"]
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise _wrong_attribute("bits_sha256", digest, "64 lower-case hexadecimal digits")
+    rate = attributes["tick_rate_hz"]
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e15:
+        raise _wrong_attribute("tick_rate_hz", rate, "a positive number")
+    _whole(attributes["ticks"], "ticks")
+    _whole(attributes["spikes"], "spikes", least=0)
+    check_id(attributes["id"])
+
+
+def check_id(clip_id: Any) -> str:
+    """Return a clip id that is safe as a path name.
+
+    Raises:
+        RuleBrokenError: it is not.
+    """
+    if isinstance(clip_id, str) and _PLAIN_ID.fullmatch(clip_id):
+        return clip_id
+    try:
+        return check_clip_id(clip_id) if isinstance(clip_id, str) else check_clip_id("")
+    except ValueError as error:
+        raise RuleBrokenError("clip_id_unsafe", str(error)) from error
+
+
+def _whole(value: Any, key: str, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= 1 << 62:
+        raise _wrong_attribute(key, value, f"a whole number of at least {least}")
+    return value
+
+
+def _wrong_attribute(key: str, value: Any, expected: str) -> RuleBrokenError:
+    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:76] + "..."
+    return RuleBrokenError(
+        "attributes_malformed", f"attribute {key!r} is {shown}, expected {expected}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayLayout:
+    """How one clip's array is cut: shards over ticks, chunks over ticks and bands of rows."""
+
+    groups: int
+    """Groups of eight ticks, G."""
+    height_px: int
+    """Rows, H."""
+    width_px: int
+    """Columns, W."""
+    chunk_groups: int
+    """Groups in a chunk."""
+    chunk_rows: int
+    """Rows in a chunk; the last band may reach below the picture."""
+    shard_groups: int
+    """Groups in a shard, a multiple of ``chunk_groups``."""
+    bands: int
+    """Bands of rows, each one chunk high."""
+    separator: str = "."
+    """Between the numbers of a shard's key."""
+
+    @classmethod
+    def plan(cls, height_px: int, width_px: int, groups: int, config: StoreConfig) -> Self:
+        """The layout this version writes. All but ``groups`` depends on the geometry alone."""
+        chunk_groups = config.chunk_ticks // TICKS_PER_GROUP
+        bands = min(height_px, -(-chunk_groups * height_px * width_px // CHUNK_BYTES))
+        rows = -(-height_px // bands)
+        bands = -(-height_px // rows)
+        fitting = SHARD_BYTES // (chunk_groups * bands * rows * width_px)
+        per_shard = max(1, min(fitting, SHARD_CHUNKS // bands))
+        return cls(
+            groups=groups,
+            height_px=height_px,
+            width_px=width_px,
+            chunk_groups=chunk_groups,
+            chunk_rows=rows,
+            shard_groups=chunk_groups * per_shard,
+            bands=bands,
+        )
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """Decoded shape of a chunk in stored order: (rows, columns, groups)."""
+        return self.chunk_rows, self.width_px, self.chunk_groups
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Decoded bytes of a chunk."""
+        return self.chunk_rows * self.width_px * self.chunk_groups
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """Entries in a shard's index."""
+        return self.shard_groups // self.chunk_groups * self.bands
+
+    @property
+    def shards(self) -> int:
+        """Shard files that the clip must have."""
+        return -(-self.groups // self.shard_groups)
+
+    def shard_key(self, shard: int) -> str:
+        """Path of a shard below the clip's folder."""
+        return self.separator.join(["c", str(shard), "0", "0"])
+
+    def chunks_in_shard(self, shard: int) -> int:
+        """Index entries that must be filled; those after them lie past the last tick."""
+        left = self.groups - shard * self.shard_groups
+        return -(-min(left, self.shard_groups) // self.chunk_groups) * self.bands
+
+    def metadata(self, attributes: Mapping[str, Any], zstd_level: int) -> dict[str, Any]:
+        """The array's ``zarr.json``."""
+        shard_shape = [self.shard_groups, self.bands * self.chunk_rows, self.width_px]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.groups, self.height_px, self.width_px],
+            "data_type": "uint8",
+            "chunk_grid": _named("regular", chunk_shape=shard_shape),
+            "chunk_key_encoding": _named("default", separator=self.separator),
+            "fill_value": 0,
+            "codecs": [
+                _named(
+                    "sharding_indexed",
+                    chunk_shape=[self.chunk_groups, self.chunk_rows, self.width_px],
+                    codecs=[
+                        _named("transpose", order=TIME_LAST),
+                        {"name": "bytes"},
+                        _named("zstd", level=zstd_level, checksum=False),
+                    ],
+                    index_codecs=[_named("bytes", endian="little"), {"name": "crc32c"}],
+                    index_location="end",
+                )
+            ],
+            "dimension_names": DIMENSION_NAMES,
+            "attributes": dict(attributes),
+        }
+
+    @classmethod
+    def from_metadata(cls, meta: Mapping[str, Any]) -> Self:
+        """Read and check an array's ``zarr.json``; nothing is allocated from its numbers.
+
+        Raises:
+            RuleBrokenError: it is not laid out as the format says, or is past a limit.
+        """
+        _expect(meta.get("zarr_format"), 3, "metadata_malformed", "zarr_format")
+        _expect(meta.get("node_type"), "array", "metadata_malformed", "node_type")
+        _expect(meta.get("data_type"), "uint8", "data_type", "data_type")
+        _expect(meta.get("fill_value"), 0, "metadata_malformed", "fill_value")
+        _expect(meta.get("dimension_names"), DIMENSION_NAMES, "dimension_names", "dimension_names")
+        chunk = _inner_chunk_shape(meta.get("codecs"))
+        shape = _three(meta.get("shape"), "shape")
+        shard = _three(_configuration(meta, "chunk_grid", "regular").get("chunk_shape"), "shard")
+        separator = _configuration(meta, "chunk_key_encoding", "default").get("separator", "/")
+        if separator not in (".", "/"):
+            raise RuleBrokenError("metadata_malformed", f"separator {separator!r} is not '.' or /")
+        _check_sizes(shape, shard, chunk)
+        return cls(
+            groups=shape[0],
+            height_px=shape[1],
+            width_px=shape[2],
+            chunk_groups=chunk[0],
+            chunk_rows=chunk[1],
+            shard_groups=shard[0],
+            bands=shard[1] // chunk[1],
+            separator=separator,
+        )
+
+
+def _named(name: str, **configuration: Any) -> dict[str, Any]:
+    return {"name": name, "configuration": configuration}
+
+
+def _expect(value: Any, expected: Any, code: str, key: str) -> None:
+    if type(value) is not type(expected) or value != expected:
+        raise RuleBrokenError(code, f"{key} is {value!r}, expected {expected!r}")
+
+
+def _configuration(meta: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    found = meta.get(key)
+    if not isinstance(found, dict) or found.get("name") != name:
+        raise RuleBrokenError("metadata_malformed", f"{key} is {found!r}, expected {name!r}")
+    configuration = found.get("configuration", {})
+    if not isinstance(configuration, dict):
+        raise RuleBrokenError("metadata_malformed", f"{key} has no configuration")
+    return configuration
+
+
+def _three(value: Any, key: str) -> tuple[int, int, int]:
+    if isinstance(value, list) and len(value) == 3:
+        first, second, third = value
+        if all(type(n) is int and n >= 1 for n in value):
+            return first, second, third
+    raise RuleBrokenError(
+        "metadata_malformed", f"{key} is {value!r}, expected three whole numbers of at least 1"
+    )
+
+
+def _inner_chunk_shape(codecs: Any) -> tuple[int, int, int]:
+    """Check the codecs, outside in, and give the shape of a chunk."""
+    (sharding,) = _codec_chain(codecs, ["sharding_indexed"])
+    transpose, plain, _ = _codec_chain(sharding.get("codecs"), ["transpose", "bytes", "zstd"])
+    index, _ = _codec_chain(sharding.get("index_codecs"), ["bytes", "crc32c"])
+    _expect(transpose.get("order"), TIME_LAST, "codec_unknown", "order of transpose")
+    _expect(index.get("endian"), "little", "codec_unknown", "endian of the index")
+    _expect(sharding.get("index_location", "end"), "end", "codec_unknown", "index_location")
+    return _three(sharding.get("chunk_shape"), "chunk_shape")
+
+
+def _codec_chain(codecs: Any, names: list[str]) -> list[Mapping[str, Any]]:
+    """Configurations of codecs that must have exactly these names."""
+    if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
+        raise RuleBrokenError("codec_unknown", f"codecs are {codecs!r}, expected {names}")
+    found = [codec.get("name") for codec in codecs]
+    if found != names:
+        raise RuleBrokenError("codec_unknown", f"codecs are {found}, this version reads {names}")
+    configurations = [codec.get("configuration", {}) for codec in codecs]
+    if not all(isinstance(configuration, dict) for configuration in configurations):
+        raise RuleBrokenError("codec_unknown", f"a configuration of {names} is not an object")
+    return configurations
+
+
+def _check_sizes(
+    shape: tuple[int, int, int], shard: tuple[int, int, int], chunk: tuple[int, int, int]
+) -> None:
+    groups, height, width = shape
+    if groups > MAX_GROUPS or max(height, width) > MAX_SIDE_PX:
+        raise RuleBrokenError(
+            "size_limit",
+            f"shape {list(shape)} is past [{MAX_GROUPS}, {MAX_SIDE_PX}, {MAX_SIDE_PX}]",
+        )
+    if chunk[0] * chunk[1] * chunk[2] > MAX_CHUNK_BYTES:
+        raise RuleBrokenError(
+            "size_limit", f"chunk shape {list(chunk)} is past {MAX_CHUNK_BYTES:,} bytes"
+        )
+    whole_planes = chunk[2] == shard[2] == width and height <= shard[1] < height + chunk[1]
+    if shard[0] % chunk[0] or shard[1] % chunk[1] or not whole_planes:
+        raise RuleBrokenError(
+            "shapes_disagree",
+            f"shape {list(shape)}, shard {list(shard)}, chunk {list(chunk)}: a shard must hold "
+            "whole planes and whole chunks",
+        )
+    if shard[0] // chunk[0] * (shard[1] // chunk[1]) > MAX_CHUNKS_PER_SHARD:
+        raise RuleBrokenError("size_limit", f"shard {list(shard)} holds too many chunks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RootInfo:
+    """The store's own attributes."""
+
+    version: str
+    name: str
+    class_names: tuple[str, ...]
+    recipe: dict[str, Any]
+    config: dict[str, Any]
+    """How arrays were cut; informative, each array says it itself."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The root's ``zarr.json``."""
+        attributes = {"format": FORMAT} | asdict(self) | {"class_names": list(self.class_names)}
+        return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check ``zarr.json`` of the store at ``path``.
+
+        Raises:
+            RuleBrokenError: not a store, a newer version, or malformed.
+        """
+        if not path.is_dir():
+            kind = "not a folder" if path.exists() else "no such store"
+            raise RuleBrokenError("not_a_store", kind)
+        if not (path / METADATA).is_file():
+            raise RuleBrokenError("not_a_store", f"not a spike store (it has no {METADATA})")
+        meta = read_json(path / METADATA, "not_a_store")
+        attributes = meta.get("attributes")
+        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
+            raise RuleBrokenError(
+                "not_a_store", f"not a spike store (attribute 'format' is not {FORMAT!r})"
+            )
+        _check_version(attributes.get("version"))
+        _check_root(meta, attributes)
+        return cls(
+            version=attributes["version"],
+            name=attributes.get("name", ""),
+            class_names=tuple(attributes["class_names"]),
+            recipe=attributes["recipe"],
+            config=attributes.get("config", {}),
+        )
+
+
+def _check_version(version: Any) -> None:
+    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", version) if isinstance(version, str) else None
+    if match is None:
+        raise RuleBrokenError(
+            "version_malformed", f"store version is {version!r}, expected for example '{VERSION}'"
+        )
+    if int(match[1]) > MAJOR:
+        raise RuleBrokenError(
+            "version_newer",
+            f"store version {match[1]} is newer than this spikedata can read ({MAJOR}). "
+            "Upgrade: pip install -U spikedata",
+        )
+    if int(match[1]) < 1:
+        raise RuleBrokenError("version_malformed", f"there is no store version {version}")
+
+
+def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    _expect(meta.get("zarr_format"), 3, "metadata_malformed", "zarr_format")
+    _expect(meta.get("node_type"), "group", "metadata_malformed", "node_type")
+    names = attributes.get("class_names")
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or len(set(names)) != len(names)
+    ):
+        raise RuleBrokenError("class_names", "class_names must be a list of distinct strings")
+    for key in ("recipe", "config"):
+        if not isinstance(attributes.get(key, None if key == "recipe" else {}), dict):
+            raise RuleBrokenError("metadata_malformed", f"root attribute {key!r} is not an object")
+    if not isinstance(attributes.get("name", ""), str):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'name' is not a string")
+
+
+def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:
+    """Read and check ``zarr.json`` of the clip in ``folder``.
+
+    Raises:
+        RuleBrokenError: missing, malformed, or at odds with itself or with the folder's name.
+    """
+    if not (folder / METADATA).is_file():
+        raise RuleBrokenError("metadata_missing", f"has no {METADATA}")
+    meta = read_json(folder / METADATA, "metadata_malformed")
+    layout = ArrayLayout.from_metadata(meta)
+    attributes = meta.get("attributes")
+    if not isinstance(attributes, dict):
+        raise RuleBrokenError("metadata_malformed", "has no attributes")
+    stored = StoredClip.from_array_attributes(attributes, layout.height_px, layout.width_px)
+    if stored.clip.id != folder.name:
+        raise RuleBrokenError("id_disagrees", f"says its id is {stored.clip.id!r}")
+    if layout.groups != group_count(stored.ticks):
+        raise RuleBrokenError(
+            "ticks_disagree",
+            f"{stored.ticks} ticks need {group_count(stored.ticks)} groups, shape has "
+            f"{layout.groups}",
+        )
+    return stored, layout
+
+
+def read_json(path: Path, code: str) -> dict[str, Any]:
+    """Read one JSON object from a file.
+
+    Raises:
+        RuleBrokenError: too large, or not a JSON object; with ``code``.
+        StoreError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_METADATA_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(text) > MAX_METADATA_BYTES:
+        raise RuleBrokenError("size_limit", f"{path.name} is past {MAX_METADATA_BYTES:,} bytes")
+    return parse_json(text, code, path.name)
+
+
+def parse_json(text: bytes, code: str, what: str) -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Raises:
+        RuleBrokenError: it is not; with ``code``.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RuleBrokenError(code, f"{what} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise RuleBrokenError(code, f"{what} is not a JSON object")
+    return found
+
+
+def pretty_json(value: Any) -> bytes:
+    """JSON for a metadata file: the same bytes for the same values."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def compact_json(value: Any) -> bytes:
+    """JSON on one line: the same bytes for the same values."""
+    text = json.dumps(
+        value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    return text.encode()

@@ -1,0 +1,350 @@
+"""Open a store, list its clips without touching them, and read windows of ticks."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.errors import StoreError
+from spikedata.store.layout import (
+    CATALOG,
+    CLIPS,
+    MAX_METADATA_BYTES,
+    ArrayLayout,
+    RootInfo,
+    RuleBrokenError,
+    StoredClip,
+    check_id,
+    parse_json,
+    read_clip_metadata,
+)
+from spikedata.store.shard import ShardReader
+from spikedata.stream import (
+    TICKS_PER_GROUP,
+    BitsHasher,
+    SpikeStream,
+    group_count,
+    slice_ticks,
+)
+
+_ID_FIRST = b'{"id":"'
+
+
+class ClipTable(Mapping[str, StoredClip]):
+    """Clips by id, in order of id; a clip's catalogue line is parsed when first asked for."""
+
+    def __init__(self, store: Path, lines: Mapping[str, bytes]) -> None:
+        self._store = store
+        self._rows: dict[str, bytes | StoredClip] = {key: lines[key] for key in sorted(lines)}
+
+    def __getitem__(self, clip_id: str) -> StoredClip:
+        row = self._rows[clip_id]
+        if isinstance(row, bytes):
+            try:
+                row = StoredClip.from_catalog_line(row)
+            except RuleBrokenError as error:
+                raise error.at(self._store / CATALOG, clip_id) from error
+            self._rows[clip_id] = row
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+class SpikeStore:
+    """A store, open for reading. Safe to share between threads, to fork and to pickle."""
+
+    path: Path
+    """Where it is."""
+    clips: Mapping[str, StoredClip]
+    """What it holds, in order of id."""
+    class_names: tuple[str, ...]
+    """Labels in order; a label's place here is its number."""
+    recipe: dict[str, Any]
+    """What decided the bits."""
+    name: str
+    """Name of the data set."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            root = RootInfo.read(self.path)
+            self.clips = ClipTable(self.path, catalog_lines(self.path))
+        except RuleBrokenError as error:
+            raise error.at(self.path) from error
+        self.class_names = root.class_names
+        self.recipe = root.recipe
+        self.name = root.name
+        self.version = root.version
+
+    def __reduce__(self) -> tuple[type["SpikeStore"], tuple[Path]]:
+        return SpikeStore, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"SpikeStore({str(self.path)!r}, {len(self.clips)} clips)"
+
+    def summary(self) -> dict[str, Any]:
+        """What the store holds, in plain JSON values: counts, geometry, rates, recipe."""
+        clips = list(self.clips.values())
+        pixel_ticks = sum(clip.ticks * clip.height_px * clip.width_px for clip in clips)
+        stored_bytes = sum(_folder_bytes(self.path / CLIPS / clip.clip.id) for clip in clips)
+        return {
+            "path": str(self.path),
+            "name": self.name,
+            "version": self.version,
+            "clips": len(clips),
+            "classes": len(self.class_names),
+            "splits": dict(sorted(Counter(c.clip.split or "none" for c in clips).items())),
+            "sizes": sorted({f"{clip.height_px}x{clip.width_px}" for clip in clips}),
+            "tick_rates_hz": sorted({clip.tick_rate_hz for clip in clips}),
+            "ticks": sum(clip.ticks for clip in clips),
+            "duration_s": round(sum(clip.ticks / clip.tick_rate_hz for clip in clips), 3),
+            "spikes": sum(clip.spikes for clip in clips),
+            "firing_rate": (
+                round(sum(clip.spikes for clip in clips) / pixel_ticks, 6) if clips else None
+            ),
+            "bytes": stored_bytes,
+            "ratio": round(pixel_ticks / 8 / stored_bytes, 3) if stored_bytes else None,
+            "recipe": self.recipe,
+        }
+
+    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream:
+        """Read ticks ``start`` to ``start + ticks`` (to the end if None), packed from bit 0.
+
+        Raises:
+            StoreError: there is no such clip, it is damaged, or the window lies outside it.
+        """
+        stored, layout = self._open(clip_id)
+        start, ticks = self._window(stored, start, ticks)
+        first, end = start // TICKS_PER_GROUP, group_count(start + ticks)
+        packed_ghw = self._groups(clip_id, layout, first, end)
+        if start % TICKS_PER_GROUP or (ticks % TICKS_PER_GROUP and start + ticks < stored.ticks):
+            packed_ghw = slice_ticks(packed_ghw, start % TICKS_PER_GROUP, ticks)
+        return SpikeStream(packed_ghw, ticks, stored.tick_rate_hz)
+
+    def read_planes(
+        self, clip_id: str, start: int = 0, ticks: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Read spike planes, uint8 0/1 (T, H, W); the same as ``read(...).unpack()``, faster.
+
+        Raises:
+            StoreError: there is no such clip, it is damaged, or the window lies outside it.
+        """
+        from spikedata.store import bitplanes  # noqa: PLC0415  numba loads when bits are read
+
+        stored, layout = self._open(clip_id)
+        start, ticks = self._window(stored, start, ticks)
+        first, end = start // TICKS_PER_GROUP, group_count(start + ticks)
+        packed_ghw = self._groups(clip_id, layout, first, end)
+        planes_tp = bitplanes.unpack_window(
+            packed_ghw.reshape(len(packed_ghw), -1), start % TICKS_PER_GROUP, ticks
+        )
+        return planes_tp.reshape(ticks, stored.height_px, stored.width_px)
+
+    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
+        """Read a clip in blocks of ``ticks`` ticks, in bounded memory.
+
+        Args:
+            clip_id: which clip.
+            ticks: length of a block, a multiple of eight; the last may be shorter.
+
+        Yields:
+            packed_ghw: uint8 (G, H, W).
+
+        Raises:
+            ValueError: ``ticks`` is not a positive multiple of eight.
+            StoreError: there is no such clip, or it is damaged.
+        """
+        if ticks <= 0 or ticks % TICKS_PER_GROUP:
+            raise ValueError(f"ticks must be a positive multiple of 8, got {ticks}")
+        _, layout = self._open(clip_id)
+        step = ticks // TICKS_PER_GROUP
+        for first in range(0, layout.groups, step):
+            yield self._groups(clip_id, layout, first, min(first + step, layout.groups))
+
+    def verify(self, clip_id: str) -> None:
+        """Read all of a clip and compare it with what was noted when it was written.
+
+        Raises:
+            StoreError: the clip is damaged, or its bits or their count differ.
+        """
+        stored, layout = self._open(clip_id)
+        try:
+            verify_bits(self.path / CLIPS / clip_id, stored, layout)
+        except RuleBrokenError as error:
+            raise error.at(self.path, clip_id) from error
+
+    def _open(self, clip_id: str) -> tuple[StoredClip, ArrayLayout]:
+        if clip_id not in self.clips:
+            raise StoreError(f"{self.path}: no clip {clip_id!r}; it holds {len(self.clips)} clips")
+        try:
+            return read_clip_metadata(self.path / CLIPS / clip_id)
+        except RuleBrokenError as error:
+            raise error.at(self.path, clip_id) from error
+
+    def _window(self, stored: StoredClip, start: int, ticks: int | None) -> tuple[int, int]:
+        ticks = stored.ticks - start if ticks is None else ticks
+        if start < 0 or ticks < 1 or start + ticks > stored.ticks:
+            raise StoreError(
+                f"{self.path}: clip {stored.clip.id}: ticks {start} to {start + ticks} are not "
+                f"inside its {stored.ticks} ticks"
+            )
+        return start, ticks
+
+    def _groups(self, clip_id: str, layout: ArrayLayout, first: int, end: int) -> NDArray[np.uint8]:
+        try:
+            return read_groups(self.path / CLIPS / clip_id, layout, first, end)
+        except RuleBrokenError as error:
+            raise error.at(self.path, clip_id) from error
+
+
+def open_store(path: Path | str) -> SpikeStore:
+    """Open the store at ``path`` for reading.
+
+    Raises:
+        StoreError: not a store, of a newer version, or malformed.
+    """
+    return SpikeStore(path)
+
+
+def read_groups(folder: Path, layout: ArrayLayout, first: int, end: int) -> NDArray[np.uint8]:
+    """Decode groups ``first`` to ``end`` of the clip in ``folder``: uint8 (end - first, H, W).
+
+    Raises:
+        RuleBrokenError: a shard or chunk is missing or damaged.
+    """
+    from spikedata.store import bitplanes  # noqa: PLC0415  numba loads when bits are read
+
+    pixels = layout.height_px * layout.width_px
+    band = layout.chunk_rows * layout.width_px
+    packed_gp: NDArray[np.uint8] | None = None
+    planes_gp = np.empty((layout.chunk_groups, band), np.uint8)
+    for shard in range(first // layout.shard_groups, -(-end // layout.shard_groups)):
+        with ShardReader(folder, layout, shard) as reader:
+            if packed_gp is None:  # only now is it known that there is something to read
+                packed_gp = np.empty((end - first, pixels), np.uint8)
+            base = shard * layout.shard_groups
+            low, high = max(first, base), min(end, base + layout.shard_groups)
+            steps = range(
+                (low - base) // layout.chunk_groups, -(-(high - base) // layout.chunk_groups)
+            )
+            for step in steps:
+                begin = base + step * layout.chunk_groups
+                g0, g1 = max(low, begin), min(high, begin + layout.chunk_groups)
+                for row in range(layout.bands):
+                    bitplanes.to_time_first(reader.chunk_pg(step * layout.bands + row), planes_gp)
+                    p0, p1 = row * band, min((row + 1) * band, pixels)
+                    packed_gp[g0 - first : g1 - first, p0:p1] = planes_gp[
+                        g0 - begin : g1 - begin, : p1 - p0
+                    ]
+    assert packed_gp is not None
+    return packed_gp.reshape(-1, layout.height_px, layout.width_px)
+
+
+def verify_bits(folder: Path, stored: StoredClip, layout: ArrayLayout) -> None:
+    """Read every bit of the clip in ``folder`` and compare with what ``stored`` says.
+
+    Raises:
+        RuleBrokenError: damaged, bits past the last tick, or another digest or count.
+    """
+    from spikedata.store import bitplanes  # noqa: PLC0415  numba loads when bits are read
+
+    hasher, spikes = BitsHasher(), 0
+    packed_ghw = np.empty((0,), np.uint8)
+    step = layout.chunk_groups
+    for first in range(0, layout.groups, step):
+        packed_ghw = read_groups(folder, layout, first, min(first + step, layout.groups))
+        hasher.update(packed_ghw)
+        spikes += bitplanes.count_ones(packed_ghw)
+    used = stored.ticks % TICKS_PER_GROUP
+    if used and (packed_ghw[-1] >> used).any():
+        raise RuleBrokenError("bits_past_end", f"has bits past its last tick ({stored.ticks})")
+    if hasher.hexdigest() != stored.bits_sha256:
+        raise RuleBrokenError(
+            "bits_differ",
+            f"its bits have SHA-256 {hasher.hexdigest()}, noted was {stored.bits_sha256}",
+        )
+    if spikes != stored.spikes:
+        raise RuleBrokenError("spikes_differ", f"holds {spikes} spikes, noted were {stored.spikes}")
+
+
+def catalog_lines(store: Path) -> dict[str, bytes]:
+    """Catalogue line of every clip that is there, from the catalogue or else from the clip.
+
+    Raises:
+        RuleBrokenError: an id is not safe, or a clip that the catalogue lacks is malformed.
+    """
+    present = clip_ids(store)
+    lines = read_catalog(store)
+    if lines.keys() != present:
+        lines = {key: line for key, line in lines.items() if key in present}
+        for clip_id in present - lines.keys():
+            try:
+                lines[clip_id] = read_clip_metadata(store / CLIPS / clip_id)[0].catalog_line()
+            except RuleBrokenError as error:
+                raise RuleBrokenError(error.code, f"clip {clip_id}: {error.message}") from error
+    return lines
+
+
+def clip_ids(store: Path) -> set[str]:
+    """Names of the clip folders.
+
+    Raises:
+        RuleBrokenError: there is no folder of clips, or a name is not a safe id.
+    """
+    try:
+        with os.scandir(store / CLIPS) as entries:
+            return {check_id(entry.name) for entry in entries if entry.is_dir()}
+    except FileNotFoundError as error:
+        raise RuleBrokenError("clips_missing", f"has no folder {CLIPS!r}") from error
+    except OSError as error:
+        raise StoreError(f"{store / CLIPS}: cannot be read: {error.strerror}") from error
+
+
+def read_catalog(store: Path) -> dict[str, bytes]:
+    """Lines of the catalogue file by clip id; none if there is no such file.
+
+    Raises:
+        RuleBrokenError: a line is not JSON or has no id.
+    """
+    try:
+        text = (store / CATALOG).read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"{store / CATALOG}: cannot be read: {error.strerror}") from error
+    lines: dict[str, bytes] = {}
+    for line in text.split(b"\n"):
+        if line:
+            if len(line) > MAX_METADATA_BYTES:
+                raise RuleBrokenError("size_limit", f"a line of {CATALOG} is too long")
+            lines[_id_of(line)] = line
+    return lines
+
+
+def _id_of(line: bytes) -> str:
+    """The id, without parsing the whole line where it stands first as it should."""
+    if line.startswith(_ID_FIRST):
+        end = line.find(b'"', len(_ID_FIRST))
+        text = line[len(_ID_FIRST) - 1 : end + 1]
+        if end > 0 and b"\\" not in text:
+            try:
+                return str(json.loads(text))
+            except ValueError:
+                pass
+    clip_id = parse_json(line, "catalog_malformed", f"a line of {CATALOG}").get("id")
+    if not isinstance(clip_id, str):
+        raise RuleBrokenError("catalog_malformed", f"a line of {CATALOG} has no id")
+    return clip_id
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
