@@ -3,8 +3,9 @@
 The format is laid down in ``docs/reference/store-format.md``; :func:`validate` follows it.
 """
 
-from spikedata.store.layout import Problem, StoreConfig, StoredClip
+from spikedata.store.layout import Problem, StoreConfig
 from spikedata.store.reader import SpikeStore, open_store
+from spikedata.store.stored import StoredClip
 from spikedata.store.validate import validate
 from spikedata.store.writer import ClipWriter, StoreWriter, create_store
 

@@ -18,12 +18,11 @@ from spikedata.store.layout import (
     ArrayLayout,
     RootInfo,
     RuleBrokenError,
-    StoredClip,
     check_id,
     parse_json,
-    read_clip_metadata,
 )
 from spikedata.store.shard import ShardReader
+from spikedata.store.stored import StoredClip, read_clip_metadata
 from spikedata.stream import (
     TICKS_PER_GROUP,
     BitsHasher,

@@ -11,12 +11,11 @@ from spikedata.store.layout import (
     Problem,
     RootInfo,
     RuleBrokenError,
-    StoredClip,
     check_id,
-    read_clip_metadata,
 )
 from spikedata.store.reader import read_catalog, verify_bits
 from spikedata.store.shard import ShardReader
+from spikedata.store.stored import StoredClip, read_clip_metadata
 
 
 def validate(path: Path | str, *, deep: bool = True) -> list[Problem]:

@@ -32,12 +32,12 @@ from spikedata.store.layout import (
     RootInfo,
     RuleBrokenError,
     StoreConfig,
-    StoredClip,
     parse_json,
     pretty_json,
 )
 from spikedata.store.reader import catalog_lines
 from spikedata.store.shard import ShardWriter
+from spikedata.store.stored import StoredClip
 from spikedata.stream import TICKS_PER_GROUP, BitsHasher, group_count
 
 

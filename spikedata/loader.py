@@ -1,0 +1,353 @@
+"""Feed spikes to a model: a torch data set over a store, Parquet files or a Hub data set.
+
+Batches stay packed, eight ticks to a byte, until they are on the model's device; there
+:func:`unpack_planes` makes planes of them.
+
+Shapes: B clips, S segments a clip, T ticks a segment, G = ceil(T / 8) groups of eight ticks,
+H rows, W columns.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import zstandard
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spikedata.catalog import Clip
+from spikedata.errors import StoreError
+from spikedata.store import StoredClip, bitplanes, open_store
+from spikedata.stream import (
+    TICKS_PER_GROUP,
+    SpikeStream,
+    group_count,
+    pack_ticks,
+    slice_ticks,
+)
+
+Sampling = Literal["start", "center", "random", "uniform"]
+
+UNLABELLED = -1
+"""Label of a clip that has none."""
+
+
+class Source(Protocol):
+    """What clips are read from."""
+
+    @property
+    def clips(self) -> Mapping[str, StoredClip]: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream: ...  # noqa: D102
+
+
+class SpikeClips(Dataset[dict[str, Any]]):
+    """Windows of clips, one item a clip, for ``torch.utils.data.DataLoader``.
+
+    A clip is cut into ``segments`` equal spans of time, and from each span one stretch of
+    ``window_ticks / segments`` ticks is taken, packed from bit 0. Where a stretch lies in its
+    span is ``sampling``: at its ``start``, in its ``center``, or anywhere (``random``); with
+    ``uniform`` the first begins at the clip's first tick, the last ends at its last, and the
+    others lie evenly between. Stretches overlap where a clip is too short for all of them; a clip
+    shorter than one stretch is repeated from its beginning.
+
+    ``random`` depends on ``seed``, the epoch and the item's number alone, not on the number of
+    workers or on the order of reading. It also draws one of the clip's captions; otherwise the
+    first is taken.
+
+    An item holds ``packed_sghw`` uint8 (S, G, H, W), ``ticks`` (of a segment), ``label``,
+    ``caption`` and ``id``.
+
+    Args:
+        source: a store or its path, a folder or file of Parquet from ``spikedata pack``, or what
+            ``datasets.load_dataset`` gave for a published data set (not streaming).
+        split: only clips of this split.
+        classes: only clips of these classes; labels are then numbered among them.
+        window_ticks: ticks of an item, over all its segments.
+        segments: stretches an item is made of, S.
+        sampling: where in the clip they lie.
+        seed: of ``random``.
+        ids: only these clips, in this order.
+
+    Raises:
+        StoreError: the source cannot be read, or has no such class or clip.
+        ValueError: ``window_ticks`` is not a positive multiple of ``segments``, or ``sampling`` is
+            none of the four.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        split: str | None = None,
+        classes: Sequence[str] | None = None,
+        window_ticks: int = 250,
+        segments: int = 1,
+        sampling: Sampling = "random",
+        seed: int = 0,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        if segments < 1 or window_ticks < segments or window_ticks % segments:
+            raise ValueError(
+                f"window_ticks must be a positive multiple of segments ({segments}), "
+                f"got {window_ticks}"
+            )
+        if sampling not in ("start", "center", "random", "uniform"):
+            raise ValueError(f"sampling must be start, center, random or uniform, got {sampling!r}")
+        self.source = source
+        self.split = split
+        self.segments = segments
+        self.segment_ticks = window_ticks // segments
+        self.sampling: Sampling = sampling
+        self.seed = seed
+        self._store = _open(source)
+        self.class_names = _chosen_classes(self._store.class_names, classes)
+        """Labels in order; an item's ``label`` is a place in it."""
+        self._clips = _chosen_clips(self._store, split, classes, ids)
+        # In shared memory, so that workers that outlive an epoch see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def ids(self) -> list[str]:
+        """Id of each item."""
+        return [stored.clip.id for stored in self._clips]
+
+    @property
+    def labels(self) -> list[int]:
+        """Label of each item, -1 where there is none."""
+        return [self._label(stored) for stored in self._clips]
+
+    @property
+    def groups(self) -> list[str | None]:
+        """Group of each item; clips of a group share a scene."""
+        return [stored.clip.group for stored in self._clips]
+
+    @property
+    def captions(self) -> list[tuple[str, ...]]:
+        """All captions of each item."""
+        return [stored.clip.captions for stored in self._clips]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other ``random`` windows; workers that are already running follow."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        stored = self._clips[index]
+        rng = np.random.default_rng([self.seed, int(self._epoch), index % len(self)])
+        starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
+        packed = np.stack([self._segment(stored, start) for start in starts])
+        return {
+            "packed_sghw": torch.from_numpy(packed),
+            "ticks": self.segment_ticks,
+            "label": self._label(stored),
+            "caption": self._caption(stored.clip, rng),
+            "id": stored.clip.id,
+        }
+
+    def _segment(self, stored: StoredClip, start: int) -> NDArray[np.uint8]:
+        wanted = self.segment_ticks
+        if stored.ticks >= wanted:
+            return self._store.read(stored.clip.id, start, wanted).packed_ghw
+        planes_thw = self._store.read(stored.clip.id).unpack()
+        return pack_ticks(np.resize(planes_thw, (wanted, *planes_thw.shape[1:])))
+
+    def _label(self, stored: StoredClip) -> int:
+        label = stored.clip.label
+        return UNLABELLED if label is None else self.class_names.index(label)
+
+    def _caption(self, clip: Clip, rng: np.random.Generator) -> str:
+        if not clip.captions:
+            return clip.label or ""
+        random = self.sampling == "random"
+        return clip.captions[int(rng.integers(len(clip.captions))) if random else 0]
+
+
+def segment_starts(
+    clip_ticks: int,
+    segments: int,
+    segment_ticks: int,
+    sampling: Sampling,
+    rng: np.random.Generator,
+) -> list[int]:
+    """First tick of each segment; see :class:`SpikeClips`. Zeros if the clip is too short."""
+    room = max(0, clip_ticks - segment_ticks)
+    if sampling == "uniform" and segments > 1:
+        return [room * s // (segments - 1) for s in range(segments)]
+    starts = []
+    for s in range(segments):
+        begin, end = clip_ticks * s // segments, clip_ticks * (s + 1) // segments
+        spare = max(0, end - begin - segment_ticks)
+        if sampling == "random":
+            begin += int(rng.integers(spare + 1))
+        elif sampling != "start":
+            begin += spare // 2
+        starts.append(min(begin, room))
+    return starts
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make a batch of items.
+
+    Returns:
+        ``packed_bsghw`` uint8 (B, S, G, H, W), ``ticks`` of a segment, ``label_b`` int64 (B,),
+        ``captions`` and ``ids``, lists of B strings.
+
+    Raises:
+        ValueError: no items, or clips of several sizes.
+    """
+    if not items:
+        raise ValueError("a batch needs at least one item")
+    shapes = {tuple(item["packed_sghw"].shape) for item in items}
+    if len(shapes) > 1:
+        sizes = ", ".join(sorted({f"{shape[-2]}x{shape[-1]}" for shape in shapes}))
+        raise ValueError(
+            f"clips of one batch have several sizes ({sizes}). Simulate with --resize, or use "
+            "batches of one"
+        )
+    return {
+        "packed_bsghw": torch.stack([item["packed_sghw"] for item in items]),
+        "ticks": items[0]["ticks"],
+        "label_b": torch.tensor([item["label"] for item in items], dtype=torch.int64),
+        "captions": [item["caption"] for item in items],
+        "ids": [item["id"] for item in items],
+    }
+
+
+def unpack_planes(packed: Tensor, ticks: int) -> Tensor:
+    """Unpack uint8 (..., G, H, W) to planes uint8 0/1 (..., T, H, W) on the tensor's device.
+
+    Raises:
+        ValueError: not uint8, or the groups cannot hold exactly ``ticks`` ticks.
+    """
+    if packed.dtype != torch.uint8 or packed.ndim < 3:
+        raise ValueError(f"expected uint8 (..., G, H, W), got {packed.dtype} {tuple(packed.shape)}")
+    if packed.shape[-3] != group_count(ticks):
+        raise ValueError(
+            f"{ticks} ticks need {group_count(ticks)} groups, got {tuple(packed.shape)}"
+        )
+    bit_811 = torch.arange(TICKS_PER_GROUP, dtype=torch.uint8, device=packed.device).view(8, 1, 1)
+    planes = (packed.unsqueeze(-3) >> bit_811).bitwise_and_(1)
+    return planes.flatten(-4, -3).narrow(-3, 0, ticks)
+
+
+def _open(source: Any) -> Source:
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.suffix == ".parquet" or (path.is_dir() and not (path / "zarr.json").exists()):
+            from spikedata.parquet import open_parquet  # noqa: PLC0415  needs pyarrow
+
+            return open_parquet(path)
+        return open_store(path)
+    if hasattr(source, "clips") and hasattr(source, "read"):
+        return source  # type: ignore[no-any-return]
+    return _HubDataset(source)
+
+
+def _chosen_classes(class_names: tuple[str, ...], classes: Sequence[str] | None) -> tuple[str, ...]:
+    for name in classes or ():
+        if name not in class_names:
+            close = difflib.get_close_matches(name, class_names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise StoreError(f"no class {name!r} among {len(class_names)} classes.{hint}")
+    return class_names if classes is None else tuple(c for c in class_names if c in set(classes))
+
+
+def _chosen_clips(
+    store: Source,
+    split: str | None,
+    classes: Sequence[str] | None,
+    ids: Sequence[str] | None,
+) -> list[StoredClip]:
+    missing = [clip_id for clip_id in ids or () if clip_id not in store.clips]
+    if missing:
+        raise StoreError(f"no clip {missing[0]!r} ({len(missing)} of {len(ids or ())} are missing)")
+    found = [store.clips[clip_id] for clip_id in (store.clips if ids is None else ids)]
+    return [
+        stored
+        for stored in found
+        if (split is None or stored.clip.split == split)
+        and (classes is None or stored.clip.label in classes)
+    ]
+
+
+class _HubDataset:
+    """Rows of a published data set, as ``datasets.load_dataset`` gives them."""
+
+    def __init__(self, loaded: Any) -> None:
+        parts = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
+        for part in parts:
+            if not hasattr(part, "features") or not hasattr(part, "select_columns"):
+                raise StoreError(f"cannot read clips from a {type(part).__name__}")
+            if not hasattr(part, "__len__"):
+                raise StoreError("a streaming data set has no random access; load it whole")
+            if not {"id", "bits", "chunk_ticks"} <= set(part.column_names):
+                raise StoreError("the data set holds no bits: columns id, bits, chunk_ticks")
+        self.class_names = tuple(getattr(parts[0].features["label"], "names", ()))
+        self._bits = [part.select_columns(["bits", "chunk_ticks"]) for part in parts]
+        self._places: dict[str, tuple[int, int]] = {}
+        clips: dict[str, StoredClip] = {}
+        for number, part in enumerate(parts):
+            for row, stored in enumerate(_facts(part, self.class_names)):
+                clips[stored.clip.id] = stored
+                self._places[stored.clip.id] = number, row
+        self.clips = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+
+    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream:
+        stored = self.clips[clip_id]
+        ticks = stored.ticks - start if ticks is None else ticks
+        part, place = self._places[clip_id]
+        row = self._bits[part][place]
+        chunk_ticks = int(row["chunk_ticks"])
+        first = start // chunk_ticks
+        last = (start + ticks - 1) // chunk_ticks
+        packed = np.concatenate(
+            [_decode(stored, row["bits"][i], chunk_ticks, i) for i in range(first, last + 1)]
+        )
+        window = slice_ticks(packed, start - first * chunk_ticks, ticks)
+        return SpikeStream(window, ticks, stored.tick_rate_hz)
+
+
+def _facts(part: Any, class_names: tuple[str, ...]) -> Iterator[StoredClip]:
+    columns = ["id", "label", "captions", "split", "group", "ticks", "tick_rate_hz"]
+    columns += ["height", "width", "bits_sha256", "spikes"]
+    for row in part.select_columns(columns):
+        label = None if row["label"] is None else class_names[row["label"]]
+        yield StoredClip(
+            clip=Clip(
+                id=row["id"],
+                label=label,
+                captions=tuple(row["captions"]),
+                split=row["split"],
+                group=row["group"],
+            ),
+            ticks=row["ticks"],
+            height_px=row["height"],
+            width_px=row["width"],
+            tick_rate_hz=row["tick_rate_hz"],
+            bits_sha256=row["bits_sha256"],
+            spikes=row["spikes"],
+        )
+
+
+def _decode(stored: StoredClip, frame: bytes, chunk_ticks: int, chunk: int) -> NDArray[np.uint8]:
+    """One chunk of a row: uint8 (g, H, W) from a zstd frame of (H, W, g)."""
+    groups = min(chunk_ticks, stored.ticks - chunk * chunk_ticks)
+    groups, pixels = group_count(groups), stored.height_px * stored.width_px
+    try:
+        data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=groups * pixels)
+    except zstandard.ZstdError as error:
+        raise StoreError(f"clip {stored.clip.id}: chunk {chunk} is damaged: {error}") from error
+    if len(data) != groups * pixels:
+        raise StoreError(f"clip {stored.clip.id}: chunk {chunk} does not hold its ticks")
+    packed_gp = np.empty((groups, pixels), np.uint8)
+    bitplanes.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, groups), packed_gp)
+    return packed_gp.reshape(groups, stored.height_px, stored.width_px)
