@@ -19,22 +19,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, register_model
 from numpy.typing import NDArray
 
-from spikedata.simulator.sensor import FULL_SCALE, SensorConfig, SensorState
+from spikedata.simulator.sensor import SensorConfig, SensorState
 from spikedata.stream import TICKS_PER_GROUP, group_count
 
-PIXELS = {16: 128, 32: 64}
-"""Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition."""
+WIDE = bool(llvm.get_host_cpu_features().get("avx512bw"))
+PIXELS = {16: 128, 32: 64} if WIDE else {16: 64, 32: 32}
+"""Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition,
+as far as the registers go (measured with AVX2: 12 Gpt/s linear at 64 pixels, 7 at 128)."""
+
+PICTURES = 36
+"""Frames and groups that one run of the kernel touches; with more, a processor's table of memory
+pages overflows at every vector of pixels (measured: a third of the speed at 64 + 80 pictures)."""
 
 
-class Lanes(types.Type):  # type: ignore[misc]  # numba has no types
+class Lanes(types.Type):
     """Numba type of an LLVM vector of integers."""
 
     def __init__(self, bits: int, count: int) -> None:
@@ -43,9 +50,15 @@ class Lanes(types.Type):  # type: ignore[misc]  # numba has no types
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
-        super().__init__(manager, lanes, ir.VectorType(ir.IntType(lanes.bits), lanes.count))
+        vector = ir.VectorType(ir.IntType(lanes.bits), lanes.count)
+        super().__init__(manager, lanes, vector)  # type: ignore[no-untyped-call]
+
+
+def _operation(function: Callable[..., Any]) -> Any:
+    """Make an intrinsic that sees constants as such."""
+    return intrinsic(prefer_literal=True)(function)
 
 
 def _splat(builder: ir.IRBuilder, word: ir.Value, lanes: Lanes) -> ir.Value:
@@ -67,7 +80,12 @@ def _pointer(
     return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
 
 
-@intrinsic(prefer_literal=True)
+def _inlined(function: Callable[..., Any]) -> Any:
+    """Make a function that is pasted into the kernels that call it."""
+    return numba.njit(inline="always")(function)
+
+
+@_operation
 def load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
     """``count`` neighbours from ``array[index]`` on."""
     lanes = Lanes(array.dtype.bitwidth, count.literal_value)
@@ -80,7 +98,7 @@ def load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
     return lanes(array, types.intp, count), codegen
 
 
-@intrinsic
+@_operation
 def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
     """Write the lanes to ``array[index]`` and its neighbours."""
 
@@ -92,7 +110,7 @@ def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
     return types.void(array, types.intp, lanes), codegen
 
 
-@intrinsic
+@_operation
 def splat(typingctx: Any, word: Any, like: Any) -> Any:
     """All lanes the integer ``word``, in the type of ``like``."""
 
@@ -102,7 +120,7 @@ def splat(typingctx: Any, word: Any, like: Any) -> Any:
     return like(types.int64, like), codegen
 
 
-@intrinsic(prefer_literal=True)
+@_operation
 def resize(typingctx: Any, lanes: Any, bits: Any) -> Any:
     """The same lanes as unsigned integers of ``bits`` bits."""
     sized = Lanes(bits.literal_value, lanes.count)
@@ -115,7 +133,7 @@ def resize(typingctx: Any, lanes: Any, bits: Any) -> Any:
 
 
 def _lanewise(emit: Callable[[Any, Any, Any], Any]) -> Any:
-    @intrinsic
+    @_operation
     def operation(typingctx: Any, left: Any, right: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return emit(builder, args[0], args[1])
@@ -130,23 +148,21 @@ sub = _lanewise(lambda builder, left, right: builder.sub(left, right))
 mul = _lanewise(lambda builder, left, right: builder.mul(left, right))
 shift_right = _lanewise(lambda builder, left, right: builder.lshr(left, right))
 smaller = _lanewise(
-    lambda builder, left, right: builder.select(
-        builder.icmp_signed("<", left, right), left, right
-    )
+    lambda builder, left, right: builder.select(builder.icmp_signed("<", left, right), left, right)
 )
 
 
-@intrinsic
-def reached(typingctx: Any, charge: Any, limit: Any) -> Any:
-    """One bit a lane: signed ``charge >= limit``."""
+@_operation
+def exceeds(typingctx: Any, charge: Any, limit: Any) -> Any:
+    """One bit a lane: signed ``charge > limit``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.icmp_signed(">=", args[0], args[1])
+        return builder.icmp_signed(">", args[0], args[1])
 
     return Lanes(1, charge.count)(charge, limit), codegen
 
 
-@intrinsic
+@_operation
 def where(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
     """``yes`` in lanes whose mask bit is set, else ``no``."""
 
@@ -156,6 +172,17 @@ def where(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
     return yes(mask, yes, no), codegen
 
 
+@_inlined
+def light_of(luma, at, table, factor, scratch, bits, count):  # type: ignore[no-untyped-def]
+    """Light of ``count`` pixels from ``luma[at]`` on, by a factor or, where that is 0, a table."""
+    if factor:
+        codes = resize(load(luma, at, count), bits)
+        return mul(codes, splat(factor, codes))
+    for i in range(count):
+        scratch[i] = table[luma[at + i]]
+    return resize(load(scratch, 0, count), bits)
+
+
 @functools.cache
 def _kernel(bits: int, linear: bool, capped: bool) -> Any:
     """The kernel for one lane size; what is constant here costs nothing in its loops.
@@ -163,16 +190,6 @@ def _kernel(bits: int, linear: bool, capped: bool) -> Any:
     All its arrays are flat: frames, groups and rows one after another.
     """
     count = PIXELS[bits]
-
-    def light_of(luma, at, table, factor, scratch):  # type: ignore[no-untyped-def]
-        if factor:
-            codes = resize(load(luma, at, count), bits)
-            return mul(codes, splat(factor, codes))
-        for i in range(count):
-            scratch[i] = table[luma[at + i]]
-        return resize(load(scratch, 0, count), bits)
-
-    light_of = numba.njit(inline="always")(light_of)
 
     def advance(  # type: ignore[no-untyped-def]
         luma, residue_cu, pending, packed, residue_out_cu, pending_out, first, last,
@@ -188,20 +205,20 @@ def _kernel(bits: int, linear: bool, capped: bool) -> Any:
             lanes = resize(residue, bits)
             origins = splat(origin, lanes)
             thresholds = splat(threshold, lanes)
-            limits = add(thresholds, origins)
+            limits = add(thresholds, splat(origin - 1, lanes))
             caps = splat(cap, lanes)
             lanes = add(lanes, origins)
             spikes = load(pending, at, count)
             bit_index = tick % 8
             bit = splat(1 << bit_index, spikes)
             group, frame, k, left = at, at, tick % period, ticks
-            following = light_of(luma, frame, table, factor, scratch)
+            following = light_of(luma, frame, table, factor, scratch, bits, count)
             while left > 0:
                 light = following
                 charge = light
                 step = light
                 if linear:
-                    following = light_of(luma, frame + pixels, table, factor, scratch)
+                    following = light_of(luma, frame + pixels, table, factor, scratch, bits, count)
                     step = sub(following, light)
                     charge = add(
                         mul(light, splat(2 * period - 2 * k - 1, light)),
@@ -221,7 +238,7 @@ def _kernel(bits: int, linear: bool, capped: bool) -> Any:
                         rest = sub(lanes, thresholds)
                         if capped:
                             rest = smaller(rest, caps)
-                        fired = reached(lanes, limits)
+                        fired = exceeds(lanes, limits)
                         lanes = where(fired, rest, lanes)
                         spikes = where(fired, add(spikes, bit), spikes)
                         bit = add(bit, bit)
@@ -234,7 +251,7 @@ def _kernel(bits: int, linear: bool, capped: bool) -> Any:
                         spikes = splat(0, spikes)
                         bit = splat(1, spikes)
                 if not linear and left > 0:
-                    following = light_of(luma, frame, table, factor, scratch)
+                    following = light_of(luma, frame, table, factor, scratch, bits, count)
             if bit_index:
                 store(packed, group, spikes)
             store(pending_out, at, spikes)
@@ -262,7 +279,9 @@ class _Arithmetic:
     cap: int
 
     @classmethod
+    @functools.lru_cache(maxsize=64)
     def of(cls, sensor: SensorConfig) -> "_Arithmetic":
+        """Choose unit and lane size."""
         hold = sensor.interpolation == "hold"
         table_cu = sensor.light_table() * (2 * sensor.ticks_per_frame if hold else 1)
         capped = sensor.residue_limit_cu < sensor.full_charge_cu - 1
@@ -306,37 +325,62 @@ def advance(
 
     ``threads`` threads each take a part of the pixels; the bits do not depend on how many.
     """
-    shape_hw = state.residue_hw.shape
-    pixels = state.residue_hw.size
+    shape_hw, pixels = state.residue_hw.shape, state.residue_hw.size
     groups = group_count(state.pending_ticks + ticks)
     if ticks == 0:
         return state.pending_hw[None][:groups].copy(), state
     arithmetic = _Arithmetic.of(sensor)
     width = max(pixels, PIXELS[arithmetic.bits])
+    luma_np, residue_1p, pending_1p = (
+        _flat_pictures(array, width) for array in (luma_nhw, state.residue_hw, state.pending_hw)
+    )
     packed_gp = np.empty((groups, width), np.uint8)
-    residue_p, pending_p = np.empty(width, np.int32), np.empty(width, np.uint8)
-    ins = [_widen(array, width) for array in (luma_nhw, state.residue_hw, state.pending_hw)]
+    residue_2p, pending_2p = np.empty((2, width), np.int32), np.empty((2, width), np.uint8)
+    pieces = _pieces(state.tick, ticks, sensor.ticks_per_frame)
 
     def run(first: int, last: int) -> None:
-        _kernel(arithmetic.bits, sensor.interpolation == "linear", arithmetic.capped)(
-            *ins, packed_gp.reshape(-1), residue_p, pending_p, first, last,
-            state.tick, ticks, sensor.ticks_per_frame, *arithmetic.numbers(),
-        )  # fmt: skip
+        kernel = _kernel(arithmetic.bits, sensor.interpolation == "linear", arithmetic.capped)
+        before_p = residue_1p[0], pending_1p[0]
+        for i, (frame, group, tick, piece_ticks) in enumerate(pieces):
+            after_p = residue_2p[i % 2], pending_2p[i % 2]
+            kernel(
+                luma_np[frame:].reshape(-1), *before_p, packed_gp[group:].reshape(-1), *after_p,
+                first, last, tick, piece_ticks, sensor.ticks_per_frame, *arithmetic.numbers(),
+            )  # fmt: skip
+            before_p = after_p
 
     _run_parts(run, _parts(width, PIXELS[arithmetic.bits], threads))
-    after = SensorState(
-        residue_p[:pixels].reshape(shape_hw),
-        state.tick + ticks,
-        pending_p[:pixels].reshape(shape_hw),
-    )
-    return np.ascontiguousarray(packed_gp[:, :pixels]).reshape(groups, *shape_hw), after
+    last = (len(pieces) - 1) % 2
+    residue_hw = residue_2p[last, :pixels].reshape(shape_hw)
+    pending_hw = pending_2p[last, :pixels].reshape(shape_hw)
+    packed_ghw = np.ascontiguousarray(packed_gp[:, :pixels]).reshape(groups, *shape_hw)
+    return packed_ghw, SensorState(residue_hw, state.tick + ticks, pending_hw)
 
 
-def _widen(array: NDArray[Any], pixels: int) -> NDArray[Any]:
-    """Flat copy or view whose pictures have at least one vector of pixels."""
+def _flat_pictures(array: NDArray[Any], pixels: int) -> NDArray[Any]:
+    """Pictures (..., H, W) as (N, ``pixels``); where they have fewer pixels, zeros follow."""
     array = np.ascontiguousarray(array).reshape(-1, array.shape[-2] * array.shape[-1])
     missing = pixels - array.shape[1]
-    return (np.pad(array, ((0, 0), (0, missing))) if missing else array).reshape(-1)
+    return np.pad(array, ((0, 0), (0, missing))) if missing else array
+
+
+def _pieces(tick: int, ticks: int, ticks_per_frame: int) -> list[tuple[int, int, int, int]]:
+    """(frame, group, tick, ticks) of each run of the kernel, none touching too many pictures.
+
+    Frame and group count from those that the first tick lies in.
+    """
+    most = int(PICTURES / (1 / ticks_per_frame + 1 / TICKS_PER_GROUP))
+    most -= most % TICKS_PER_GROUP
+    starts = [tick, *range((tick // most + 1) * most, tick + ticks, most)]
+    return [
+        (
+            start // ticks_per_frame - tick // ticks_per_frame,
+            start // TICKS_PER_GROUP - tick // TICKS_PER_GROUP,
+            start,
+            end - start,
+        )
+        for start, end in zip(starts, [*starts[1:], tick + ticks], strict=True)
+    ]
 
 
 def _parts(pixels: int, count: int, threads: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ Shapes: H rows, W columns.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -116,9 +117,7 @@ class SensorConfig:
 
         Source: IEC 61966-2-1:1999 (sRGB) and Rec. ITU-R BT.709-6, item 1.2 inverted.
         """
-        to_light = {"identity": float, "srgb": _srgb_to_light, "bt709": _bt709_to_light}
-        curve = to_light[self.transfer]
-        codes = [round(FULL_SCALE * curve(luma / 255)) for luma in range(256)]
+        codes = [round(FULL_SCALE * _CURVES[self.transfer](luma / 255)) for luma in range(256)]
         return np.array(codes, dtype=np.int32)
 
     def frames_needed(self, tick: int, ticks: int) -> int:
@@ -145,11 +144,12 @@ class SensorState:
     """Spikes of the unfinished group of eight ticks, uint8 (H, W); bits not reached yet are 0."""
 
     def __post_init__(self) -> None:
-        if self.residue_hw.dtype != np.int32 or self.residue_hw.ndim != 2:
+        shape_hw = self.residue_hw.shape
+        if self.residue_hw.dtype != np.int32 or len(shape_hw) != 2 or 0 in shape_hw:
             raise ValueError(f"residue_hw must be int32 (H, W), got {_describe(self.residue_hw)}")
-        if self.pending_hw.dtype != np.uint8 or self.pending_hw.shape != self.residue_hw.shape:
+        if self.pending_hw.dtype != np.uint8 or self.pending_hw.shape != shape_hw:
             raise ValueError(
-                f"pending_hw must be uint8 {self.residue_hw.shape}, got {_describe(self.pending_hw)}"
+                f"pending_hw must be uint8 {shape_hw}, got {_describe(self.pending_hw)}"
             )
         if self.tick < 0:
             raise ValueError(f"tick must not be negative, got {self.tick}")
@@ -186,6 +186,13 @@ def _bt709_to_light(code: float) -> float:
     if code < 0.081:
         return code / 4.5
     return float(((code + 0.099) / 1.099) ** (1 / 0.45))
+
+
+_CURVES: dict[str, Callable[[float], float]] = {
+    "identity": lambda code: code,
+    "srgb": _srgb_to_light,
+    "bt709": _bt709_to_light,
+}
 
 
 def _check_one_of(name: str, value: object, literal: Any) -> None:
