@@ -1,0 +1,129 @@
+"""The commands `spklip-train` and `spklip-eval`: recipe in, trained and judged model out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import as_table, errors_in_one_line, fail, new_app
+
+PACKAGED = "spikedata_recipes"
+"""The installed package that holds the recipes this project comes with."""
+
+app = new_app("Train and judge SPKLIP as a recipe says.")
+eval_app = new_app("Judge a trained SPKLIP model.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Change the recipe: train.max_steps=10."),
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe file (.yaml), yours or a packaged one.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make.  [default: runs/NAME of the recipe]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done: recipe, size, clips.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train as RECIPE says, judge the model, and write a report."""
+    with errors_in_one_line():
+        from spklip.recipe import read_recipe
+
+        path = find_recipe(recipe)
+        settings = read_recipe(path, overrides or [])
+        from spklip.run import plan_run, run_recipe
+
+        if dry_run:
+            _print_plan(plan_run(settings), as_json)
+            return
+        folder = out or Path("runs") / path.stem
+        metrics = run_recipe(settings, folder, resume=resume, overwrite=overwrite)
+    if metrics is not None:
+        _print_metrics(metrics, folder, as_json)
+
+
+@eval_app.command()
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Run folder, saved model, or Hub model (user/name).")
+    ],
+    overrides: Overrides = None,
+    data: Annotated[
+        str | None, typer.Option(help="Store or Hub data set.  [default: the run's own]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split to judge on.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("evaluation"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the evaluation that is in the folder.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance."""
+    with errors_in_one_line():
+        from spklip.recipe import Recipe, override_recipe
+        from spklip.run import evaluate_run, recipe_of_run
+
+        words = list(overrides or [])
+        words += [f"data.path={json.dumps(data)}"] if data else []
+        words += [f"data.test_split={json.dumps(split)}"] if split else []
+        settings: Recipe = override_recipe(recipe_of_run(Path(checkpoint)), words)
+        metrics = evaluate_run(checkpoint, settings, out, overwrite=overwrite)
+    _print_metrics(metrics, out, as_json)
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe file ``name``, or the packaged recipe of that name where there is none."""
+    path = Path(name)
+    if path.exists():
+        return path
+    from importlib.resources import files
+
+    packaged = Path(str(files(PACKAGED)))
+    if path.suffix != ".yaml" or not (packaged / path.name).is_file():
+        known = ", ".join(sorted(file.name for file in packaged.glob("*.yaml")))
+        fail(f"{name}: no such recipe here, and none packaged. Packaged recipes: {known}")
+    typer.echo(f"{name}: not here; using the packaged recipe {path.name}", err=True)
+    return packaged / path.name
+
+
+def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(plan))
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump(plan["recipe"], sort_keys=False))
+    typer.echo(as_table({key: value for key, value in plan.items() if key != "recipe"}))
+
+
+def _print_metrics(metrics: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(metrics))
+        return
+    from spklip.report import summary_table
+
+    typer.echo(summary_table(metrics))
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `spklip-train`."""
+    app(arguments)
+
+
+def eval_main(arguments: Sequence[str] | None = None) -> None:
+    """Run `spklip-eval`."""
+    eval_app(arguments)

@@ -1,0 +1,456 @@
+"""Features in, numbers out: closed set, retrieval both ways, and k-shot episodes.
+
+Shapes: N clips, C classes, M texts, D features, E episodes, W ways (classes of an episode),
+K shots (support clips of a class), Q queries (test clips of a class).
+
+Nothing here knows a model or a file. Ties always count against the answer: a model that gives
+every class the same score gets nothing right.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A share of right answers and its 95% interval."""
+
+    value: float
+    """The share, 0 to 1."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClosedSet:
+    """Every test clip against the text of every class."""
+
+    clips: int
+    """Test clips."""
+    top1: Estimate
+    """Share of clips whose own class scores highest; interval by bootstrap over groups."""
+    top5: float | None
+    """Share of clips whose own class is among the five highest; none with five classes or less."""
+    mean_class_top1: float
+    """Mean over classes of the share right in each class."""
+    per_class: dict[str, dict[str, float]]
+    """For each class with test clips: clips, top-1 and its Wilson interval."""
+    confusion: list[list[int]]
+    """Row: true class; column: answer; clips."""
+    class_names: list[str]
+    """Names of rows and columns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrieval:
+    """One direction of retrieval; any of several right answers counts."""
+
+    queries: int
+    """Number of queries."""
+    gallery: int
+    """Number of items searched."""
+    right_per_query: float
+    """Mean number of right answers in the gallery; high numbers make R@K easy."""
+    recall: dict[str, float]
+    """R@1, R@5, R@10: share of queries with a right answer among the first K."""
+    median_rank: float
+    """Median over queries of the rank of the best right answer, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episodes:
+    """Which clips each k-shot episode learns from and is asked about."""
+
+    classes: tuple[int, ...]
+    """Classes that have clips enough."""
+    left_out: tuple[int, ...]
+    """Classes with too few clips."""
+    ways: int
+    """Classes of an episode."""
+    queries: int
+    """Test clips a class."""
+    class_ew: NDArray[np.int64]
+    """int64 (E, W), class of each way."""
+    support: dict[int, NDArray[np.int64]]
+    """For each number of shots K: int64 (E, W, K), indexes of training clips."""
+    query_ewq: NDArray[np.int64]
+    """int64 (E, W, Q), indexes of test clips."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FewShot:
+    """Accuracy over episodes, by number of shots."""
+
+    top1: dict[int, Estimate] = field(default_factory=dict)
+    """Mean over episodes and its normal 95% interval: how well the episodes pin the mean."""
+    by_group: dict[int, Estimate] = field(default_factory=dict)
+    """The same mean with test groups resampled: how far other test scenes could move it."""
+
+
+def wilson(right: int, total: int) -> Estimate:
+    """Share ``right / total`` with its Wilson 95% interval.
+
+    Source: E. B. Wilson, "Probable inference", JASA 22 (1927).
+    """
+    if total < 1:
+        raise ValueError(f"total must be positive, got {total}")
+    share, z2 = right / total, _Z95**2
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    return Estimate(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+def bootstrap_groups(
+    right_n: NDArray[Any],
+    group_n: Sequence[str],
+    *,
+    weight_n: NDArray[Any] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Weighted mean of ``right_n`` with a percentile interval over resampled groups.
+
+    Clips of one group share a scene and are right or wrong together, so whole groups are drawn.
+    A single group, or answers that are all right or all wrong, say nothing of the spread: then
+    the interval is Wilson's, with the number of groups as the number of trials.
+
+    Args:
+        right_n: numbers (N,), 0 to 1 each.
+        group_n: group of each clip.
+        weight_n: weight of each clip; all 1 if not given.
+        resamples: how often groups are drawn.
+        seed: of the draws.
+    """
+    weight_n = np.ones(len(right_n)) if weight_n is None else np.asarray(weight_n, float)
+    _, group_of_n = np.unique(np.asarray(group_n, dtype=str), return_inverse=True)
+    weight_g = np.bincount(group_of_n, weights=weight_n)
+    right_g = np.bincount(group_of_n, weights=weight_n * np.asarray(right_n, float))
+    value = float(right_g.sum() / weight_g.sum())
+    groups = len(weight_g)
+    if groups == 1 or value in (0.0, 1.0):
+        ends = wilson(round(value * groups), groups)
+        return Estimate(value=value, low=min(ends.low, value), high=max(ends.high, value))
+    draw_rg = np.random.default_rng(seed).integers(0, groups, (resamples, groups))
+    share_r = right_g[draw_rg].sum(axis=1) / weight_g[draw_rg].sum(axis=1)
+    low, high = np.quantile(share_r, [0.025, 0.975])
+    return Estimate(value=value, low=float(low), high=float(high))
+
+
+def ranks(score_nc: Tensor, right_nc: Tensor) -> NDArray[np.int64]:
+    """Rank, from 1, of the best right answer in each row; a tie with a wrong one counts against.
+
+    Args:
+        score_nc: float (N, C), higher is better.
+        right_nc: bool (N, C), which answers are right; at least one in each row.
+
+    Returns:
+        int64 (N,).
+
+    Raises:
+        ValueError: shapes differ, or a row has no right answer.
+    """
+    if score_nc.shape != right_nc.shape or not bool(right_nc.any(dim=1).all()):
+        raise ValueError(
+            f"every row of {tuple(score_nc.shape)} scores needs a right answer "
+            f"in right_nc, shape {tuple(right_nc.shape)}"
+        )
+    score_nc = torch.nan_to_num(score_nc.float(), nan=-torch.inf)
+    best_n1 = score_nc.masked_fill(~right_nc, -torch.inf).amax(dim=1, keepdim=True)
+    rank_n = ((score_nc >= best_n1) & ~right_nc).sum(dim=1) + 1
+    found: NDArray[np.int64] = rank_n.cpu().numpy().astype(np.int64)
+    return found
+
+
+def closed_set(
+    score_nc: Tensor,
+    label_n: Tensor,
+    class_names: Sequence[str],
+    group_n: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ClosedSet:
+    """Judge class scores over the whole set of classes.
+
+    Args:
+        score_nc: float (N, C), one column for every class of the store.
+        label_n: int64 (N,), true class.
+        class_names: C names.
+        group_n: group of each clip, for the interval.
+        resamples: bootstrap draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no clips, or the number of columns is not the number of classes.
+    """
+    if score_nc.ndim != 2 or score_nc.shape[1] != len(class_names) or not len(score_nc):
+        raise ValueError(
+            f"scores must be (clips, {len(class_names)} classes), got {tuple(score_nc.shape)}"
+        )
+    right_nc = torch.nn.functional.one_hot(label_n.cpu(), len(class_names)).bool()
+    rank_n = ranks(score_nc.cpu(), right_nc)
+    right_n, truth_n = rank_n == 1, label_n.cpu().numpy()
+    answer_n = score_nc.cpu().float().argmax(dim=1).numpy()
+    confusion_cc = np.zeros((len(class_names), len(class_names)), dtype=int)
+    np.add.at(confusion_cc, (truth_n, answer_n), 1)
+    shares = [float(right_n[truth_n == c].mean()) for c in np.unique(truth_n)]
+    return ClosedSet(
+        clips=len(rank_n),
+        top1=bootstrap_groups(right_n, group_n, resamples=resamples, seed=seed),
+        top5=float((rank_n <= 5).mean()) if len(class_names) > 5 else None,
+        mean_class_top1=float(np.mean(shares)),
+        per_class=_per_class(right_n, truth_n, class_names),
+        confusion=confusion_cc.tolist(),
+        class_names=list(class_names),
+    )
+
+
+def _per_class(
+    right_n: NDArray[Any], truth_n: NDArray[Any], class_names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    table = {}
+    for c in np.unique(truth_n):
+        own_n = right_n[truth_n == c]
+        share = wilson(int(own_n.sum()), len(own_n))
+        table[class_names[c]] = {
+            "clips": len(own_n),
+            "top1": share.value,
+            "low": share.low,
+            "high": share.high,
+        }
+    return table
+
+
+def retrieval(score_qn: Tensor, right_qn: Tensor) -> Retrieval:
+    """Judge one direction of retrieval.
+
+    A caption is often shared by all clips of a class. Then any clip that carries it is a right
+    answer, and the rank is that of the best of them; ``right_per_query`` tells how many there
+    were. Queries without a right answer in the gallery are not asked.
+
+    Args:
+        score_qn: float (queries, gallery), higher is better.
+        right_qn: bool (queries, gallery).
+
+    Raises:
+        ValueError: no query has a right answer.
+    """
+    asked_q = right_qn.any(dim=1)
+    if not bool(asked_q.any()):
+        raise ValueError("no query has a right answer in the gallery")
+    score_qn, right_qn = score_qn[asked_q], right_qn[asked_q]
+    rank_q = ranks(score_qn, right_qn)
+    return Retrieval(
+        queries=len(rank_q),
+        gallery=int(score_qn.shape[1]),
+        right_per_query=float(right_qn.float().sum(dim=1).mean()),
+        recall={f"R@{k}": float((rank_q <= k).mean()) for k in (1, 5, 10)},
+        median_rank=float(np.median(rank_q)),
+    )
+
+
+def draw_episodes(
+    train_label_n: NDArray[Any],
+    test_label_n: NDArray[Any],
+    classes: Sequence[int],
+    *,
+    ways: int = 5,
+    shots: Sequence[int] = (1, 2, 4, 8),
+    queries: int = 5,
+    episodes: int = 200,
+    seed: int = 0,
+) -> Episodes:
+    """Draw k-shot episodes: support from the training split, queries from the test split.
+
+    The same classes serve every number of shots, and the support of fewer shots is part of that
+    of more, so the numbers compare. A number of shots that would leave fewer classes than the
+    smallest number does (up to ``ways``) is dropped; where fewer than ``ways`` classes qualify,
+    an episode has that many ways.
+
+    Args:
+        train_label_n: int (N,), class of each training clip.
+        test_label_n: int (N,), class of each test clip.
+        classes: classes to draw from.
+        ways: classes of an episode.
+        shots: support clips a class.
+        queries: test clips a class.
+        episodes: how many.
+        seed: of the draws.
+
+    Raises:
+        ValueError: fewer than two classes have clips enough for the smallest number of shots.
+    """
+    train_of = {c: np.flatnonzero(train_label_n == c) for c in classes}
+    test_of = {c: np.flatnonzero(test_label_n == c) for c in classes}
+
+    def enough(k: int) -> list[int]:
+        return [c for c in classes if len(train_of[c]) >= k and len(test_of[c]) >= queries]
+
+    target = min(ways, len(enough(min(shots))))
+    if target < 2:
+        raise ValueError(
+            f"k-shot episodes need 2 classes with {min(shots)} training and {queries} test clips, "
+            f"found {target}"
+        )
+    usable = sorted(k for k in set(shots) if len(enough(k)) >= target)
+    found, most = enough(usable[-1]), usable[-1]
+    rng = np.random.default_rng(seed)
+    class_ew = np.stack([rng.permutation(found)[:target] for _ in range(episodes)])
+    support_ewk = _draw(rng, train_of, class_ew, most)
+    return Episodes(
+        classes=tuple(found),
+        left_out=tuple(c for c in classes if c not in found),
+        ways=target,
+        queries=queries,
+        class_ew=class_ew,
+        support={k: support_ewk[:, :, :k] for k in usable},
+        query_ewq=_draw(rng, test_of, class_ew, queries),
+    )
+
+
+def _draw(
+    rng: np.random.Generator,
+    clips_of: dict[int, NDArray[Any]],
+    class_ew: NDArray[Any],
+    count: int,
+) -> NDArray[np.int64]:
+    drawn = [[rng.permutation(clips_of[c])[:count] for c in class_w] for class_w in class_ew]
+    return np.asarray(drawn, dtype=np.int64)
+
+
+def fit_linear(
+    x_end: Tensor, label_en: Tensor, start_ecd: Tensor, *, penalty: float = 1.0, steps: int = 100
+) -> Tensor:
+    """Fit E softmax classifiers at once, each kept near its start.
+
+    Minimises, for each e, ``sum_n cross_entropy(x W', label) + penalty / 2 |W - start|^2``:
+    logistic regression if the start is 0, a text-initialised linear probe if the start is the
+    class texts. Convex, solved by L-BFGS in float64, so it is deterministic.
+
+    Args:
+        x_end: float (E, N, D) features.
+        label_en: int64 (E, N), 0 to C - 1.
+        start_ecd: float (E, C, D), where the weights start and what the penalty pulls them to.
+        penalty: strength of the pull; 1 is the usual default of logistic regression.
+        steps: L-BFGS iterations at most.
+
+    Returns:
+        weights: float64 (E, C, D).
+
+    Source: J. Silva-Rodriguez et al., "A Closer Look at the Few-Shot Adaptation of Large
+    Vision-Language Models", arXiv:2312.12730.
+    """
+    x_end, start_ecd = x_end.double(), start_ecd.double()
+    with torch.enable_grad():
+        weight_ecd = start_ecd.clone().requires_grad_()
+        solver = torch.optim.LBFGS(
+            [weight_ecd], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            solver.zero_grad()
+            logit_enc = x_end @ weight_ecd.transpose(1, 2)
+            error = torch.nn.functional.cross_entropy(
+                logit_enc.flatten(0, 1), label_en.flatten(), reduction="sum"
+            )
+            loss: Tensor = error + penalty / 2 * (weight_ecd - start_ecd).square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        solver.step(closure)  # type: ignore[no-untyped-call]
+    return weight_ecd.detach()
+
+
+def few_shot(
+    train_nd: Tensor,
+    test_nd: Tensor,
+    start_cd: Tensor,
+    episodes: Episodes,
+    group_n: Sequence[str],
+    *,
+    from_text: bool,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> FewShot:
+    """Judge features on k-shot episodes with a linear classifier on frozen features.
+
+    Args:
+        train_nd: float (N, D), features of the training clips, already scaled.
+        test_nd: float (N, D), features of the test clips, already scaled.
+        start_cd: float (C, D), start of each class's weights: its text embedding, or 0.
+        episodes: which clips to use.
+        group_n: group of each test clip.
+        from_text: whether the start means something, so that 0 shots can be judged too.
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    result = FewShot()
+    start_ewd = start_cd[torch.from_numpy(episodes.class_ew)].double()
+    query_ewqd = test_nd[torch.from_numpy(episodes.query_ewq)].double()
+    for k in ([0] if from_text else []) + list(episodes.support):
+        weight_ewd = start_ewd
+        if k:
+            support_ewkd = train_nd[torch.from_numpy(episodes.support[k])]
+            label_en = torch.arange(episodes.ways).repeat_interleave(k)
+            label_en = label_en.expand(len(start_ewd), -1)
+            weight_ewd = fit_linear(support_ewkd.flatten(1, 2), label_en, start_ewd)
+        right_ewq = _right_answers(query_ewqd, weight_ewd)
+        result.top1[k] = _over_episodes(right_ewq)
+        result.by_group[k] = _over_groups(right_ewq, episodes, group_n, resamples, seed)
+    return result
+
+
+def _right_answers(query_ewqd: Tensor, weight_ewd: Tensor) -> NDArray[np.bool_]:
+    ways = weight_ewd.shape[1]
+    score_ewqc = torch.einsum("ewqd,ecd->ewqc", query_ewqd, weight_ewd)
+    right_ewqc = torch.eye(ways, dtype=torch.bool)[None, :, None].expand_as(score_ewqc)
+    rank = ranks(score_ewqc.flatten(0, 2), right_ewqc.flatten(0, 2))
+    right: NDArray[np.bool_] = rank.reshape(score_ewqc.shape[:3]) == 1
+    return right
+
+
+def _over_episodes(right_ewq: NDArray[np.bool_]) -> Estimate:
+    share_e = right_ewq.mean(axis=(1, 2))
+    half = _Z95 * float(share_e.std(ddof=1)) / math.sqrt(len(share_e)) if len(share_e) > 1 else 0.5
+    mean = float(share_e.mean())
+    return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half))
+
+
+def _over_groups(
+    right_ewq: NDArray[np.bool_],
+    episodes: Episodes,
+    group_n: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Estimate:
+    asked_n = np.bincount(episodes.query_ewq.ravel(), minlength=len(group_n))
+    right_n = np.bincount(
+        episodes.query_ewq.ravel(), weights=right_ewq.ravel(), minlength=len(group_n)
+    )
+    used_n = asked_n > 0
+    return bootstrap_groups(
+        right_n[used_n] / asked_n[used_n],
+        [group for group, used in zip(group_n, used_n, strict=True) if used],
+        weight_n=asked_n[used_n],
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def shared_groups(
+    train_groups: Sequence[str | None], test_groups: Sequence[str | None]
+) -> tuple[str, ...]:
+    """Groups with clips on both sides of a split; clips without a group are not compared."""
+    both = {g for g in train_groups if g} & {g for g in test_groups if g}
+    return tuple(sorted(both))

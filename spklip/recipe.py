@@ -1,0 +1,190 @@
+"""What a training recipe says: one frozen dataclass a section, one sentence a field."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from spikedata.recipe import load_recipe, parse_recipe, to_dict
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which clips, and which ticks of them, the model sees."""
+
+    path: str | None = None
+    """Store, packed file or Hub data set (``user/name``); empty: what was packed here last."""
+    classes: tuple[str, ...] = ()
+    """Class names to use; empty means all of them."""
+    train_split: str = "train"
+    """Split to learn from."""
+    test_split: str = "test"
+    """Split to be judged on; never seen in training."""
+    shots: int | None = None
+    """Train on this many clips of each class instead of all of them (few-shot fine-tuning)."""
+    window_ticks: int = 250
+    """Ticks of a clip that the model sees at once, all segments together."""
+    segments: int = 1
+    """Pieces the window is cut into, spread evenly over the clip."""
+    sampling: Literal["random", "uniform", "center", "start"] = "random"
+    """Where a training window lies in its clip."""
+    workers: int = 0
+    """Processes that read clips ahead; 0 reads in the training process."""
+    seed: int = 0
+    """Seed of the windows and of the choice of ``shots``."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "window_ticks", "segments", "shots")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+        if self.window_ticks % self.segments:
+            raise ValueError(
+                f"window_ticks {self.window_ticks} does not divide into {self.segments} segments"
+            )
+        if self.train_split == self.test_split:
+            raise ValueError(f"train_split and test_split are both {self.test_split!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which network, and what it starts from."""
+
+    preset: Literal["tiny", "paper"] = "tiny"
+    """Size of the network."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of SpklipConfig that differ from the preset, for example ``pool_px: 4``."""
+    checkpoint: str | None = None
+    """Folder or Hub model to start from; its own config replaces ``preset`` and ``changes``."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and self.changes:
+            raise ValueError("changes cannot be combined with checkpoint, which has its own config")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """Which words stand for a clip and for a class."""
+
+    captions: Literal["store", "templates"] = "store"
+    """Train on the captions in the store, or on ``templates`` filled with the class name."""
+    templates: tuple[str, ...] = ("a video of {}",)
+    """Sentences whose ``{}`` is the class name in words; also for a class without captions."""
+
+    def __post_init__(self) -> None:
+        bad = [text for text in self.templates if "{}" not in text]
+        if bad or not self.templates:
+            raise ValueError(
+                f"templates need a {{}} for the class name, got {list(self.templates)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How the network learns."""
+
+    max_steps: int = 400
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Clips a step and process."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW (not on norms and biases)."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises from 0."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls afterwards."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of forward and backward; auto is bf16 on a GPU that has it, else fp32."""
+    log_every: int = 10
+    """Steps between two points of the curves."""
+    save_every: int = 200
+    """Steps between two checkpoints that ``--resume`` can start from."""
+    seed: int = 0
+    """Seed of the weights and of the order of clips."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
+        _positive(self, "log_every", "save_every")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise ValueError("warmup_steps and weight_decay must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """How the trained network is judged."""
+
+    windows: int = 4
+    """Windows of each clip whose embeddings are averaged."""
+    batch_size: int = 8
+    """Clips embedded at once."""
+    ways: int = 5
+    """Classes in a k-shot episode."""
+    shots: tuple[int, ...] = (1, 2, 4, 8)
+    """Training clips a class in a k-shot episode; limited by what the store holds."""
+    queries: int = 5
+    """Test clips a class in a k-shot episode."""
+    episodes: int = 200
+    """Episodes for each number of shots."""
+    held_out_classes: tuple[str, ...] = ()
+    """Classes kept out of training, so that k-shot episodes over them are over novel classes."""
+    resamples: int = 1000
+    """Bootstrap resamples, whole groups at a time, behind each 95% interval."""
+    leaks: Literal["refuse", "report"] = "refuse"
+    """What to do when a group has clips in training and in test."""
+    baselines: bool = True
+    """Whether to judge the mean-rate image and the firing-rate histogram beside the model."""
+    seed: int = 0
+    """Seed of windows, episodes and resamples."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "windows", "batch_size", "queries", "episodes", "resamples")
+        if self.ways < 2:
+            raise ValueError(f"ways must be 2 or more, got {self.ways}")
+        if not self.shots or min(self.shots) < 1:
+            raise ValueError(f"shots must be positive numbers, got {list(self.shots)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A whole training run: data, model, text, training and evaluation."""
+
+    data: DataConfig = DataConfig()
+    """Which clips, and which ticks of them."""
+    model: ModelConfig = ModelConfig()
+    """Which network."""
+    text: TextConfig = TextConfig()
+    """Which words."""
+    train: TrainConfig = TrainConfig()
+    """How it learns."""
+    eval: EvalConfig = EvalConfig()
+    """How it is judged."""
+
+
+def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, with ``section.key=value`` words applied on top.
+
+    Raises:
+        RecipeError: unreadable, an unknown key, or a value that does not fit.
+    """
+    return load_recipe(path, Recipe, overrides)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with ``section.key=value`` words applied on top.
+
+    Raises:
+        RecipeError: an unknown key, or a value that does not fit.
+    """
+    return parse_recipe(yaml.safe_dump(to_dict(recipe)), Recipe, overrides)
