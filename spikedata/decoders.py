@@ -5,6 +5,7 @@ decode. PyAV hands over the codec's own luma plane; the others convert to RGB fi
 that a frame was damaged.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ class Tally:
     """Packets that gave an error instead of a frame."""
     concealed: int = 0
     """Frames given that the decoder marks as damaged and patched up."""
+    packets: int = 0
+    """Packets that the container gave; 0 where the reader cannot tell."""
     cut_packets: int = 0
     """Packets that end before they should: the file was cut off."""
     problems: Counter[str] = field(default_factory=Counter)
@@ -154,6 +157,7 @@ class PyAVReader:
             if packet is None:
                 return
             if packet.size:
+                self.tally.packets += 1
                 self.tally.cut_packets += packet.is_corrupt
                 yield packet
 
@@ -312,6 +316,7 @@ class OpenCVReader:
 
     def _open(self) -> Any:
         cv2 = self._cv2
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else its FFmpeg writes to stderr
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
@@ -401,6 +406,10 @@ class DecordReader:
             except (self._error, RuntimeError) as error:
                 self.tally.failed += 1
                 self.tally.problems[_said(error)] += 1
+                return
+            if rgb_hwc.shape[2] != 3:  # below 32 px it takes line padding for channels
+                self.tally.failed += 1
+                self.tally.problems["too narrow for decord"] += 1
                 return
             self.tally.decoded += 1
             time_s = None

@@ -26,6 +26,8 @@ class Timing:
     """Frames a second: the container's where the times agree with it, else their average."""
     variable: bool
     """Frames are not evenly spaced."""
+    longest_gap_s: Fraction = Fraction(0)
+    """Longest time from one frame to the next, if the rate varies."""
 
 
 def as_rate(value: float | Fraction | None) -> Fraction | None:
@@ -64,7 +66,8 @@ def find_timing(
         if _is_even(times, float(1 / (rate * tick_s))):
             return Timing(rate=rate, variable=False)
     near = [rate for rate in rates if Fraction(9, 10) < rate / average < Fraction(11, 10)]
-    return Timing(rate=near[0] if near else average, variable=True)
+    gap_s = int(np.diff(times).max()) * tick_s
+    return Timing(rate=near[0] if near else average, variable=True, longest_gap_s=gap_s)
 
 
 def _is_even(times: NDArray[np.int64], spacing: float) -> bool:

@@ -27,6 +27,9 @@ _READERS: dict[str, type[PyAVReader] | type[OpenCVReader] | type[DecordReader]] 
     "opencv": OpenCVReader,
     "decord": DecordReader,
 }
+LONGEST_GAP_S = 3600
+"""Longest time between two frames that is believed; resampling would fill it with copies."""
+
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD")
 
 
@@ -197,6 +200,9 @@ class Video:
         timing, fps = self._reader.timing, as_rate(self._config.fps)
         if timing is None and fps is None:
             raise self._error("states no frame rate; give one (fps)")
+        if timing is not None and timing.longest_gap_s > LONGEST_GAP_S:
+            gap = float(timing.longest_gap_s)
+            raise self._error(f"a frame comes {gap:,.0f} s after the one before: damaged times")
         rate = fps or (timing.rate if timing else None)
         assert rate is not None
         self._source_rate = timing.rate if timing else rate
@@ -265,7 +271,8 @@ class Video:
 
         ``frames`` are those given out, ``frames_decoded`` those the decoder gave,
         ``frames_promised`` the header's claim, and ``frames_bad`` packets that failed plus frames
-        whose damage was concealed (these are kept).
+        whose damage was concealed (these are kept). ``packets_missing`` are promised frames that
+        the file holds no packet of; a promised frame whose packet says "as before" is not one.
         """
         reader, tally = self._reader, self._reader.tally
         account: dict[str, Any] = {
@@ -285,6 +292,8 @@ class Video:
             "source_height_px": self._source_hw[0],
             "source_width_px": self._source_hw[1],
         }
+        if tally.packets and reader.promised:
+            account["packets_missing"] = max(0, reader.promised - tally.packets)
         if self._fallback:
             account["fallback"] = self._fallback
         if self._config.resize not in (None, self._source_hw):
