@@ -1,0 +1,503 @@
+"""Any mix of stores, camera files and folders of them -> one Zarr, Parquet, HDF5 or .dat set.
+
+What is written is read back and compared bit for bit by digest before it takes its place, and
+what it replaces stays until then. One bad source never stops the others.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.camera import read_recording, write_recording
+from spikedata.catalog import Clip
+from spikedata.corpora.names import clip_id_of
+from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.parquet import (
+    ClipSource,
+    in_order,
+    open_parquet,
+    packed_bytes,
+    plan_shards,
+    write_shard,
+)
+from spikedata.recordings import (
+    METADATA_FILE,
+    RECORDING_SUFFIXES,
+    CameraOptions,
+    RecordingItem,
+    Recordings,
+    recordings_below,
+)
+from spikedata.store import StoreConfig, StoredClip, create_store, open_store
+from spikedata.stream import BitsHasher
+
+Format = Literal["zarr", "parquet", "hdf5", "dat"]
+
+DEFAULT_SOURCE = "spikes.zarr"
+DEFAULT_OUT: dict[Format, str] = {
+    "zarr": "packed.zarr",
+    "parquet": "packed.parquet",
+    "hdf5": "packed.h5",
+    "dat": "packed.dat",
+}
+DEFAULT_LEVEL: dict[Format, int] = {"zarr": 9, "parquet": 9, "hdf5": 4, "dat": 0}
+"""Effort of compression: it is done once, and read many times at the same speed."""
+
+STATE_FILE = ".spikedata.json"
+_HDF5_SUFFIXES = frozenset([".h5", ".hdf5"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackFailure:
+    """A source or clip that could not be packed, and why."""
+
+    id: str
+    """The clip's id, or the path where no clip was found."""
+    error: str
+    """One line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackStep:
+    """How far a run of :func:`pack` is."""
+
+    stage: Literal["write", "verify"]
+    done: int
+    total: int
+    id: str
+    """The clip just finished or given up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackReport:
+    """What a run of :func:`pack` did."""
+
+    out: Path
+    clips: int
+    packed_bytes: int
+    """Size of the bits, one bit a pixel and tick."""
+    stored_bytes: int
+    """Size of what was written."""
+    failures: tuple[PackFailure, ...]
+    notes: tuple[str, ...]
+    """What was odd about the sources."""
+
+
+def pack(
+    sources: Sequence[Path | str] = (),
+    *,
+    to: Format = "zarr",
+    out: Path | str | None = None,
+    camera: str | None = None,
+    flip: bool | None = None,
+    tick_rate_hz: float | None = None,
+    level: int | None = None,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Callable[[PackStep], None] | None = None,
+) -> PackReport:
+    """Pack clips into one data set and note its path in ``.spikedata.json`` of this directory.
+
+    Args:
+        sources: stores, Parquet folders, HDF5 files, ``.dat`` and ``.npz`` files, or folders of
+            these two (class folders give labels, ``metadata.jsonl`` gives more); default
+            ``spikes.zarr``.
+        to: what to write.
+        out: where; default ``packed.zarr``, ``packed.parquet``, ``packed.h5`` or ``packed.dat``.
+        camera: camera of ``.dat`` and ``.npz`` sources; see :func:`spikedata.camera.find_camera`.
+        flip: turn their rows upside down; default what the camera needs.
+        tick_rate_hz: their ticks a second; default the camera's.
+        level: effort of compression; default :data:`DEFAULT_LEVEL`.
+        overwrite: replace ``out``, once the new one is whole.
+        workers: clips packed at once, one thread each.
+        progress: called in this thread for each clip written and for each verified.
+
+    Returns:
+        Counts, and one :class:`PackFailure` for each source or clip that was left out.
+
+    Raises:
+        CorpusError: there is no source, or nothing in them could be packed.
+        StoreError: ``out`` exists, the disk is full, or what was written reads back differently.
+    """
+    out = Path(out or DEFAULT_OUT[to])
+    if (out.exists() or out.is_symlink()) and not overwrite:
+        raise StoreError(f"{out}: exists already. Give --overwrite to replace it")
+    found = _Found()
+    for source in sources or [_default_source()]:
+        found.add(Path(source), CameraOptions(camera, flip, tick_rate_hz))
+    if not found.clips:
+        reason = f": {found.failures[0].error}" if found.failures else ": no clips in it"
+        raise CorpusError(f"{', '.join(map(str, sources or [DEFAULT_SOURCE]))}{reason}")
+    run = _Run(found, progress or (lambda _: None), workers)
+    _write_aside(run, to, out, DEFAULT_LEVEL[to] if level is None else level)
+    _remember(out)
+    return PackReport(
+        out=out,
+        clips=len(run.written),
+        packed_bytes=sum(map(packed_bytes, run.written.values())),
+        stored_bytes=_size(out),
+        failures=tuple(found.failures),
+        notes=tuple(found.notes),
+    )
+
+
+def _write_aside(run: "_Run", to: Format, out: Path, level: int) -> None:
+    """Write, verify, and only then put into place."""
+    partial = out.with_name(out.name + ".partial")
+    try:
+        _remove(partial)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _WRITERS[to](run, partial, level)
+        if not run.written:
+            raise CorpusError(f"{out}: nothing could be packed: {run.found.failures[0].error}")
+        run.verify(partial, to)
+        _replace(partial, out)
+    except OSError as error:
+        raise StoreError(f"{out}: {error.strerror or error}; nothing was changed") from error
+    finally:
+        _remove(partial)
+
+
+def last_packed(directory: Path | str = ".") -> Path:
+    """What :func:`pack` wrote last from ``directory``.
+
+    Raises:
+        StoreError: nothing was packed here, or it is gone.
+    """
+    directory = Path(directory)
+    state = directory / STATE_FILE
+    try:
+        path = directory / str(json.loads(state.read_text(encoding="utf-8"))["packed"])
+    except FileNotFoundError:
+        raise StoreError(
+            f"{directory}: nothing was packed here yet. Run `spikedata pack --to zarr`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{state}: cannot be read: {error}") from error
+    if not path.exists():
+        raise StoreError(f"{path}: was packed last but is gone. Run `spikedata pack --to zarr`")
+    return path
+
+
+def open_clips(path: Path | str, to: Format | None = None) -> ClipSource:
+    """Open what holds packed clips: a store, a Parquet folder or file, or an HDF5 file.
+
+    Args:
+        path: where it is.
+        to: what it is; by default its name and content tell.
+
+    Raises:
+        StoreError: it is none of these, or malformed.
+    """
+    path = Path(path)
+    if to == "hdf5" or path.suffix in _HDF5_SUFFIXES:
+        from spikedata.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when it is needed
+
+        return Hdf5Store(path)
+    if to == "parquet" or _is_parquet(path):
+        return open_parquet(path)
+    return open_store(path)
+
+
+# --- sources ------------------------------------------------------------------------------------
+
+
+class _Found:
+    """Clips of all sources, seen as one source."""
+
+    def __init__(self) -> None:
+        self.clips: dict[str, StoredClip] = {}
+        self.failures: list[PackFailure] = []
+        self.notes: list[str] = []
+        self._readers: list[ClipSource] = []
+        self._reader_of: dict[str, ClipSource] = {}
+        self._folded: dict[str, str] = {}
+
+    def add(self, path: Path, options: CameraOptions) -> None:
+        """Add the clips below ``path``, or note why there are none."""
+        try:
+            reader = self._open(path, options)
+            clips = list(reader.clips.values())
+        except SpikeDataError as error:
+            self.failures.append(PackFailure(id=str(path), error=str(error)))
+            return
+        self._readers.append(reader)
+        if isinstance(reader, Recordings):
+            self.notes += reader.notes
+            self.failures += [PackFailure(id=key, error=text) for key, text in reader.failures]
+        for stored in clips:
+            other = self._folded.setdefault(stored.clip.id.casefold(), stored.clip.id)
+            if stored.clip.id in self.clips or other != stored.clip.id:
+                problem = f"{path}: clip {stored.clip.id} cannot be added beside {other}"
+                self.failures.append(PackFailure(id=stored.clip.id, error=problem))
+                continue
+            self.clips[stored.clip.id] = stored
+            self._reader_of[stored.clip.id] = reader
+
+    def _open(self, path: Path, options: CameraOptions) -> ClipSource:
+        if not path.exists():
+            raise CorpusError(f"{path}: no such file or folder")
+        if path.suffix in RECORDING_SUFFIXES and path.is_file():
+            clip = Clip(id=clip_id_of(path.stem), source={"name": path.name})
+            return Recordings([RecordingItem(clip, path, options)], path.parent)
+        is_set = _is_parquet(path) or path.suffix in _HDF5_SUFFIXES
+        if is_set or (path / "zarr.json").exists():
+            return open_clips(path)
+        if not path.is_dir():
+            raise CorpusError(f"{path}: is no store, and no .dat or .npz file")
+        return recordings_below(path, options)
+
+    @property
+    def name(self) -> str:
+        return self._readers[0].name if len(self._readers) == 1 else "spikes"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of a lone source; else all that there are, sorted."""
+        if len(self._readers) == 1:
+            return self._readers[0].class_names
+        return tuple(sorted({name for reader in self._readers for name in reader.class_names}))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        if len(self._readers) == 1:
+            return self._readers[0].recipe
+        return {"packed_from": [reader.recipe for reader in self._readers]}
+
+    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
+        """The clip's blocks; after the last one, an error if they are not the bits noted."""
+        noted = self.clips[clip_id].bits_sha256
+        hasher = BitsHasher()
+        for block_ghw in self._reader_of[clip_id].blocks(clip_id, ticks):
+            hasher.update(block_ghw)
+            yield block_ghw
+        if noted and hasher.hexdigest() != noted:
+            raise StoreError(
+                f"clip {clip_id}: its bits have SHA-256 {hasher.hexdigest()}, noted was {noted}"
+            )
+
+
+def _default_source() -> Path:
+    if not Path(DEFAULT_SOURCE).exists():
+        raise CorpusError(
+            f"{DEFAULT_SOURCE}: not here. Run `spikedata simulate VIDEOS` first, or name what to "
+            "pack: `spikedata pack RECORDINGS --camera vidar`"
+        )
+    return Path(DEFAULT_SOURCE)
+
+
+def _is_parquet(path: Path) -> bool:
+    if path.suffix == ".parquet" and path.is_file():
+        return True
+    return any(path.glob("data/*.parquet")) or any(path.glob("*.parquet"))
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One run over all clips: what was written, what was given up."""
+
+    def __init__(self, found: _Found, progress: Callable[[PackStep], None], workers: int) -> None:
+        self.found = found
+        self.workers = workers
+        self.written: dict[str, StoredClip] = {}
+        self._progress = progress
+        self._steps = 0
+
+    def done(self, stored: StoredClip) -> None:
+        self.written[stored.clip.id] = stored
+        self._step("write", stored, len(self.found.clips))
+
+    def failed(self, stored: StoredClip, error: Exception) -> None:
+        self.found.failures.append(PackFailure(id=stored.clip.id, error=str(error)))
+        self._step("write", stored, len(self.found.clips))
+
+    def each(self, work: Callable[[StoredClip], StoredClip]) -> None:
+        """Do ``work`` for each clip, several at once; problems with a source are noted."""
+        for stored, outcome in in_order(work, self.found.clips.values(), self.workers):
+            if isinstance(outcome, SpikeDataError):
+                self.failed(stored, outcome)
+            elif isinstance(outcome, Exception):
+                raise outcome
+            else:
+                self.done(outcome)
+
+    def verify(self, path: Path, to: Format) -> None:
+        """Read everything back and compare digests.
+
+        Raises:
+            StoreError: a clip is missing or differs.
+        """
+        self._steps = 0
+        back = _DatFolder(path, self.written) if to == "dat" else open_clips(path, to)
+        if set(back.clips) != set(self.written):
+            raise StoreError(f"{path}: {len(back.clips)} of {len(self.written)} clips read back")
+
+        def check(stored: StoredClip) -> None:
+            hasher = BitsHasher()
+            for block_ghw in back.blocks(stored.clip.id):
+                hasher.update(block_ghw)
+            if hasher.hexdigest() != stored.bits_sha256:
+                raise StoreError(f"{path}: clip {stored.clip.id} reads back with other bits")
+
+        for stored, outcome in in_order(check, self.written.values(), self.workers):
+            if isinstance(outcome, Exception):
+                raise outcome
+            self._step("verify", stored, len(self.written))
+
+    def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
+        self._steps += 1
+        self._progress(PackStep(stage=stage, done=self._steps, total=total, id=stored.clip.id))
+
+
+def _write_zarr(run: _Run, path: Path, level: int) -> None:
+    found = run.found
+    with create_store(
+        path,
+        recipe=found.recipe,
+        class_names=found.class_names,
+        name=found.name,
+        options=StoreConfig(zstd_level=level),
+    ) as writer:
+
+        def copy(stored: StoredClip) -> StoredClip:
+            with writer.clip(
+                stored.clip,
+                height_px=stored.height_px,
+                width_px=stored.width_px,
+                tick_rate_hz=stored.tick_rate_hz,
+            ) as target:
+                for block_ghw in found.blocks(stored.clip.id):
+                    target.append(block_ghw)
+                return target.finish(ticks=stored.ticks, attributes=stored.attributes)
+
+        run.each(copy)
+
+
+def _write_parquet(run: _Run, path: Path, level: int) -> None:
+    for shard in plan_shards(run.found):
+        write_shard(
+            run.found,
+            shard,
+            path / shard.name,
+            level=level,
+            workers=run.workers,
+            done=run.done,
+            failed=run.failed,
+        )
+
+
+def _write_hdf5(run: _Run, path: Path, level: int) -> None:
+    from spikedata.hdf5 import write_hdf5  # noqa: PLC0415  h5py loads when it is needed
+
+    write_hdf5(run.found, path, level=level, workers=run.workers, done=run.done, failed=run.failed)
+
+
+def _write_dat(run: _Run, path: Path, level: int) -> None:
+    """Upright planes, little-endian, without padding: the camera ``HxW``; ``level`` is not used."""
+    path.mkdir()
+
+    def write(stored: StoredClip) -> StoredClip:
+        file = path / _dat_name(stored)
+        file.parent.mkdir(exist_ok=True)
+        hasher = BitsHasher()
+
+        def hashed() -> Iterator[NDArray[np.uint8]]:
+            for block_ghw in run.found.blocks(stored.clip.id):
+                hasher.update(block_ghw)
+                yield block_ghw
+
+        write_recording(file, hashed(), _plain_camera(stored), ticks=stored.ticks)
+        return replace(stored, bits_sha256=hasher.hexdigest())
+
+    run.each(write)
+    lines = [json.dumps(_metadata_entry(run.written[key])) for key in sorted(run.written)]
+    (path / METADATA_FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+_WRITERS: dict[Format, Callable[[_Run, Path, int], None]] = {
+    "zarr": _write_zarr,
+    "parquet": _write_parquet,
+    "hdf5": _write_hdf5,
+    "dat": _write_dat,
+}
+
+
+def _plain_camera(stored: StoredClip) -> str:
+    return f"{stored.height_px}x{stored.width_px}"
+
+
+def _dat_name(stored: StoredClip) -> str:
+    folder = f"{clip_id_of(stored.clip.label)}/" if stored.clip.label else ""
+    return f"{folder}{stored.clip.id}.dat"
+
+
+def _metadata_entry(stored: StoredClip) -> dict[str, Any]:
+    clip = stored.clip.to_dict()
+    about = {key: clip[key] for key in ("id", "label", "captions", "split", "group", "licence")}
+    return (
+        {"file_name": _dat_name(stored)}
+        | about
+        | {
+            "camera": _plain_camera(stored),
+            "ticks": stored.ticks,
+            "tick_rate_hz": stored.tick_rate_hz,
+            "bits_sha256": stored.bits_sha256,
+        }
+    )
+
+
+class _DatFolder:
+    """A folder of .dat files just written, read back."""
+
+    def __init__(self, path: Path, written: Mapping[str, StoredClip]) -> None:
+        self.name, self.class_names, self.recipe = path.name, (), dict[str, Any]()
+        self.clips = {key: s for key, s in written.items() if (path / _dat_name(s)).is_file()}
+        self._path = path
+
+    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
+        stored = self.clips[clip_id]
+        path = self._path / _dat_name(stored)
+        return read_recording(path, _plain_camera(stored)).blocks(ticks)
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Put ``partial`` in the place of ``out``; the old one goes last."""
+    old = out.with_name(out.name + ".replaced")
+    _remove(old)
+    if out.exists() or out.is_symlink():
+        out.rename(old)
+    partial.rename(out)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _remember(out: Path) -> None:
+    here = Path.cwd()
+    path = out.resolve()
+    text = path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+    state = here / STATE_FILE
+    partial = state.with_name(STATE_FILE + ".partial")
+    partial.write_text(json.dumps({"packed": text}) + "\n", encoding="utf-8")
+    partial.replace(state)

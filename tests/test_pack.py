@@ -1,0 +1,232 @@
+"""Packing: every kind of source to every format, bit for bit; failures leave all as it was."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spikedata.catalog import Clip
+from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.pack import DEFAULT_OUT, last_packed, open_clips, pack
+from spikedata.store import create_store
+from spikedata.stream import pack_ticks
+
+FORMATS = ["zarr", "parquet", "hdf5", "dat"]
+
+
+def planes_of(number: int) -> np.ndarray:
+    """Clip ``number``: its own size, and a tick count that is no multiple of eight."""
+    rng = np.random.default_rng(number)
+    shape = (301 + 8 * number, 12 + number, 17)
+    return (rng.random(shape) < 0.3).astype(np.uint8)
+
+
+def make_store(path: Path, count: int = 3, name: str = "toy") -> dict[str, np.ndarray]:
+    planes = {f"{name}_{i}": planes_of(i) for i in range(count)}
+    with create_store(path, recipe={"k": 1}, class_names=["walk", "run"], name=name) as writer:
+        for i, (clip_id, planes_thw) in enumerate(planes.items()):
+            clip = Clip(
+                id=clip_id,
+                label=["run", "walk", None][i % 3],
+                captions=("a person moves", "somebody"),
+                split=["train", "test", None][i % 3],
+                group=f"g{i}",
+                licence="CC-BY-4.0",
+                source={"name": f"{clip_id}.avi", "sha256": f"{i:064x}"},
+            )
+            _, height, width = planes_thw.shape
+            with writer.clip(clip, height_px=height, width_px=width, tick_rate_hz=250.0) as out:
+                out.append(pack_ticks(planes_thw))
+                out.finish(ticks=len(planes_thw), attributes={"sensor": {"threshold": 2.0}})
+    return planes
+
+
+def planes_in(path: Path) -> dict[str, np.ndarray]:
+    source = open_clips(path)
+    return {
+        key: np.unpackbits(
+            np.concatenate(list(source.blocks(key, 64))),
+            axis=0,
+            count=stored.ticks,
+            bitorder="little",
+        )
+        for key, stored in source.clips.items()
+    }
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert sorted(found) == sorted(wanted)
+    for key, planes_thw in wanted.items():
+        assert np.array_equal(found[key], planes_thw), key
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_working_store_packs_to_every_format_and_back(here, to, workers):
+    planes = make_store(here / "spikes.zarr")
+    steps = []
+
+    report = pack(to=to, workers=workers, progress=steps.append)
+
+    assert (report.out, report.clips, report.failures) == (Path(DEFAULT_OUT[to]), 3, ())
+    assert [step.stage for step in steps] == ["write"] * 3 + ["verify"] * 3
+    assert (steps[-1].done, steps[-1].total) == (3, 3)
+    assert last_packed(here) == here / DEFAULT_OUT[to]
+    pack([DEFAULT_OUT[to]], to="zarr", out="back.zarr")
+    assert_same(planes_in(Path("back.zarr")), planes)
+
+
+@pytest.mark.parametrize("to", ["zarr", "parquet", "hdf5"])
+def test_all_that_is_known_of_a_clip_is_packed_too(here, to):
+    make_store(here / "spikes.zarr")
+    pack(to=to)
+    before, after = open_clips("spikes.zarr"), open_clips(DEFAULT_OUT[to])
+    assert dict(after.clips) == dict(before.clips)
+    assert after.class_names == before.class_names == ("walk", "run")
+    assert (after.name, after.recipe) == ("toy", {"k": 1})
+
+
+def test_a_dat_folder_keeps_labels_captions_splits_and_camera(here):
+    make_store(here / "spikes.zarr")
+    pack(to="dat")
+    assert sorted(p.as_posix() for p in Path("packed.dat").rglob("*.dat")) == [
+        "packed.dat/run/toy_0.dat",
+        "packed.dat/toy_2.dat",
+        "packed.dat/walk/toy_1.dat",
+    ]
+    raw = np.fromfile("packed.dat/walk/toy_1.dat", np.uint8).reshape(309, -1)
+    bits = np.unpackbits(raw, axis=1, count=13 * 17, bitorder="little")
+    assert np.array_equal(bits.reshape(309, 13, 17), planes_of(1))
+    pack(["packed.dat"], out="back.zarr")
+    before, after = open_clips("spikes.zarr"), open_clips("back.zarr")
+    for key, stored in before.clips.items():
+        told = after.clips[key]
+        assert (told.clip.label, told.clip.captions) == (stored.clip.label, stored.clip.captions)
+        assert (told.clip.split, told.clip.group) == (stored.clip.split, stored.clip.group)
+        assert (told.bits_sha256, told.tick_rate_hz) == (stored.bits_sha256, 250.0)
+
+
+def test_camera_folders_give_labels_and_one_bad_file_stops_nothing(here):
+    planes = np.random.default_rng(0).integers(0, 2, (19, 250, 400), np.uint8)
+    for name in ("wave/a.dat", "wave/b.dat", "clap/c.dat"):
+        path = here / "rec" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(np.packbits(planes[:, ::-1], axis=2, bitorder="little").tobytes())
+    (here / "rec" / "clap" / "bad.dat").write_bytes(bytes(24))
+
+    report = pack(["rec"], camera="vidar", to="zarr")
+
+    assert report.clips == 3
+    assert [failure.id for failure in report.failures] == ["clap__bad"]
+    assert "24 bytes is not a whole number of 400x250 planes" in report.failures[0].error
+    packed = open_clips("packed.zarr")
+    assert packed.class_names == ("clap", "wave")
+    assert packed.clips["wave__a"].clip.captions == ("a video of wave",)
+    assert packed.clips["wave__a"].tick_rate_hz == 20_000
+    assert np.array_equal(planes_in(Path("packed.zarr"))["wave__b"], planes)
+    pack(["rec"], camera="vidar", flip=False, to="zarr", overwrite=True)
+    assert np.array_equal(planes_in(Path("packed.zarr"))["wave__b"], planes[:, ::-1])
+
+
+def test_sources_of_all_kinds_mix(here):
+    planes = make_store(here / "spikes.zarr")
+    other = make_store(here / "other.zarr", name="other")
+    pack(["other.zarr"], to="hdf5", out="other.h5")
+    np.savez(here / "uhsr.npz", spk=planes_of(5), label=3, label_name="kite.jpg")
+    report = pack(["spikes.zarr", "other.h5", "uhsr.npz"], camera="uhsr", to="parquet")
+    assert report.clips == 7
+    assert_same(planes_in(report.out), planes | other | {"uhsr": planes_of(5)})
+    assert open_clips(report.out).clips["uhsr"].clip.source["label"] == "kite.jpg"
+    assert open_clips(report.out).class_names == ("run", "walk")
+
+
+def test_a_damaged_clip_is_left_out_and_told(here):
+    planes = make_store(here / "spikes.zarr")
+    shard = here / "spikes.zarr" / "clips" / "toy_1" / "c.0.0.0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    shard.write_bytes(data)
+    for to in FORMATS:
+        report = pack(to=to)
+        assert [failure.id for failure in report.failures] == ["toy_1"], to
+        assert report.clips == 2
+        if to != "dat":
+            found = planes_in(report.out)
+            assert_same(found, {key: planes[key] for key in ("toy_0", "toy_2")})
+
+
+def test_clips_of_one_name_are_not_mixed_up(here):
+    planes = make_store(here / "spikes.zarr")
+    make_store(here / "again.zarr", count=1)
+    report = pack(["spikes.zarr", "again.zarr"])
+    assert [failure.error for failure in report.failures] == [
+        "again.zarr: clip toy_0 cannot be added beside toy_0"
+    ]
+    assert_same(planes_in(report.out), planes)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_is_there_needs_overwrite_and_survives_a_failure(here, to):
+    make_store(here / "spikes.zarr", count=1)
+    pack(to=to)
+    before = {p: p.read_bytes() for p in Path(DEFAULT_OUT[to]).rglob("*") if p.is_file()}
+    with pytest.raises(StoreError, match="exists already. Give --overwrite"):
+        pack(to=to)
+    for shard in (here / "spikes.zarr").glob("clips/*/c.*"):
+        shard.write_bytes(b"damaged")
+    with pytest.raises(SpikeDataError, match="nothing could be packed"):
+        pack(to=to, overwrite=True)
+    assert {p: p.read_bytes() for p in Path(DEFAULT_OUT[to]).rglob("*") if p.is_file()} == before
+    assert not list(here.glob("*.partial"))
+
+
+def test_overwrite_may_replace_the_source_itself(here):
+    planes = make_store(here / "spikes.zarr")
+    pack(["spikes.zarr"], out="spikes.zarr", overwrite=True, to="zarr")
+    assert_same(planes_in(here / "spikes.zarr"), planes)
+    assert sorted(p.name for p in here.iterdir()) == [".spikedata.json", "spikes.zarr"]
+
+
+def test_nothing_to_pack_says_what_to_run(here):
+    with pytest.raises(CorpusError, match="Run `spikedata simulate VIDEOS` first"):
+        pack()
+    with pytest.raises(CorpusError, match="nowhere: no such file or folder"):
+        pack(["nowhere"])
+    (here / "empty").mkdir()
+    with pytest.raises(CorpusError, match="holds no .dat or .npz file"):
+        pack(["empty"])
+    (here / "a.dat").write_bytes(bytes(8))
+    with pytest.raises(CorpusError, match="Give --camera NAME or HxW"):
+        pack(["a.dat"])
+    with pytest.raises(StoreError, match="nothing was packed here yet"):
+        last_packed(here)
+    assert sorted(p.name for p in here.iterdir()) == ["a.dat", "empty"]
+
+
+def test_last_packed_is_found_wherever_it_was_put(here, tmp_path_factory):
+    make_store(here / "spikes.zarr", count=1)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "set.zarr"
+    pack(out=elsewhere)
+    assert last_packed(here) == elsewhere
+    assert json.loads((here / ".spikedata.json").read_text()) == {"packed": str(elsewhere)}
+    elsewhere.rename(elsewhere.with_name("moved.zarr"))
+    with pytest.raises(StoreError, match="was packed last but is gone"):
+        last_packed(here)
+    (here / ".spikedata.json").write_text("[]")
+    with pytest.raises(StoreError, match="cannot be read"):
+        last_packed(here)
+
+
+def test_the_real_car_packs_and_comes_back(here, shared_data):
+    pack([shared_data / "recordings" / "car_250x400.dat"], camera="vidar", to="parquet")
+    pack(["packed.parquet"], to="dat")
+    raw = np.fromfile(shared_data / "recordings" / "car_250x400.dat", np.uint8)
+    back = np.fromfile("packed.dat/car_250x400.dat", np.uint8)
+    assert np.array_equal(back.reshape(200, 250, 50), raw.reshape(200, 250, 50)[:, ::-1])
