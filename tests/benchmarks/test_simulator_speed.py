@@ -1,0 +1,126 @@
+"""The numba simulator against the plain NumPy float loop, frames in memory.
+
+``python tests/benchmarks/test_simulator_speed.py`` prints one JSON line at full size, and so does
+pytest with ``SPIKEDATA_BENCH=full`` and ``-s``; otherwise pytest runs it at tiny size, checking the
+answers only. The loop holds each frame; ``linear`` is timed against that same, lesser, work.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from peers import float_loop
+
+from spikedata.simulator import SensorConfig, SensorState, simulate_ticks
+from spikedata.stream import pack_ticks
+
+
+@dataclass(frozen=True)
+class Size:
+    frames: int
+    height_px: int
+    width_px: int
+    rounds: int
+    repeats: int
+    """Runs of the fast side in a round: one alone is too short to time."""
+
+
+TINY = Size(frames=4, height_px=9, width_px=17, rounds=1, repeats=1)
+FULL = Size(frames=32, height_px=240, width_px=320, rounds=9, repeats=40)
+THREADS = min(2, os.cpu_count() or 1)
+K = 10
+
+
+def moving_light(size: Size) -> NDArray[np.uint8]:
+    """Waves that move a pixel a frame, with noise: uint8 (N, H, W)."""
+    n, y, x = np.ogrid[: size.frames, : size.height_px, : size.width_px]
+    wave_nhw = 110 + 90 * np.sin((x + n) / 9) * np.cos((y - n) / 7)
+    noise_nhw = np.random.default_rng(0).normal(0, 8, wave_nhw.shape)
+    return np.clip(wave_nhw + noise_nhw, 0, 255).astype(np.uint8)
+
+
+def sensor_of(interpolation: str) -> SensorConfig:
+    return SensorConfig(ticks_per_frame=K, interpolation=interpolation, start="zero")
+
+
+def run(
+    luma_nhw: NDArray[np.uint8], sensor: SensorConfig, backend: str = "numba"
+) -> NDArray[np.uint8]:
+    """All frames but the last, which only ends the last line; packed (G, H, W)."""
+    state = SensorState.initial(sensor, *luma_nhw.shape[1:], "clip")
+    ticks = (len(luma_nhw) - 1) * K
+    return simulate_ticks(
+        luma_nhw, state, sensor, ticks, backend=backend, threads=THREADS, flush=True
+    )[0]
+
+
+def check_answers(luma_nhw: NDArray[np.uint8]) -> None:
+    """Hold gives the float loop's bits, linear the reference's (on a corner of the picture)."""
+    hold, linear = sensor_of("hold"), sensor_of("linear")
+    loop_ghw = pack_ticks(float_loop(luma_nhw[:-1], K, hold.threshold))
+    np.testing.assert_array_equal(run(luma_nhw, hold), loop_ghw)
+    corner_nhw = luma_nhw[:, :40, :40]
+    want_ghw = run(corner_nhw, linear, backend="reference")
+    np.testing.assert_array_equal(run(luma_nhw, linear)[:, :40, :40], want_ghw)
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - began) / repeats
+
+
+def measure(size: Size) -> dict[str, object]:
+    """Check the answers, then time loop, hold, linear, loop, hold, linear ..."""
+    luma_nhw = moving_light(size)
+    check_answers(luma_nhw)
+    sensors = {name: sensor_of(name) for name in ("hold", "linear")}
+    took: dict[str, list[float]] = {"loop": [], **{name: [] for name in sensors}}
+    for _ in range(size.rounds):
+        took["loop"].append(seconds(lambda: float_loop(luma_nhw[:-1], K, 2.0), 1))
+        for name, sensor in sensors.items():
+            took[name].append(seconds(lambda s=sensor: run(luma_nhw, s), size.repeats))
+    pixel_ticks = (size.frames - 1) * K * size.height_px * size.width_px
+    ratios = {
+        name: [loop / ours for loop, ours in zip(took["loop"], took[name], strict=True)]
+        for name in sensors
+    }
+    return {
+        "benchmark": "numba simulator against the plain NumPy float loop",
+        "frames": size.frames - 1,
+        "height_px": size.height_px,
+        "width_px": size.width_px,
+        "ticks_per_frame": K,
+        "threads": THREADS,
+        "ratio_min_median_max": {name: spread(values) for name, values in ratios.items()},
+        "gpt_per_s_min_median_max": {
+            name: spread([pixel_ticks / t / 1e9 for t in times]) for name, times in took.items()
+        },
+        "device": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def spread(values: list[float]) -> list[float]:
+    return [round(f(values), 3) for f in (min, statistics.median, max)]
+
+
+def test_the_simulator_gives_the_float_loop_s_answer():
+    size = FULL if os.environ.get("SPIKEDATA_BENCH") == "full" else TINY
+    result = measure(size)
+    print(json.dumps(result))
+    assert set(result["ratio_min_median_max"]) == {"hold", "linear"}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(FULL)))

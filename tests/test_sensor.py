@@ -1,0 +1,230 @@
+"""SensorConfig, SensorState, and what simulate_ticks refuses."""
+
+import hashlib
+import subprocess
+import sys
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import sensors
+
+from spikedata.recipe import from_dict, to_dict
+from spikedata.simulator import SensorConfig, SensorState, simulate, simulate_ticks
+
+
+def test_threshold_and_full_scale_in_charge_units():
+    sensor = SensorConfig(threshold=2.0, ticks_per_frame=10)
+    assert sensor.full_charge_cu == 65535 * 20
+    assert sensor.threshold_cu == 2 * 65535 * 20
+    assert SensorConfig(threshold=0.1, ticks_per_frame=1).threshold_cu == 13107
+
+
+def test_the_identity_table_is_luma_times_257():
+    table = SensorConfig().light_table()
+    assert table.dtype == np.int32
+    np.testing.assert_array_equal(table, np.arange(256) * 257)
+
+
+def srgb_light(code):
+    if code <= Decimal("0.04045"):
+        return code / Decimal("12.92")
+    return ((code + Decimal("0.055")) / Decimal("1.055")) ** Decimal("2.4")
+
+
+def bt709_light(code):
+    if code < Decimal("0.081"):
+        return code / Decimal("4.5")
+    return ((code + Decimal("0.099")) / Decimal("1.099")) ** (1 / Decimal("0.45"))
+
+
+@pytest.mark.parametrize(("transfer", "light"), [("srgb", srgb_light), ("bt709", bt709_light)])
+def test_transfer_tables_are_the_standards_to_the_last_digit(transfer, light):
+    """40-digit arithmetic: no float decides a code."""
+    getcontext().prec = 40
+    want = [int((65535 * light(Decimal(y) / 255)).to_integral_value()) for y in range(256)]
+    np.testing.assert_array_equal(SensorConfig(transfer=transfer).light_table(), want)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "code_of"),
+    [
+        ("srgb", lambda v: 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055),
+        ("bt709", lambda v: 4.5 * v if v < 0.018 else 1.099 * v**0.45 - 0.099),
+    ],
+)
+def test_the_standards_camera_curves_lead_back_to_the_luma_code(transfer, code_of):
+    table = SensorConfig(transfer=transfer).light_table().tolist()
+    assert [round(255 * code_of(light / 65535)) for light in table] == list(range(256))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"threshold": 0.0}, "threshold must be a positive number, got 0.0"),
+        ({"threshold": -1.0}, "threshold must be a positive number, got -1.0"),
+        ({"threshold": float("nan")}, "threshold must be a positive number, got nan"),
+        ({"threshold": float("inf")}, "threshold must be a positive number, got inf"),
+        ({"threshold": 1e-9}, "less than one charge unit"),
+        ({"threshold": 5000.0}, "ticks_per_frame 10 the largest that fits is 1637.4"),
+        ({"ticks_per_frame": 0}, "ticks_per_frame must be at least 1, got 0"),
+        ({"ticks_per_frame": 2.5}, "ticks_per_frame must be a whole number, got 2.5"),
+        ({"ticks_per_frame": 20000}, "5461 is the largest that fits threshold 2.0"),
+        ({"seed": -1}, "seed must be from 0 to"),
+        ({"seed": 2**64}, "seed must be from 0 to"),
+        ({"interpolation": "cubic"}, "interpolation must be one of hold, linear, got 'cubic'"),
+        ({"reset": "none"}, "reset must be one of subtract, zero, got 'none'"),
+        ({"transfer": "gamma"}, "transfer must be one of identity, srgb, bt709, got 'gamma'"),
+        ({"start": "full"}, "start must be one of random, zero, got 'full'"),
+    ],
+)
+def test_impossible_sensors_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        SensorConfig(**values)
+
+
+@given(ticks_per_frame=st.integers(1, 16383))
+def test_the_largest_threshold_told_fits_and_a_little_more_does_not(ticks_per_frame):
+    with pytest.raises(ValueError, match="the largest that fits is") as refused:
+        SensorConfig(threshold=1e9, ticks_per_frame=ticks_per_frame)
+    largest = float(str(refused.value).split()[-1])
+    sensor = SensorConfig(threshold=largest, ticks_per_frame=ticks_per_frame)
+    assert sensor.threshold_cu - 1 + sensor.full_charge_cu <= 2**31 - 1
+    with pytest.raises(ValueError, match="overflows"):
+        SensorConfig(threshold=largest * 1.0001 + 1e-9, ticks_per_frame=ticks_per_frame)
+
+
+def test_the_largest_ticks_per_frame_told_fits_and_one_more_does_not():
+    assert SensorConfig(ticks_per_frame=5461).threshold == 2.0
+    with pytest.raises(ValueError, match="overflows"):
+        SensorConfig(ticks_per_frame=5462)
+
+
+@given(sensor=sensors())
+def test_a_sensor_survives_its_recipe(sensor):
+    assert from_dict(SensorConfig, to_dict(sensor)) == sensor
+
+
+class TestStart:
+    def residue(self, clip_id="clip", size_hw=(16, 16), **values):
+        return SensorState.initial(SensorConfig(**values), *size_hw, clip_id).residue_hw
+
+    def test_zero_start_is_empty(self):
+        assert not self.residue(start="zero").any()
+
+    def test_the_same_seed_and_clip_give_the_same_start(self):
+        np.testing.assert_array_equal(self.residue(seed=9), self.residue(seed=9))
+
+    @pytest.mark.parametrize("change", [{"seed": 1}, {"seed": 2**63}, {"clip_id": "clip2"}])
+    def test_another_seed_or_clip_gives_another_start(self, change):
+        same = np.mean(self.residue() == self.residue(**change))
+        assert same < 0.02  # 256 pixels; by chance 1 in 2.6 million each
+
+    def test_every_bit_of_the_seed_counts(self):
+        starts = {self.residue(seed=1 << bit).tobytes() for bit in range(64)}
+        assert len(starts | {self.residue(seed=0).tobytes()}) == 65
+
+    def test_long_clip_ids_that_differ_at_the_end_differ(self):
+        left, right = self.residue("x" * 190 + "1"), self.residue("x" * 190 + "2")
+        assert np.mean(left == right) < 0.02
+
+    def test_the_start_is_the_hash_that_is_described(self):
+        """Worked out in Python's own integers. Stores made elsewhere must come out the same."""
+
+        def mix(word):
+            word ^= word >> 16
+            word = word * 0x7FEB352D % 2**32
+            word ^= word >> 15
+            word = word * 0x846CA68B % 2**32
+            return word ^ word >> 16
+
+        digest = hashlib.sha256((7).to_bytes(8, "little") + b"\0start\0clip").digest()
+        first, second = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
+        words = [mix((mix((pixel + first) % 2**32) + second) % 2**32) for pixel in range(3)]
+        want = [word * (2 * 65535 * 20) // 2**32 for word in words]
+        assert want == [1464665, 2502071, 176634]
+        assert self.residue("clip", (1, 3), seed=7).tolist() == [want]
+        assert self.residue("clip", (3, 1), seed=7).T.tolist() == [want]
+
+    @pytest.mark.parametrize("values", [{}, {"threshold": 0.3}, {"ticks_per_frame": 5000}])
+    def test_the_start_is_uniform_below_the_threshold(self, values):
+        """Chi-square over 64 bins of 65,536 pixels: 63 degrees of freedom, sd sqrt(126)."""
+        sensor = SensorConfig(**values)
+        residue_hw = self.residue("uniform", (256, 256), **values)
+        assert residue_hw.min() >= 0
+        assert residue_hw.max() < sensor.threshold_cu
+        bins = np.bincount(residue_hw.ravel().astype(np.int64) * 64 // sensor.threshold_cu)
+        chi_square = float(((bins - 1024.0) ** 2 / 1024).sum())
+        assert abs(chi_square - 63) < 5 * 126**0.5
+
+    def test_neighbours_and_clips_are_not_correlated(self):
+        """Correlation of n independent pairs has standard deviation 1 / sqrt(n) = 0.0039."""
+        one_hw, other_hw = self.residue("a", (256, 256)), self.residue("b", (256, 256))
+        for left, right in [
+            (one_hw[:, 1:], one_hw[:, :-1]),
+            (one_hw[1:], one_hw[:-1]),
+            (one_hw, other_hw),
+        ]:
+            assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 5 * 0.0039
+
+
+class TestRefusals:
+    sensor = SensorConfig()
+    luma_nhw = np.zeros((3, 2, 4), np.uint8)
+
+    def run(self, luma_nhw=None, ticks=10, shape_hw=(2, 4), **options):
+        state = SensorState.initial(self.sensor, *shape_hw, "clip")
+        luma_nhw = self.luma_nhw if luma_nhw is None else luma_nhw
+        return simulate_ticks(luma_nhw, state, self.sensor, ticks, **options)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"luma_nhw": np.zeros((3, 2, 4))},
+                r"uint8 array \(N, H, W\), got float64 \(3, 2, 4\)",
+            ),
+            ({"luma_nhw": np.zeros((2, 4), np.uint8)}, r"\(N, H, W\), got uint8 \(2, 4\)"),
+            ({"luma_nhw": [[[0]]]}, r"got list"),
+            ({"shape_hw": (4, 2)}, r"frames are \(2, 4\) \(H, W\) but the state is \(4, 2\)"),
+            ({"ticks": -1}, "ticks must not be negative, got -1"),
+            ({"ticks": 21}, "21 ticks from tick 0 need 4 frames .*, got 3"),
+            ({"threads": 0}, "threads must be at least 1, got 0"),
+            ({"backend": "cuda"}, "backend must be one of auto, reference, numba, got 'cuda'"),
+        ],
+    )
+    def test_simulate_ticks_refuses(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            self.run(**arguments)
+
+    def test_simulate_refuses_frames_of_two_sizes(self):
+        blocks = [np.zeros((1, 2, 4), np.uint8), np.zeros((1, 4, 2), np.uint8)]
+        with pytest.raises(ValueError, match="after frames of"):
+            list(simulate(blocks, self.sensor, clip_id="clip"))
+
+    def test_simulate_refuses_blocks_of_less_than_a_group(self):
+        with pytest.raises(ValueError, match="block_ticks must be at least 8, got 7"):
+            list(simulate([], self.sensor, clip_id="clip", block_ticks=7))
+
+    def test_states_that_do_not_fit_are_refused(self):
+        with pytest.raises(ValueError, match="residue_hw must be int32"):
+            SensorState(np.zeros((2, 2)), 0, np.zeros((2, 2), np.uint8))
+        with pytest.raises(ValueError, match="pending_hw must be uint8"):
+            SensorState(np.zeros((2, 2), np.int32), 0, np.zeros((2, 3), np.uint8))
+        with pytest.raises(ValueError, match="tick must not be negative"):
+            SensorState(np.zeros((2, 2), np.int32), -1, np.zeros((2, 2), np.uint8))
+        with pytest.raises(ValueError, match="sizes must be positive"):
+            SensorState.initial(self.sensor, 0, 4, "clip")
+
+
+def test_importing_the_simulator_loads_neither_torch_nor_numba():
+    program = (
+        "import sys, spikedata.simulator\n"
+        "print([name for name in ('torch', 'numba', 'llvmlite') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
