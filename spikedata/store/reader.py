@@ -220,32 +220,39 @@ def read_groups(folder: Path, layout: ArrayLayout, first: int, end: int) -> NDAr
     Raises:
         RuleBrokenError: a shard or chunk is missing or damaged.
     """
-    from spikedata.store import bitplanes  # noqa: PLC0415  numba loads when bits are read
-
     pixels = layout.height_px * layout.width_px
-    band = layout.chunk_rows * layout.width_px
     packed_gp: NDArray[np.uint8] | None = None
-    planes_gp = np.empty((layout.chunk_groups, band), np.uint8)
     for shard in range(first // layout.shard_groups, -(-end // layout.shard_groups)):
         with ShardReader(folder, layout, shard) as reader:
             if packed_gp is None:  # only now is it known that there is something to read
                 packed_gp = np.empty((end - first, pixels), np.uint8)
             base = shard * layout.shard_groups
-            low, high = max(first, base), min(end, base + layout.shard_groups)
-            steps = range(
-                (low - base) // layout.chunk_groups, -(-(high - base) // layout.chunk_groups)
-            )
-            for step in steps:
-                begin = base + step * layout.chunk_groups
-                g0, g1 = max(low, begin), min(high, begin + layout.chunk_groups)
-                for row in range(layout.bands):
-                    bitplanes.to_time_first(reader.chunk_pg(step * layout.bands + row), planes_gp)
-                    p0, p1 = row * band, min((row + 1) * band, pixels)
-                    packed_gp[g0 - first : g1 - first, p0:p1] = planes_gp[
-                        g0 - begin : g1 - begin, : p1 - p0
-                    ]
+            low = max(0, first - base)
+            high = min(layout.shard_groups, end - base)
+            _fill(packed_gp[base + low - first :], reader, layout, low, high)
     assert packed_gp is not None
     return packed_gp.reshape(-1, layout.height_px, layout.width_px)
+
+
+def _fill(
+    out_gp: NDArray[np.uint8], reader: ShardReader, layout: ArrayLayout, low: int, high: int
+) -> None:
+    """Decode a shard's groups ``low`` to ``high`` into the first rows of ``out_gp``."""
+    from spikedata.store import bitplanes  # noqa: PLC0415  numba loads when bits are read
+
+    size, band = layout.chunk_groups, layout.chunk_rows * layout.width_px
+    chunk_gp = np.empty((size, band), np.uint8)
+    for step in range(low // size, -(-high // size)):
+        g0, g1 = max(low, step * size), min(high, (step + 1) * size)
+        for row in range(layout.bands):
+            chunk_pg = reader.chunk_pg(step * layout.bands + row)
+            target_gp = out_gp[g0 - low : g1 - low, row * band : (row + 1) * band]
+            if g1 - g0 == size and layout.bands == 1:  # nothing to cut off
+                bitplanes.to_time_first(chunk_pg, target_gp)
+            else:
+                bitplanes.to_time_first(chunk_pg, chunk_gp)
+                begin = g0 - step * size
+                target_gp[:] = chunk_gp[begin : begin + g1 - g0, : target_gp.shape[1]]
 
 
 def verify_bits(folder: Path, stored: StoredClip, layout: ArrayLayout) -> None:
