@@ -11,6 +11,8 @@ from spikedata.catalog import Clip
 from spikedata.corpora.names import captions_of
 from spikedata.errors import CorpusError
 
+_MOST_NOTES = 10
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusClip:
@@ -177,9 +179,12 @@ def describe(corpus: Corpus) -> list[str]:
     if torn:
         notes.append(f"{count(len(torn), 'group')} on both sides of the split: {_some(torn)}")
     split_of = {item.clip.id: item.clip.split for item in corpus.clips}
-    for same in find_duplicates(corpus):
+    duplicates = find_duplicates(corpus)
+    for same in duplicates[:_MOST_NOTES]:
         leak = " (on both sides of the split)" if len({split_of[i] for i in same}) > 1 else ""
-        notes.append(f"identical files{leak}: {', '.join(same)}")
+        notes.append(f"identical files{leak}: {_some(same)}")
+    if len(duplicates) > _MOST_NOTES:
+        notes.append(f"identical files: {len(duplicates) - _MOST_NOTES} more sets")
     return notes
 
 

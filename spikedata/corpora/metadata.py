@@ -68,7 +68,7 @@ def read_metadata(root: Path, videos: list[VideoFile]) -> Found:
         raise CorpusError(f"{paths[0]}: no entry can be used: {reason}")
     notes = refused[:_MOST_NOTES]
     if len(refused) > _MOST_NOTES:
-        notes.append(f"{count(len(refused) - _MOST_NOTES, 'more entry')} skipped likewise")
+        notes.append(f"{paths[0].name}: {len(refused) - _MOST_NOTES:,} more entries skipped")
     named = {item.clip.source["name"] for item in clips}
     spare = [video.name for video in videos if video.name not in named]
     if spare:
@@ -111,8 +111,12 @@ def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _clip(root: Path, metadata: Path, entry: dict[str, Any]) -> CorpusClip:
     parts = _safe_parts(entry.get("file_name", ""))
     path = metadata.parent.joinpath(*parts)
-    if not path.is_file():
-        raise _RefusedError(f"no file {'/'.join(parts)!r}")
+    try:
+        there = path.is_file()
+    except OSError as error:  # too long a name
+        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}: {error.strerror}") from error
+    if not there:
+        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}")
     below = path.relative_to(root).parts
     clip = Clip(
         id=_id(entry, below),
@@ -135,7 +139,7 @@ def _safe_parts(file_name: Any) -> tuple[str, ...]:
     if "\\" in file_name:
         raise _RefusedError(f"file_name {file_name!r} has backslashes; separate folders by '/'")
     path = PurePosixPath(file_name)
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[:1][0][1:2]:
+    if path.is_absolute() or ".." in path.parts or file_name[1:2] == ":":
         raise _RefusedError(f"file_name {file_name!r} leads out of the folder")
     if any(part.startswith(".") for part in path.parts) or not path.parts:
         raise _RefusedError(f"file_name {file_name!r} is hidden")
@@ -177,7 +181,10 @@ def _captions(entry: dict[str, Any]) -> tuple[str, ...]:
             continue
         if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
             raise _RefusedError(f"{key} must be text or a list of texts, got {value!r:.40}")
-        return tuple(line.strip() for line in value if line.strip())
+        lines = [" ".join(line.split()) for line in value]
+        if not all(line.isprintable() for line in lines):
+            raise _RefusedError(f"{key} {value!r:.40} holds control characters")
+        return tuple(line for line in lines if line)
     return ()
 
 
@@ -187,4 +194,7 @@ def _text(entry: dict[str, Any], key: str) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _RefusedError(f"{key} must be text, got {value!r:.40}")
-    return str(value).strip() or None
+    text = str(value).strip()
+    if not text.isprintable():
+        raise _RefusedError(f"{key} {value!r:.40} holds control characters")
+    return text or None
