@@ -1,8 +1,8 @@
-"""Counter-based draws: the same number for the same (seed, clip, term, pixel, tick), in any order.
+"""Counter-based draws: the same number for the same (seed, clip, term, pixel), in any order.
 
 A key of 64 bits stands for (seed, clip, term); it is derived once a clip with SHA-256, so all
-bits of a seed and of an id of any length count. A draw mixes the key with two counters by 32-bit
-integer arithmetic alone (wrapping), which every backend can do on its vectors.
+bits of a seed and of an id of any length count. A draw mixes the key with the pixel's number by
+32-bit integer arithmetic alone (wrapping), which every backend can do on its vectors.
 
 Source: the mixer is the two-multiplication hash "lowbias32" of Chris Wellons' hash prospector
 (public domain): https://nullprogram.com/blog/2018/07/31/.
@@ -39,20 +39,14 @@ def mix(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return words ^ (words >> np.uint32(16))
 
 
-def draw(
-    key: tuple[int, int], pixels: NDArray[np.uint32], tick: int | None = None
-) -> NDArray[np.uint32]:
+def draw(key: tuple[int, int], pixels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Uniform 32-bit words, one a pixel.
 
     Args:
         key: from :func:`draw_key`.
         pixels: uint32, any shape: the pixels' numbers, y * W + x.
-        tick: number of the tick, below 2**32; None for what does not change with time.
     """
-    words = mix(mix(pixels + np.uint32(key[0])) + np.uint32(key[1]))
-    if tick is None:
-        return words
-    return mix(words + np.uint32(tick))
+    return mix(mix(pixels + np.uint32(key[0])) + np.uint32(key[1]))
 
 
 def below(words: NDArray[np.uint32], limit: int) -> NDArray[np.int32]:
