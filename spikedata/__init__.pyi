@@ -1,3 +1,6 @@
+from .camera import CAMERAS as CAMERAS
+from .camera import read_recording as read_recording
+from .camera import write_recording as write_recording
 from .catalog import Clip as Clip
 from .convert import Failure as Failure
 from .convert import SimulationRecipe as SimulationRecipe
@@ -6,12 +9,19 @@ from .convert import simulate_corpus as simulate_corpus
 from .corpora import Corpus as Corpus
 from .corpora import CorpusClip as CorpusClip
 from .corpora import find_corpus as find_corpus
+from .corpora import spoken_name as spoken_name
 from .errors import RecipeError as RecipeError
 from .errors import SpikeDataError as SpikeDataError
 from .errors import StoreError as StoreError
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .loader import unpack_planes as unpack_planes
+from .pack import last_packed as last_packed
+from .pack import open_clips as open_clips
+from .pack import pack_clips as pack_clips
+from .recipe import from_dict as from_dict
+from .recipe import load_recipe as load_recipe
+from .recipe import to_dict as to_dict
 from .simulator import SensorConfig as SensorConfig
 from .simulator import SensorState as SensorState
 from .simulator import simulate as simulate
@@ -23,3 +33,5 @@ from .store import validate as validate
 from .stream import SpikeStream as SpikeStream
 from .video import VideoConfig as VideoConfig
 from .video import open_video as open_video
+from .view import report_html as report_html
+from .view import view_clip as view_clip

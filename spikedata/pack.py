@@ -65,7 +65,7 @@ class PackFailure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackStep:
-    """How far a run of :func:`pack` is."""
+    """How far a run of :func:`pack_clips` is."""
 
     stage: Literal["write", "verify"]
     done: int
@@ -76,7 +76,7 @@ class PackStep:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackReport:
-    """What a run of :func:`pack` did."""
+    """What a run of :func:`pack_clips` did."""
 
     out: Path
     clips: int
@@ -89,7 +89,7 @@ class PackReport:
     """What was odd about the sources."""
 
 
-def pack(
+def pack_clips(
     sources: Sequence[Path | str] = (),
     *,
     to: Format = "zarr",
@@ -165,7 +165,7 @@ def _write_aside(run: "_Run", to: Format, out: Path, level: int) -> None:
 
 
 def last_packed(directory: Path | str = ".") -> Path:
-    """What :func:`pack` wrote last from ``directory``.
+    """What :func:`pack_clips` wrote last from ``directory``.
 
     Raises:
         StoreError: nothing was packed here, or it is gone.

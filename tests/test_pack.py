@@ -8,7 +8,7 @@ import pytest
 
 from spikedata.catalog import Clip
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.pack import DEFAULT_OUT, last_packed, open_clips, pack
+from spikedata.pack import DEFAULT_OUT, last_packed, open_clips, pack_clips
 from spikedata.store import create_store
 from spikedata.stream import pack_ticks
 
@@ -73,20 +73,20 @@ def test_the_working_store_packs_to_every_format_and_back(here, to, workers):
     planes = make_store(here / "spikes.zarr")
     steps = []
 
-    report = pack(to=to, workers=workers, progress=steps.append)
+    report = pack_clips(to=to, workers=workers, progress=steps.append)
 
     assert (report.out, report.clips, report.failures) == (Path(DEFAULT_OUT[to]), 3, ())
     assert [step.stage for step in steps] == ["write"] * 3 + ["verify"] * 3
     assert (steps[-1].done, steps[-1].total) == (3, 3)
     assert last_packed(here) == here / DEFAULT_OUT[to]
-    pack([DEFAULT_OUT[to]], to="zarr", out="back.zarr")
+    pack_clips([DEFAULT_OUT[to]], to="zarr", out="back.zarr")
     assert_same(planes_in(Path("back.zarr")), planes)
 
 
 @pytest.mark.parametrize("to", ["zarr", "parquet", "hdf5"])
 def test_all_that_is_known_of_a_clip_is_packed_too(here, to):
     make_store(here / "spikes.zarr")
-    pack(to=to)
+    pack_clips(to=to)
     before, after = open_clips("spikes.zarr"), open_clips(DEFAULT_OUT[to])
     assert dict(after.clips) == dict(before.clips)
     assert after.class_names == before.class_names == ("walk", "run")
@@ -95,7 +95,7 @@ def test_all_that_is_known_of_a_clip_is_packed_too(here, to):
 
 def test_a_dat_folder_keeps_labels_captions_splits_and_camera(here):
     make_store(here / "spikes.zarr")
-    pack(to="dat")
+    pack_clips(to="dat")
     assert sorted(p.as_posix() for p in Path("packed.dat").rglob("*.dat")) == [
         "packed.dat/run/toy_0.dat",
         "packed.dat/toy_2.dat",
@@ -104,7 +104,7 @@ def test_a_dat_folder_keeps_labels_captions_splits_and_camera(here):
     raw = np.fromfile("packed.dat/walk/toy_1.dat", np.uint8).reshape(309, -1)
     bits = np.unpackbits(raw, axis=1, count=13 * 17, bitorder="little")
     assert np.array_equal(bits.reshape(309, 13, 17), planes_of(1))
-    pack(["packed.dat"], out="back.zarr")
+    pack_clips(["packed.dat"], out="back.zarr")
     before, after = open_clips("spikes.zarr"), open_clips("back.zarr")
     for key, stored in before.clips.items():
         told = after.clips[key]
@@ -121,7 +121,7 @@ def test_camera_folders_give_labels_and_one_bad_file_stops_nothing(here):
         path.write_bytes(np.packbits(planes[:, ::-1], axis=2, bitorder="little").tobytes())
     (here / "rec" / "clap" / "bad.dat").write_bytes(bytes(24))
 
-    report = pack(["rec"], camera="vidar", to="zarr")
+    report = pack_clips(["rec"], camera="vidar", to="zarr")
 
     assert report.clips == 3
     assert [failure.id for failure in report.failures] == ["clap__bad"]
@@ -131,16 +131,16 @@ def test_camera_folders_give_labels_and_one_bad_file_stops_nothing(here):
     assert packed.clips["wave__a"].clip.captions == ("a video of wave",)
     assert packed.clips["wave__a"].tick_rate_hz == 20_000
     assert np.array_equal(planes_in(Path("packed.zarr"))["wave__b"], planes)
-    pack(["rec"], camera="vidar", flip=False, to="zarr", overwrite=True)
+    pack_clips(["rec"], camera="vidar", flip=False, to="zarr", overwrite=True)
     assert np.array_equal(planes_in(Path("packed.zarr"))["wave__b"], planes[:, ::-1])
 
 
 def test_sources_of_all_kinds_mix(here):
     planes = make_store(here / "spikes.zarr")
     other = make_store(here / "other.zarr", name="other")
-    pack(["other.zarr"], to="hdf5", out="other.h5")
+    pack_clips(["other.zarr"], to="hdf5", out="other.h5")
     np.savez(here / "uhsr.npz", spk=planes_of(5), label=3, label_name="kite.jpg")
-    report = pack(["spikes.zarr", "other.h5", "uhsr.npz"], camera="uhsr", to="parquet")
+    report = pack_clips(["spikes.zarr", "other.h5", "uhsr.npz"], camera="uhsr", to="parquet")
     assert report.clips == 7
     assert_same(planes_in(report.out), planes | other | {"uhsr": planes_of(5)})
     assert open_clips(report.out).clips["uhsr"].clip.source["label"] == "kite.jpg"
@@ -154,7 +154,7 @@ def test_a_damaged_clip_is_left_out_and_told(here):
     data[len(data) // 3] ^= 0xFF
     shard.write_bytes(data)
     for to in FORMATS:
-        report = pack(to=to)
+        report = pack_clips(to=to)
         assert [failure.id for failure in report.failures] == ["toy_1"], to
         assert report.clips == 2
         if to != "dat":
@@ -165,7 +165,7 @@ def test_a_damaged_clip_is_left_out_and_told(here):
 def test_clips_of_one_name_are_not_mixed_up(here):
     planes = make_store(here / "spikes.zarr")
     make_store(here / "again.zarr", count=1)
-    report = pack(["spikes.zarr", "again.zarr"])
+    report = pack_clips(["spikes.zarr", "again.zarr"])
     assert [failure.error for failure in report.failures] == [
         "again.zarr: clip toy_0 cannot be added beside toy_0"
     ]
@@ -175,36 +175,36 @@ def test_clips_of_one_name_are_not_mixed_up(here):
 @pytest.mark.parametrize("to", FORMATS)
 def test_what_is_there_needs_overwrite_and_survives_a_failure(here, to):
     make_store(here / "spikes.zarr", count=1)
-    pack(to=to)
+    pack_clips(to=to)
     before = {p: p.read_bytes() for p in Path(DEFAULT_OUT[to]).rglob("*") if p.is_file()}
     with pytest.raises(StoreError, match="exists already. Give --overwrite"):
-        pack(to=to)
+        pack_clips(to=to)
     for shard in (here / "spikes.zarr").glob("clips/*/c.*"):
         shard.write_bytes(b"damaged")
     with pytest.raises(SpikeDataError, match="nothing could be packed"):
-        pack(to=to, overwrite=True)
+        pack_clips(to=to, overwrite=True)
     assert {p: p.read_bytes() for p in Path(DEFAULT_OUT[to]).rglob("*") if p.is_file()} == before
     assert not list(here.glob("*.partial"))
 
 
 def test_overwrite_may_replace_the_source_itself(here):
     planes = make_store(here / "spikes.zarr")
-    pack(["spikes.zarr"], out="spikes.zarr", overwrite=True, to="zarr")
+    pack_clips(["spikes.zarr"], out="spikes.zarr", overwrite=True, to="zarr")
     assert_same(planes_in(here / "spikes.zarr"), planes)
     assert sorted(p.name for p in here.iterdir()) == [".spikedata.json", "spikes.zarr"]
 
 
 def test_nothing_to_pack_says_what_to_run(here):
     with pytest.raises(CorpusError, match="Run `spikedata simulate VIDEOS` first"):
-        pack()
+        pack_clips()
     with pytest.raises(CorpusError, match="nowhere: no such file or folder"):
-        pack(["nowhere"])
+        pack_clips(["nowhere"])
     (here / "empty").mkdir()
     with pytest.raises(CorpusError, match="holds no .dat or .npz file"):
-        pack(["empty"])
+        pack_clips(["empty"])
     (here / "a.dat").write_bytes(bytes(8))
     with pytest.raises(CorpusError, match="Give --camera NAME or HxW"):
-        pack(["a.dat"])
+        pack_clips(["a.dat"])
     with pytest.raises(StoreError, match="nothing was packed here yet"):
         last_packed(here)
     assert sorted(p.name for p in here.iterdir()) == ["a.dat", "empty"]
@@ -213,7 +213,7 @@ def test_nothing_to_pack_says_what_to_run(here):
 def test_last_packed_is_found_wherever_it_was_put(here, tmp_path_factory):
     make_store(here / "spikes.zarr", count=1)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "set.zarr"
-    pack(out=elsewhere)
+    pack_clips(out=elsewhere)
     assert last_packed(here) == elsewhere
     assert json.loads((here / ".spikedata.json").read_text()) == {"packed": str(elsewhere)}
     elsewhere.rename(elsewhere.with_name("moved.zarr"))
@@ -225,8 +225,8 @@ def test_last_packed_is_found_wherever_it_was_put(here, tmp_path_factory):
 
 
 def test_the_real_car_packs_and_comes_back(here, shared_data):
-    pack([shared_data / "recordings" / "car_250x400.dat"], camera="vidar", to="parquet")
-    pack(["packed.parquet"], to="dat")
+    pack_clips([shared_data / "recordings" / "car_250x400.dat"], camera="vidar", to="parquet")
+    pack_clips(["packed.parquet"], to="dat")
     raw = np.fromfile(shared_data / "recordings" / "car_250x400.dat", np.uint8)
     back = np.fromfile("packed.dat/car_250x400.dat", np.uint8)
     assert np.array_equal(back.reshape(200, 250, 50), raw.reshape(200, 250, 50)[:, ::-1])

@@ -1,0 +1,395 @@
+"""The command `spikedata`: video or camera files in, labelled spike data sets out."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .common import (
+    STATUS_INTERRUPTED,
+    STATUS_USAGE,
+    as_table,
+    errors_in_one_line,
+    fail,
+    new_app,
+    progress_bar,
+    usage_errors_in_one_line,
+)
+
+if TYPE_CHECKING:
+    from spikedata import Corpus, SimulationRecipe
+
+app = new_app(
+    "Spike-camera data sets: simulate them from video, pack recordings, look, check, publish.\n\n"
+    "The usual way, in a folder that holds ucf101/:\n\n"
+    "\b\n"
+    "  spikedata simulate ucf101/ --threshold 2.0\n"
+    "  spikedata pack --to zarr\n"
+    "  spikedata push-hub\n"
+    "  spklip-train recipes/fewshot.yaml\n\n"
+    "No data at hand? `spikedata demo` draws some and runs the whole chain on it."
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Clips at once.  [default: all cores]")]
+StoreArgument = Annotated[Path, typer.Argument(help="Spike store (.zarr).")]
+SPIKES = Path("spikes.zarr")
+
+
+@app.command()
+def simulate(
+    corpus: Annotated[
+        Path,
+        typer.Argument(help="Folder of videos: UCF101, HMDB51, class folders or metadata.jsonl."),
+    ],
+    out: Annotated[Path, typer.Option(help="Store to write or continue.")] = SPIKES,
+    threshold: Annotated[
+        float, typer.Option(help="Ticks of full-scale light that fire one spike.")
+    ] = 2.0,
+    ticks_per_frame: Annotated[
+        int | None, typer.Option(help="Ticks between two frames.  [default: 10]")
+    ] = None,
+    tick_rate: Annotated[
+        float | None,
+        typer.Option(help="Ticks a second wanted, Hz, instead of --ticks-per-frame."),
+    ] = None,
+    interpolation: Annotated[
+        Literal["hold", "linear"], typer.Option(help="Light between two frames.")
+    ] = "linear",
+    reset: Annotated[
+        Literal["subtract", "zero"],
+        typer.Option(help="What a spike leaves: the surplus charge, or nothing."),
+    ] = "subtract",
+    transfer: Annotated[
+        Literal["identity", "srgb", "bt709"], typer.Option(help="Grey level to light.")
+    ] = "identity",
+    start: Annotated[
+        Literal["random", "zero"], typer.Option(help="Charge before the first tick.")
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resize: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Resize frames, for example 120x160.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Resample videos to this frame rate first, Hz.")
+    ] = None,
+    layout: Annotated[
+        Literal["auto", "ucf101", "hmdb51", "folder", "metadata"],
+        typer.Option(help="How CORPUS is laid out."),
+    ] = "auto",
+    split: Annotated[int, typer.Option(help="Official split of UCF101 or HMDB51: 1 to 3.")] = 1,
+    splits: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the official split files, if not in or beside CORPUS."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these classes.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many clips, spread over classes and splits.")
+    ] = None,
+    decoder: Annotated[
+        Literal["auto", "pyav", "opencv", "decord"], typer.Option(help="What decodes videos.")
+    ] = "auto",
+    damaged: Annotated[
+        Literal["keep", "refuse"],
+        typer.Option(help="Damaged videos: keep what can be read, or refuse them."),
+    ] = "keep",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn every video of CORPUS into spikes.
+
+    Run the same command again to go on after an interruption: whole clips are skipped. A video
+    that cannot be read is listed in <out>.failures.jsonl and the rest goes on.
+    """
+    if ticks_per_frame is not None and tick_rate is not None:
+        fail("give --ticks-per-frame or --tick-rate, not both", STATUS_USAGE)
+    sensor = {
+        "threshold": threshold,
+        "ticks_per_frame": 10 if ticks_per_frame is None else ticks_per_frame,
+        "interpolation": interpolation,
+        "reset": reset,
+        "transfer": transfer,
+        "start": start,
+        "seed": seed,
+    }
+    video = {"decoder": decoder, "resize": _size(resize), "fps": fps, "damaged": damaged}
+    with errors_in_one_line():
+        from spikedata import find_corpus
+
+        settings = {"sensor": sensor, "video": video, "tick_rate_hz": tick_rate, "split": split}
+        recipe = _recipe(settings)
+        found = find_corpus(
+            corpus,
+            kind=layout,
+            split=split,
+            splits=splits,
+            classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+            limit=limit,
+        )
+        if dry_run:
+            _print(_plan(found, recipe, out), as_json)
+        else:
+            _simulate(found, recipe, out, workers, as_json)
+
+
+def _size(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        fail(f"--resize: expected HxW, for example 120x160, got {text!r}", STATUS_USAGE)
+    return [int(height), int(width)]
+
+
+def _recipe(settings: dict[str, Any]) -> "SimulationRecipe":
+    from spikedata import RecipeError, SimulationRecipe, from_dict
+
+    try:
+        return from_dict(SimulationRecipe, settings, where="options")
+    except RecipeError as error:
+        fail(str(error), STATUS_USAGE)
+
+
+def _plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path) -> dict[str, Any]:
+    from collections import Counter
+
+    from spikedata import to_dict
+
+    splits = Counter(item.clip.split or "none" for item in corpus.clips)
+    return {
+        "corpus": f"{corpus.root} ({corpus.name})",
+        "clips": len(corpus.clips),
+        "classes": len(corpus.class_names),
+        "splits": dict(sorted(splits.items())),
+        "notes": list(corpus.notes),
+        "out": f"{out} ({'continued' if out.exists() else 'new'})",
+        "recipe": to_dict(recipe),
+    }
+
+
+def _simulate(
+    corpus: "Corpus", recipe: "SimulationRecipe", out: Path, workers: int | None, as_json: bool
+) -> None:
+    from spikedata import Failure, available_cores, simulate_corpus
+
+    for note in corpus.notes:
+        typer.echo(f"note: {note}", err=True)
+    with _stop_on_interrupt() as stop, progress_bar(len(corpus.clips), "clip", "simulate") as bar:
+
+        def advance(outcome: object) -> None:
+            bar.update()
+            if isinstance(outcome, Failure):
+                bar.write(f"failed: {outcome.id}: {outcome.error}", file=sys.stderr)
+
+        report = simulate_corpus(
+            corpus,
+            out,
+            recipe,
+            workers=workers or available_cores(),
+            progress=advance,
+            stop=stop,
+        )
+    failures = report.failures
+    _print(
+        {
+            "store": str(report.store),
+            "written": report.written,
+            "skipped": report.skipped,
+            "failed": [asdict(failure) for failure in failures] if as_json else len(failures),
+        },
+        as_json,
+    )
+    if report.stopped:
+        fail("interrupted; run the same command again to go on", STATUS_INTERRUPTED)
+    if failures:
+        fail(f"{len(failures)} of {len(corpus.clips)} clips failed; see {report.failure_file}")
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C asks the run to stop and lets it clean up; the second kills."""
+    stop = threading.Event()
+
+    def ask(_signal: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@app.command()
+def pack(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Stores, recordings or folders of them.  [default: spikes.zarr]"),
+    ] = None,
+    to: Annotated[
+        Literal["zarr", "parquet", "hdf5", "dat"], typer.Option(help="What to write.")
+    ] = "zarr",
+    out: Annotated[
+        Path | None, typer.Option(help="Where.  [default: packed.zarr, packed.parquet, ...]")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of recordings: a name from `spikedata cameras`.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Turn rows upside down.  [default: as CAMERA needs]"),
+    ] = None,
+    tick_rate: Annotated[
+        float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(help="Effort of compression.  [default: 9 for zarr and parquet]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pack stores and camera recordings into one verified data set.
+
+    Without SOURCES it packs spikes.zarr, which `spikedata simulate` writes. Every clip is read
+    back from disk and its digest compared. What was packed last is what `spikedata push-hub`
+    publishes and what recipes read.
+    """
+    with errors_in_one_line(), progress_bar(None, "clip", "pack") as bar:
+        from spikedata import available_cores, pack_clips
+
+        report = pack_clips(
+            sources or (),
+            to=to,
+            out=out,
+            camera=camera,
+            flip=flip,
+            tick_rate_hz=tick_rate,
+            level=level,
+            overwrite=overwrite,
+            workers=workers or available_cores(),
+            progress=lambda step: _advance(bar, step.stage, step.done, step.total),
+        )
+    values = asdict(report) | {"ratio": report.packed_bytes / report.stored_bytes}
+    _print(values if as_json else values | {"failures": len(report.failures)}, as_json)
+    for failure in report.failures:
+        typer.echo(f"failed: {failure.id}: {failure.error}", err=True)
+    if report.failures:
+        fail(f"{len(report.failures)} sources or clips were left out of {report.out}")
+
+
+@app.command()
+def info(store: StoreArgument = SPIKES, as_json: AsJson = False) -> None:
+    """Tell what STORE holds: clips, classes, splits, geometry, firing rate, compression."""
+    with errors_in_one_line():
+        from spikedata import open_store
+
+        summary = open_store(store).summary()
+    _print(summary, as_json)
+
+
+@app.command()
+def validate(
+    store: StoreArgument = SPIKES,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Metadata only: do not decode and hash the bits.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check STORE against the format, every bit included; status 1 if a rule is broken."""
+    with errors_in_one_line():
+        from spikedata import validate as validate_store
+
+        problems = validate_store(store, deep=not quick)
+    if as_json:
+        _print({"store": store, "problems": [asdict(found) for found in problems]}, as_json)
+    for found in () if as_json else problems:
+        typer.echo(f"{found.clip or store}: {found.code}: {found.message}")
+    if problems:
+        fail(f"{store}: {len(problems)} broken rules of the store format")
+    if not as_json:
+        typer.echo(f"{store}: no problems")
+
+
+@app.command()
+def view(
+    clip: Annotated[str, typer.Argument(help="Id of a clip.")],
+    store: Annotated[Path, typer.Option(help="Spike store (.zarr).")] = SPIKES,
+    out: Annotated[
+        Path | None, typer.Option(help="File: .png, .gif or .mp4.  [default: CLIP.png]")
+    ] = None,
+    picture: Annotated[
+        Literal["tfp", "tfi"], typer.Option(help="Mean over a window, or inverse interval.")
+    ] = "tfp",
+    start: Annotated[int, typer.Option(help="First tick.")] = 0,
+    ticks: Annotated[int | None, typer.Option(help="How many ticks.  [default: all]")] = None,
+    window: Annotated[int, typer.Option(help="Ticks in one picture of a movie.")] = 32,
+) -> None:
+    """Show a clip as a picture or a movie of the light it recorded."""
+    with errors_in_one_line():
+        from spikedata import open_store, view_clip
+
+        with usage_errors_in_one_line():
+            written = view_clip(
+                open_store(store),
+                clip,
+                out or Path(f"{clip}.png"),
+                picture=picture,
+                start=start,
+                ticks=ticks,
+                window_ticks=window,
+            )
+    typer.echo(written)
+
+
+@app.command()
+def report(
+    store: StoreArgument = SPIKES,
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write.  [default: STORE with .html]")
+    ] = None,
+) -> None:
+    """Write a page about STORE: classes, firing rates, intervals, a contact sheet."""
+    with errors_in_one_line():
+        from spikedata import open_store, report_html
+
+        written = report_html(open_store(store), out or store.with_suffix(".html"))
+    typer.echo(written)
+
+
+@app.command()
+def cameras(as_json: AsJson = False) -> None:
+    """List the cameras and file layouts that `--camera` knows."""
+    with errors_in_one_line():
+        from spikedata import CAMERAS
+    if as_json:
+        _print({camera.name: asdict(camera) for camera in CAMERAS.values()}, as_json)
+        return
+    other = {"HxW": "Any other plain .dat: its rows and columns, for example 500x800."}
+    _print({camera.name: camera.description for camera in CAMERAS.values()} | other, as_json)
+
+
+def _advance(bar: Any, stage: str, done: int, total: int) -> None:
+    bar.total, bar.n = total, done
+    bar.set_description(stage)
+
+
+def _print(values: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(values, indent=2, default=str) if as_json else as_table(values))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,263 @@
+"""A corpus of videos to a store of spikes: several clips at once, resumable, never half-written."""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.catalog import check_distinct_ids
+from spikedata.corpora import Corpus, CorpusClip
+from spikedata.errors import SpikeDataError, StoreError
+from spikedata.provenance import versions
+from spikedata.recipe import to_dict
+from spikedata.simulator import SensorConfig, simulate
+from spikedata.store import StoredClip, StoreWriter, create_store
+from spikedata.video import Video, VideoConfig, open_video
+
+FRAMES_PER_BLOCK = 16
+"""Frames decoded and simulated at a time; bounds memory, changes no bit."""
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationRecipe:
+    """All that decides what a simulated store holds of each clip."""
+
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+    """The camera that is simulated."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """How the videos are read."""
+    tick_rate_hz: float | None = None
+    """Ticks a second wanted; each clip gets the nearest whole number of ticks per frame."""
+    split: int = 1
+    """Which of the official splits the clips' ``split`` comes from."""
+
+    def __post_init__(self) -> None:
+        if self.tick_rate_hz is not None and not self.tick_rate_hz > 0:
+            raise ValueError(f"tick_rate_hz must be positive, got {self.tick_rate_hz}")
+
+    def sensor_at(self, frame_rate: Fraction) -> SensorConfig:
+        """The sensor for a video of this frame rate.
+
+        Raises:
+            ValueError: the tick rate gives less than one tick a frame, or too many.
+        """
+        if self.tick_rate_hz is None:
+            return self.sensor
+        ticks_per_frame = round(self.tick_rate_hz / frame_rate)
+        if ticks_per_frame < 1:
+            raise ValueError(
+                f"tick rate {self.tick_rate_hz:g} Hz is below the frame rate "
+                f"{float(frame_rate):g} Hz; give --fps or a higher --tick-rate"
+            )
+        return replace(self.sensor, ticks_per_frame=ticks_per_frame)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A clip that could not be made, and why."""
+
+    id: str
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationReport:
+    """What a run of :func:`simulate_corpus` did."""
+
+    store: Path
+    written: int
+    skipped: int
+    failures: tuple[Failure, ...]
+    stopped: bool
+    """True if the run was told to stop before all clips were tried."""
+    failure_file: Path
+    """JSON Lines, one failure a line; absent if there was none."""
+
+
+Progress = Callable[[StoredClip | Failure], None]
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def simulate_corpus(
+    corpus: Corpus,
+    out: Path | str,
+    recipe: SimulationRecipe,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> SimulationReport:
+    """Simulate every clip of ``corpus`` into the store ``out``.
+
+    A store that is already there is continued: clips it holds are skipped. The bits of a clip
+    depend on the recipe, the clip id and the video alone, not on ``workers`` or on interruptions.
+
+    Args:
+        corpus: clips and the videos they come from.
+        out: path of the store.
+        recipe: sensor and video settings; a store made with others is refused.
+        workers: clips simulated at once, one thread each.
+        progress: called in this thread for each clip tried, with what is stored of it or with
+            its failure.
+        stop: set it to end early; what is unfinished is removed, what is finished stays.
+
+    Returns:
+        Counts, and one :class:`Failure` for each clip that could not be made. The same list is
+        written to ``<out stem>.failures.jsonl`` beside the store, or that file is removed.
+
+    Raises:
+        StoreError: ``out`` is something else, or was made with another recipe; or the disk is
+            full (what was finished before stays).
+        ValueError: ``workers`` is not positive, or two clips have the same id.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    out = Path(out)
+    check_distinct_ids(item.clip.id for item in corpus.clips)
+    with create_store(
+        out,
+        recipe=to_dict(recipe),
+        class_names=corpus.class_names,
+        name=corpus.name,
+        resume=out.exists(),
+    ) as writer:
+        todo = [item for item in corpus.clips if not writer.has(item.clip.id)]
+        run = _Run(writer, recipe, stop or threading.Event(), progress or (lambda _: None))
+        run.all_clips(todo, workers)
+    report = SimulationReport(
+        store=out,
+        written=run.written,
+        skipped=len(corpus.clips) - len(todo),
+        failures=tuple(sorted(run.failures, key=lambda failure: failure.id)),
+        stopped=run.stop.is_set(),
+        failure_file=out.with_suffix(".failures.jsonl"),
+    )
+    _write_failures(report.failure_file, report.failures)
+    return report
+
+
+class _Run:
+    """One run over the clips still to do."""
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        recipe: SimulationRecipe,
+        stop: threading.Event,
+        progress: Progress,
+    ) -> None:
+        self.writer = writer
+        self.recipe = recipe
+        self.stop = stop
+        self.progress = progress
+        self.written = 0
+        self.failures: list[Failure] = []
+
+    def all_clips(self, todo: list[CorpusClip], workers: int) -> None:
+        """Try each clip; at most ``workers`` are under way at a time."""
+        # A lone clip cannot share cores with others: its own rows and chunks do.
+        threads = max(1, workers // max(1, len(todo)))
+        waiting = iter(todo)
+        with ThreadPoolExecutor(workers, thread_name_prefix="simulate") as pool:
+            under_way: dict[Future[StoredClip], CorpusClip] = {}
+            try:
+                while True:
+                    while len(under_way) < workers and (item := next(waiting, None)):
+                        under_way[pool.submit(self.one_clip, item, threads)] = item
+                    if not under_way:
+                        return
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        self.account_for(future, under_way.pop(future))
+            except BaseException:
+                self.stop.set()
+                raise
+
+    def account_for(self, future: Future[StoredClip], item: CorpusClip) -> None:
+        """Count a finished clip, or note why it could not be made."""
+        try:
+            outcome: StoredClip | Failure = future.result()
+            self.written += 1
+        except CancelledError:
+            return
+        except (SpikeDataError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+                raise StoreError(
+                    f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "
+                    "Finished clips are kept; make room and run the same command again"
+                ) from error
+            outcome = Failure(id=item.clip.id, path=str(item.path), error=str(error))
+            self.failures.append(outcome)
+        self.progress(outcome)
+
+    def one_clip(self, item: CorpusClip, threads: int) -> StoredClip:
+        """Decode, simulate and write one clip."""
+        if self.stop.is_set():
+            raise CancelledError
+        with open_video(item.path, self.recipe.video) as video:
+            sensor = self.recipe.sensor_at(video.frame_rate)
+            counter = _CountedFrames(video, self.stop)
+            with self.writer.clip(
+                replace(item.clip, source=item.clip.source | _identity(item.path)),
+                height_px=video.height_px,
+                width_px=video.width_px,
+                tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
+            ) as target:
+                for packed_ghw in simulate(
+                    counter.blocks(), sensor, clip_id=item.clip.id, threads=threads
+                ):
+                    target.append(packed_ghw)
+                return target.finish(
+                    ticks=counter.frames * sensor.ticks_per_frame,
+                    attributes={
+                        "sensor": to_dict(sensor),
+                        "video": video.account(),
+                        "versions": versions(),
+                    },
+                )
+
+
+class _CountedFrames:
+    """A video's frames, counted on the way, cut off when the run is told to stop."""
+
+    def __init__(self, video: Video, stop: threading.Event) -> None:
+        self.video = video
+        self.stop = stop
+        self.frames = 0
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        for luma_nhw in self.video.blocks(FRAMES_PER_BLOCK):
+            if self.stop.is_set():
+                raise CancelledError
+            self.frames += len(luma_nhw)
+            yield luma_nhw
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def _write_failures(path: Path, failures: tuple[Failure, ...]) -> None:
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text("".join(json.dumps(asdict(item)) + "\n" for item in failures))
+    aside.replace(path)

@@ -1,0 +1,196 @@
+"""The program `spikedata`, run for real: what it prints, what it writes, how it fails."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+
+import pytest
+from tools import BIN, digest_of_folder, one_line_error, run_program, write_corpus, write_grey
+from tools import random_frames as frames
+from videos import write_video
+
+from spikedata import open_store
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A directory with a folder of videos in it."""
+    write_corpus(tmp_path / "videos")
+    return tmp_path
+
+
+def simulate(home, *words, **how):
+    return run_program("spikedata", "simulate", "videos", *words, cwd=home, **how)
+
+
+def test_help_teaches_every_command(tmp_path):
+    done = run_program("spikedata", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "spikedata simulate ucf101/ --threshold 2.0" in done.stdout
+    done = run_program("spikedata", "simulate", "--help", cwd=tmp_path)
+    assert "--ticks-per-frame" in done.stdout
+
+
+def test_simulate_writes_a_store_and_says_so(home):
+    done = simulate(home, "--threshold", "1.5", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "store": "spikes.zarr",
+        "written": 6,
+        "skipped": 0,
+        "failed": [],
+    }
+    store = open_store(home / "spikes.zarr")
+    assert len(store.clips) == 6
+    assert store.recipe["sensor"]["threshold"] == 1.5
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(home):
+    done = simulate(home, "--dry-run", "--json")
+    plan = json.loads(done.stdout)
+    assert (plan["clips"], plan["classes"]) == (6, 2)
+    assert plan["recipe"]["sensor"]["threshold"] == 2.0
+    assert sorted(path.name for path in home.iterdir()) == ["videos"]
+
+
+def test_options_reach_the_sensor_and_the_decoder(home):
+    done = simulate(home, "--tick-rate", "100", "--resize", "4x6", "--limit", "2", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    store = open_store(home / "spikes.zarr")
+    assert len(store.clips) == 2
+    for clip in store.clips.values():
+        assert (clip.height_px, clip.width_px, clip.ticks) == (4, 6, 6 * 4)
+        assert clip.attributes["sensor"]["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--threshold", "0"], "threshold must be a positive number, got 0.0"),
+        (["--threshold", "-1"], "threshold must be a positive number, got -1.0"),
+        (["--threshold", "1e9"], "the largest that fits is"),
+        (["--ticks-per-frame", "0"], "ticks_per_frame must be at least 1, got 0"),
+        (["--resize", "big"], "--resize: expected HxW, for example 120x160, got 'big'"),
+        (["--tick-rate", "9", "--ticks-per-frame", "3"], "not both"),
+        (["--tick-rate", "0"], "tick_rate_hz must be positive"),
+    ],
+)
+def test_options_that_do_not_fit_are_usage_errors(home, words, message):
+    assert message in one_line_error(simulate(home, *words), 2)
+    assert not (home / "spikes.zarr").exists()
+
+
+def test_a_choice_that_does_not_exist_shows_those_that_do(home):
+    done = simulate(home, "--interpolation", "cubic")
+    assert done.returncode == 2
+    assert "'cubic' is not one of 'hold', 'linear'" in done.stderr
+
+
+def test_an_unknown_class_is_refused_with_a_suggestion(home):
+    done = simulate(home, "--classes", "clas0")
+    assert "class0" in one_line_error(done, 1)
+
+
+def test_a_missing_or_empty_folder_is_one_line(tmp_path):
+    done = run_program("spikedata", "simulate", "nowhere", cwd=tmp_path)
+    assert "nowhere" in one_line_error(done, 1)
+    (tmp_path / "empty").mkdir()
+    done = run_program("spikedata", "simulate", "empty", cwd=tmp_path)
+    assert "empty" in one_line_error(done, 1)
+    assert not (tmp_path / "spikes.zarr").exists()
+
+
+def test_bad_videos_are_listed_and_the_rest_is_done(home):
+    (home / "videos/class0/note.avi").write_text("not a video")
+    whole = write_video(home / "whole.avi", frames(1, 40, 64, 64), codec="mpeg4").read_bytes()
+    (home / "videos/class1/cut.avi").write_bytes(whole[:200])
+    (home / "videos/class1/clip1.mkv").unlink()
+    (home / "videos/class1/clip1.mkv").symlink_to(home / "gone.mkv")
+    done = simulate(home)
+    line = one_line_error(done, 1)
+    assert "3 of 8 clips failed; see spikes.failures.jsonl" in line
+    lines = (home / "spikes.failures.jsonl").read_text().splitlines()
+    failed = [json.loads(line)["id"] for line in lines]
+    assert failed == ["class0__note", "class1__clip1", "class1__cut"]
+    assert len(open_store(home / "spikes.zarr").clips) == 5
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv to drop root's powers")
+def test_an_unreadable_video_is_listed_and_the_rest_is_done(home):
+    (home / "videos/class0/clip2.mkv").chmod(0)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    words = [*(drop if os.geteuid() == 0 else []), BIN / "spikedata", "simulate", "videos"]
+    done = subprocess.run(words, cwd=home, capture_output=True, text=True)
+    assert "1 of 6 clips failed" in one_line_error(done, 1)
+    assert "Permission denied" in (home / "spikes.failures.jsonl").read_text()
+
+
+def test_a_full_disk_is_one_line_and_finished_clips_stay(home):
+    """RLIMIT_FSIZE makes the big clip's file fail as a full disk does; small ones fit."""
+    write_grey(home / "videos/class1/zbig.mkv", frames(9, 30, 120, 160))
+
+    def small_files_only():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    words = [BIN / "spikedata", "simulate", "videos", "--workers", "1"]
+    done = subprocess.run(
+        words, cwd=home, capture_output=True, text=True, preexec_fn=small_files_only
+    )
+    assert "class1__zbig" in one_line_error(done, 1)
+    assert "make room and run the same command again" in done.stderr
+    assert len(open_store(home / "spikes.zarr").clips) == 6
+    assert simulate(home).returncode == 0
+    assert len(open_store(home / "spikes.zarr").clips) == 7
+
+
+def kill_once(home, delay_s):
+    process = subprocess.Popen(
+        [BIN / "spikedata", "simulate", "videos", "--workers", "2"],
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(timeout=delay_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_being_killed_at_random_moments_changes_no_byte(tmp_path, kills):
+    write_corpus(tmp_path / "videos", classes=3, clips=3, frames=400)
+    assert simulate(tmp_path, "--out", "whole.zarr").returncode == 0
+    want = digest_of_folder(tmp_path / "whole.zarr")
+    rng = random.Random(1)
+    for _ in range(kills):
+        kill_once(tmp_path, rng.uniform(0.4, 1.4))
+        if (tmp_path / "spikes.zarr").exists() and rng.random() < 0.2:
+            shutil.rmtree(tmp_path / "spikes.zarr")  # begin again, to be killed early again
+    assert simulate(tmp_path).returncode == 0
+    assert digest_of_folder(tmp_path / "spikes.zarr") == want
+
+
+def test_ctrl_c_is_clean_and_the_next_run_goes_on(home):
+    write_corpus(home / "videos", classes=2, clips=4, frames=1500)
+    process = subprocess.Popen(
+        [BIN / "spikedata", "simulate", "videos", "--workers", "1"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    clips = home / "spikes.zarr" / "clips"
+    while process.poll() is None and not (clips.exists() and any(clips.iterdir())):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted; run the same command again to go on" in stderr
+    assert "Traceback" not in stderr
+    assert simulate(home).returncode == 0
+    assert len(open_store(home / "spikes.zarr").clips) == 8

@@ -1,0 +1,126 @@
+"""A corpus to a store: the reference's bits, whatever the workers, blocks and interruptions."""
+
+import json
+import threading
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from tools import digest_of_folder, random_frames, write_corpus, write_grey
+
+from spikedata import (
+    SensorConfig,
+    SimulationRecipe,
+    StoreError,
+    convert,
+    find_corpus,
+    open_store,
+    simulate,
+    simulate_corpus,
+)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return find_corpus(write_corpus(tmp_path / "videos"))
+
+
+def test_every_clip_has_the_bits_of_the_reference(tmp_path, corpus):
+    recipe = SimulationRecipe(sensor=SensorConfig(threshold=1.7, ticks_per_frame=7, seed=5))
+    report = simulate_corpus(corpus, tmp_path / "s.zarr", recipe)
+    assert (report.written, report.skipped, report.failures) == (6, 0, ())
+    store = open_store(tmp_path / "s.zarr")
+    for c in range(2):
+        for k in range(3):
+            clip_id = f"class{c}__clip{k}"
+            want = np.concatenate(
+                list(
+                    simulate(
+                        [random_frames(100 * c + k)],
+                        recipe.sensor,
+                        clip_id=clip_id,
+                        backend="reference",
+                    )
+                )
+            )
+            stored = store.clips[clip_id]
+            assert stored.ticks == 6 * 7
+            assert stored.tick_rate_hz == 25 * 7
+            assert stored.clip.label == f"class{c}"
+            assert np.array_equal(store.read(clip_id).packed_ghw, want)
+
+
+@pytest.mark.parametrize(("workers", "block"), [(2, 16), (1, 1), (3, 5)])
+def test_workers_and_blocks_change_no_byte_of_the_store(
+    tmp_path, corpus, monkeypatch, workers, block
+):
+    simulate_corpus(corpus, tmp_path / "a.zarr", SimulationRecipe())
+    monkeypatch.setattr(convert, "FRAMES_PER_BLOCK", block)
+    simulate_corpus(corpus, tmp_path / "b.zarr", SimulationRecipe(), workers=workers)
+    assert digest_of_folder(tmp_path / "a.zarr") == digest_of_folder(tmp_path / "b.zarr")
+
+
+def test_a_second_run_only_adds_what_is_missing(tmp_path, corpus):
+    out = tmp_path / "s.zarr"
+    some = replace(corpus, clips=corpus.clips[:2])
+    simulate_corpus(some, out, SimulationRecipe())
+    report = simulate_corpus(corpus, out, SimulationRecipe())
+    assert (report.written, report.skipped) == (4, 2)
+    simulate_corpus(corpus, tmp_path / "whole.zarr", SimulationRecipe())
+    assert digest_of_folder(out) == digest_of_folder(tmp_path / "whole.zarr")
+
+
+def test_a_store_made_with_other_settings_is_refused_with_both_values(tmp_path, corpus):
+    out = tmp_path / "s.zarr"
+    simulate_corpus(corpus, out, SimulationRecipe())
+    before = digest_of_folder(out)
+    with pytest.raises(StoreError, match=r"sensor\.threshold.*2\.0.*3\.0"):
+        simulate_corpus(corpus, out, SimulationRecipe(sensor=SensorConfig(threshold=3.0)))
+    assert digest_of_folder(out) == before
+
+
+def test_one_bad_video_never_stops_the_rest(tmp_path, corpus):
+    bad = corpus.root / "class0" / "clip1.mkv"
+    bad.write_text("not a video")
+    report = simulate_corpus(corpus, tmp_path / "s.zarr", SimulationRecipe(), workers=2)
+    assert report.written == 5
+    assert [failure.id for failure in report.failures] == ["class0__clip1"]
+    (line,) = report.failure_file.read_text().splitlines()
+    assert json.loads(line)["path"] == str(bad)
+    assert "class0__clip1" not in open_store(tmp_path / "s.zarr").clips
+
+    write_grey(bad, random_frames(1))
+    report = simulate_corpus(corpus, tmp_path / "s.zarr", SimulationRecipe())
+    assert (report.written, report.skipped, report.failures) == (1, 5, ())
+    assert not report.failure_file.exists()
+
+
+def test_a_run_that_is_stopped_keeps_what_is_whole(tmp_path, corpus):
+    stop = threading.Event()
+    report = simulate_corpus(
+        corpus, tmp_path / "s.zarr", SimulationRecipe(), stop=stop, progress=lambda _: stop.set()
+    )
+    assert report.stopped
+    assert report.written == 1
+    assert len(open_store(tmp_path / "s.zarr").clips) == 1
+    assert simulate_corpus(corpus, tmp_path / "s.zarr", SimulationRecipe()).written == 5
+
+
+def test_ticks_per_frame_follow_the_tick_rate():
+    recipe = SimulationRecipe(tick_rate_hz=1000.0)
+    assert recipe.sensor_at(Fraction(25)).ticks_per_frame == 40
+    assert recipe.sensor_at(Fraction(30000, 1001)).ticks_per_frame == 33
+    with pytest.raises(ValueError, match="tick rate 10 Hz is below the frame rate 25 Hz"):
+        SimulationRecipe(tick_rate_hz=10.0).sensor_at(Fraction(25))
+    with pytest.raises(ValueError, match="tick_rate_hz must be positive"):
+        SimulationRecipe(tick_rate_hz=0.0)
+
+
+def test_the_store_tells_how_each_clip_was_made(tmp_path, corpus):
+    simulate_corpus(corpus, tmp_path / "s.zarr", SimulationRecipe(tick_rate_hz=500.0))
+    stored = open_store(tmp_path / "s.zarr").clips["class1__clip2"]
+    assert stored.attributes["sensor"]["ticks_per_frame"] == 20
+    assert stored.attributes["video"]["frames_decoded"] == 6
+    assert stored.clip.source["name"] == "class1/clip2.mkv"
+    assert len(stored.clip.source["sha256"]) == 64

@@ -1,0 +1,70 @@
+"""What several test files use: tiny corpora, the real programs, and a folder's digest."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from videos import write_video
+
+BIN = Path(sys.executable).parent
+
+
+def random_frames(
+    seed: int, frames: int = 6, height: int = 8, width: int = 10
+) -> NDArray[np.uint8]:
+    """Random grey frames, uint8 (N, H, W)."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (frames, height, width), dtype=np.uint8)
+
+
+def write_grey(path: Path, luma_nhw: NDArray[np.uint8]) -> Path:
+    """Write a video at 25 Hz that reads back as exactly these full-range codes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_video(path, luma_nhw, pix_fmt="gray", color_range=2)
+
+
+def write_corpus(root: Path, *, classes: int = 2, clips: int = 3, frames: int = 6) -> Path:
+    """Write class folders of tiny lossless videos, each with frames of its own."""
+    for c in range(classes):
+        for k in range(clips):
+            write_grey(root / f"class{c}" / f"clip{k}.mkv", random_frames(100 * c + k, frames))
+    return root
+
+
+def run_program(
+    name: str, *words: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run an installed console script to its end and capture what it prints."""
+    return subprocess.run(
+        [BIN / name, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """Check that a program failed with ``status`` and one ``error:`` line; give that line."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+def digest_of_folder(root: Path, leave_out: Sequence[str] = ()) -> dict[str, str]:
+    """SHA-256 of every file below ``root``, by relative path."""
+    return {
+        file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(root.rglob("*"))
+        if file.is_file() and file.name not in leave_out
+    }
