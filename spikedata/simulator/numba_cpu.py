@@ -61,18 +61,6 @@ def _operation(function: Callable[..., Any]) -> Any:
     return intrinsic(prefer_literal=True)(function)
 
 
-def _splat(builder: ir.IRBuilder, word: ir.Value, lanes: Lanes) -> ir.Value:
-    """All lanes the same integer, cut to the lanes' size."""
-    lane = ir.IntType(lanes.bits)
-    word = builder.trunc(word, lane) if word.type.width > lanes.bits else word
-    vector = ir.VectorType(lane, lanes.count)
-    first = builder.insert_element(
-        ir.Constant(vector, ir.Undefined), word, ir.Constant(ir.IntType(32), 0)
-    )
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
-    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
-
-
 def _pointer(
     context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, to: Any
 ) -> ir.Value:
@@ -112,10 +100,15 @@ def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
 
 @_operation
 def splat(typingctx: Any, word: Any, like: Any) -> Any:
-    """All lanes the integer ``word``, in the type of ``like``."""
+    """All lanes the integer ``word``, in the type of ``like``, whose size it is cut to."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0], like)
+        vector = ir.VectorType(ir.IntType(like.bits), like.count)
+        nothing = ir.Constant(vector, ir.Undefined)
+        lane = builder.trunc(args[0], vector.element) if like.bits < 64 else args[0]
+        first = builder.insert_element(nothing, lane, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), like.count), [0] * like.count)
+        return builder.shuffle_vector(first, nothing, zeros)
 
     return like(types.int64, like), codegen
 
@@ -187,7 +180,12 @@ def light_of(luma, at, table, factor, scratch, bits, count):  # type: ignore[no-
 def _kernel(bits: int, linear: bool, capped: bool) -> Any:
     """The kernel for one lane size; what is constant here costs nothing in its loops.
 
-    All its arrays are flat: frames, groups and rows one after another.
+    The kernel simulates ``ticks`` ticks from ``tick`` on for pixels ``first`` to ``last``, at least
+    one vector of them. Its arrays are flat: luma (N P), residue (P), pending (P), packed (G P)
+    and the last two again for the results, which must be other arrays: where the
+    last vector overlaps the one before it, it begins again from the same residue. ``table``,
+    ``unit``, ``threshold`` and ``cap`` are in the units of :class:`_Arithmetic`; a lane holds
+    residue + ``origin``.
     """
     count = PIXELS[bits]
 
@@ -198,7 +196,7 @@ def _kernel(bits: int, linear: bool, capped: bool) -> Any:
         pixels = residue_cu.size
         scratch = np.empty(count, np.int32)
         for pixel in range(first, last, count):
-            at = min(pixel, last - count)  # the last vector may overlap the one before it
+            at = min(pixel, last - count)
             residue = resize(load(residue_cu, at, count), 64)
             residue = shift_right(mul(residue, splat(reciprocal, residue)), splat(shift, residue))
             before = resize(residue, 32)
@@ -270,13 +268,20 @@ class _Arithmetic:
     """A sensor in the kernel's units."""
 
     bits: int
+    """Bits of a lane, 16 or 32."""
     capped: bool
+    """A spike may leave more than ``cap``."""
     table: NDArray[np.int32]
+    """Units for each luma code: charge of a tick (hold), or light (linear)."""
     factor: int
+    """table[y] = factor * y for every y; 0 if there is no such factor."""
     unit: int
+    """Charge units in one of the kernel's units."""
     threshold: int
     origin: int
+    """What a lane holds for no charge: 16 bits have room only from -2**15 on."""
     cap: int
+    """The most a lane may hold after a spike."""
 
     @classmethod
     @functools.lru_cache(maxsize=64)
