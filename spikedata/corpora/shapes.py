@@ -10,6 +10,7 @@ Shapes: N frames, H rows, W columns.
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -68,6 +69,7 @@ def draw_shapes(
     if root.exists():
         raise CorpusError(f"{root}: already there. Name another folder, or remove this one")
     partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call left
     scenes = clips_per_class + test_per_class
     rows = []
     for scene in range(scenes):
@@ -173,7 +175,7 @@ def _draw_track(
 ) -> _Track:
     """The shape stays whole inside the frame; its light differs well from the mean ground."""
     radius_px = min(along_px, side_px) * rng.uniform(0.18, 0.25)
-    margin_px = 1.25 * radius_px + 0.5  # corners reach further than the radius
+    margin_px = 1.25 * radius_px + 1  # corners reach further than the radius
     room_px = along_px - 2 * margin_px
     way_px = room_px * rng.uniform(0.6, 0.95)
     contrast = rng.uniform(60, 110) * rng.choice((-1.0, 1.0))

@@ -1,0 +1,136 @@
+"""Pictures, movies and the page about a store."""
+
+import numpy as np
+import pytest
+
+from spikedata.catalog import Clip
+from spikedata.errors import StoreError
+from spikedata.store import create_store, open_store
+from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.view import (
+    choose_clips,
+    contact_sheet,
+    lay_out,
+    report_html,
+    texture_from_interval,
+    texture_from_playback,
+    to_grey,
+    view_clip,
+)
+
+
+def stream_of(*trains):
+    """One row of pixels from strings of 0 and 1."""
+    planes_thw = np.array([[int(bit) for bit in train] for train in trains]).T[:, None, :]
+    return SpikeStream(pack_ticks(planes_thw), planes_thw.shape[0], 20_000.0)
+
+
+def test_playback_counts_spikes_of_the_window():
+    stream = stream_of("0101010101", "0001000000", "0000000000")
+    assert texture_from_playback(stream).tolist() == [[0.5, 0.1, 0.0]]
+    assert texture_from_playback(stream.window(3, 4)).tolist() == [[0.5, 0.25, 0.0]]
+
+
+def test_interval_is_the_one_the_tick_lies_in():
+    #                    tick 0123456789
+    stream = stream_of("0100010010")
+    by_tick = [texture_from_interval(stream, tick)[0, 0] for tick in range(10)]
+    assert by_tick == [0, 1 / 4, 1 / 4, 1 / 4, 1 / 4, 1 / 3, 1 / 3, 1 / 3, 0, 0]
+
+
+def test_interval_with_an_end_outside_is_not_guessed():
+    stream = stream_of("0000", "1000", "0001")
+    assert texture_from_interval(stream, 1).tolist() == [[0, 0, 0]]
+    with pytest.raises(ValueError, match="tick 4"):
+        texture_from_interval(stream, 4)
+
+
+def test_grey_scales_to_white_and_clips():
+    assert to_grey(np.array([[0.0, 0.1, 0.2, 0.4]]), 0.2).tolist() == [[0, 128, 255, 255]]
+    assert to_grey(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
+
+
+def test_layout_places_pictures_row_by_row():
+    light, dark = np.full((2, 4), 200, np.uint8), np.full((4, 2), 50, np.uint8)
+    sheet_hw = lay_out([(light, "a"), (dark, "b"), (light, "c")], columns=2)
+    assert sheet_hw.shape == (2 * 146, 2 * 132)
+    assert sheet_hw[0, 0] == 200
+    assert sheet_hw[0, 132] == 50
+    assert sheet_hw[146, 127] == 200
+    with pytest.raises(ValueError, match="no pictures"):
+        lay_out([], columns=2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Six clips of two classes: pixel rate 1/4 in class one, 1/2 in class <two>."""
+    path = tmp_path_factory.mktemp("store") / "spikes.zarr"
+    with create_store(path, recipe={}, class_names=("one", "<two>"), name="six & six") as writer:
+        for n in range(6):
+            label, period = ("one", 4) if n % 2 else ("<two>", 2)
+            planes_thw = np.zeros((90, 6, 9), np.uint8)
+            planes_thw[n % period :: period] = 1
+            clip = Clip(id=f"c{n}", label=label, split="test" if n > 3 else "train")
+            with writer.clip(clip, height_px=6, width_px=9, tick_rate_hz=1000.0) as target:
+                target.append(pack_ticks(planes_thw))
+                target.finish(ticks=90, attributes={})
+    return open_store(path)
+
+
+def test_clips_are_chosen_from_all_classes_in_turn(store):
+    assert choose_clips(store, 3) == ["c0", "c1", "c2"]
+    assert choose_clips(store, 99) == ["c0", "c1", "c2", "c3", "c4", "c5"]
+
+
+def test_contact_sheet_has_a_tile_a_clip(store):
+    assert contact_sheet(store, columns=4).shape == (2 * 146, 4 * 132)
+
+
+@pytest.mark.parametrize("picture", ["tfp", "tfi"])
+def test_a_sheet_of_a_clip_is_a_picture(store, tmp_path, picture):
+    from PIL import Image
+
+    out = view_clip(store, "c1", tmp_path / "c1.png", picture=picture)
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+        assert image.size == (4 * 132, 2 * 146)
+    assert [p.name for p in tmp_path.iterdir()] == ["c1.png"]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_movie_has_one_picture_a_step(store, tmp_path, suffix):
+    import av
+
+    out = view_clip(
+        store, "c0", tmp_path / f"c0{suffix}", start=10, ticks=60, window_ticks=20, step_ticks=10
+    )
+    with av.open(str(out)) as container:
+        frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+    assert len(frames) == 5  # windows from ticks 10, 20, 30, 40 and 50 end by tick 70
+    assert frames[0].shape == (240, 360)
+    assert (frames[0] > 230).all()  # the brightest rate is white
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_wrong_requests_are_refused(store, tmp_path):
+    with pytest.raises(ValueError, match=r"\.png, \.gif or \.mp4"):
+        view_clip(store, "c0", tmp_path / "c0.jpg")
+    with pytest.raises(StoreError, match="no clip 'c9'"):
+        view_clip(store, "c9", tmp_path / "c9.png")
+    with pytest.raises(StoreError, match="ticks 80 to 100"):
+        view_clip(store, "c0", tmp_path / "c0.png", start=80, ticks=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_tells_counts_rates_and_escapes_names(store, tmp_path):
+    page = report_html(store, tmp_path / "report.html").read_text()
+    assert "six &amp; six" in page
+    assert "&lt;two&gt;" in page
+    assert "<two>" not in page
+    # 90 ticks: 45 spikes a pixel in each clip of <two>; 23, 22 and 23 of class one (ticks 1, 3, 1).
+    assert "<tr><td>&lt;two&gt;</td><td>1</td><td>2</td><td>0.5000</td></tr>" in page
+    rate = (23 + 22 + 23) / (3 * 90)
+    assert f"<tr><td>one</td><td>1</td><td>2</td><td>{rate:.4f}</td></tr>" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert page.count("<svg") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
