@@ -198,8 +198,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._need_token()
         repo = f"{query.get('organization') or USER}/{query['name']}"
         private = query.get("private", query.get("visibility") == "private")
-        self.server.repositories.create(repo, bool(private))
-        self._reply({"url": f"{self.server.url}/datasets/{repo}", "name": repo, "id": "1"})
+        answer = {"url": f"{self.server.url}/datasets/{repo}", "name": repo}
+        status = 200
+        try:
+            self.server.repositories.create(repo, bool(private))
+        except RefusalError as error:
+            status, answer["error"] = error.status, str(error)
+        self._reply(answer, status)
 
     def _repository(self, repo: str, rest: list[str], data: bytes) -> None:
         repositories = self.server.repositories
