@@ -11,6 +11,7 @@ from strategies import SIZES_HW, recordings
 
 from spikedata.simulator import SensorConfig, SensorState, numba_cpu, simulate_ticks
 from spikedata.simulator.numba_cpu import PICTURES, _pieces
+from spikedata.video import open_video
 
 
 def assert_same(left, right):
@@ -131,3 +132,17 @@ def test_where_nothing_can_be_cached_the_kernel_is_compiled_all_the_same(monkeyp
         numba.njit(cache=True)(start_of)
     kernel = numba_cpu._kernel.__wrapped__(16, False, False)
     assert isinstance(kernel, CPUDispatcher)
+
+
+@pytest.mark.parametrize("interpolation", ["hold", "linear"])
+def test_a_real_clip_gives_the_reference_bits(shared_data, interpolation):
+    path = sorted((shared_data / "ucf101").rglob("*.avi"))[0]
+    with open_video(path) as video:
+        luma_nhw = next(iter(video.blocks(12)))
+    sensor = SensorConfig(interpolation=interpolation)
+    want, got = (
+        simulate_ticks(luma_nhw, start_of(luma_nhw, sensor), sensor, 105, **options)
+        for options in ({"backend": "reference"}, {"backend": "numba", "threads": 2})
+    )
+    assert_same(got, want)
+    assert 0.01 < np.bitwise_count(got[0]).mean() / 8 < 0.5  # neither dark nor saturated

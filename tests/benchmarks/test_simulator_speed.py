@@ -33,7 +33,7 @@ class Size:
 
 
 TINY = Size(frames=4, height_px=9, width_px=17, rounds=1, repeats=1)
-FULL = Size(frames=32, height_px=240, width_px=320, rounds=9, repeats=40)
+FULL = Size(frames=64, height_px=240, width_px=320, rounds=9, repeats=20)
 THREADS = min(2, os.cpu_count() or 1)
 K = 10
 
