@@ -27,6 +27,9 @@ _LUMA_FIRST = re.compile(
 )
 """Pixel formats whose plane 0 is luma alone, its codes in the low bits of a sample."""
 
+_MOST_MISSES = 16
+"""Frames in a row that OpenCV may fail to give before the video counts as ended."""
+
 
 class Shot(NamedTuple):
     """One decoded frame."""
@@ -339,11 +342,17 @@ class OpenCVReader:
         return find_timing(np.sort(np.array(times, dtype=np.int64)), self.tick_s, (stated,))
 
     def shots(self) -> Iterator[Shot]:
-        """Decode to BGR, then to luma; OpenCV leaves out what it cannot decode, untold."""
-        while True:
+        """Decode to BGR, then to luma; what fails is tried past, since OpenCV stops there."""
+        misses = 0
+        while misses <= _MOST_MISSES:
             good, bgr_hwc = self._capture.read()
-            if not good:
-                return
+            if not good:  # damage or the end: only a frame that comes after all tells
+                misses += 1
+                continue
+            if misses:
+                self.tally.failed += misses
+                self.tally.problems["no frame given"] += misses
+                misses = 0
             self.tally.decoded += 1
             time_s = None
             if self._has_times:
@@ -427,4 +436,4 @@ class DecordReader:
 def _said(error: Exception) -> str:
     """The message of a decord error, without its source line and stack."""
     line = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return line.rpartition("] ")[2][:200]
+    return re.sub(r"^(?:\[[\d:]+\] )?(?:\S+\.cc:\d+: )?", "", line)[:200]

@@ -1,6 +1,7 @@
 """Video in, full-range luma out: exact values, damage, frame times, every decoder."""
 
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -367,6 +368,7 @@ def check_cut(tmp_path, path, share):
     assert account["frames_concealed"] <= 1  # only the frame that the cut went through
     assert np.array_equal(luma[:sound], whole[:sound])
     assert account["truncated"] is True
+    assert account["packets_missing"] == account["frames_promised"] - len(luma)
     assert account["frames"] == account["frames_decoded"] == len(luma)
     missing = len(data) - cut.stat().st_size
     assert f"is cut off: {missing} bytes are missing" in refusal(cut, damaged="refuse")
@@ -383,6 +385,20 @@ def test_damage_inside_is_counted(tmp_path, moving):
     assert sum(account["problems"].values()) == account["frames_bad"]
     assert account["frames_bad"] + account["packets_missing"] >= 30 - len(luma)
     assert "is damaged" in refusal(broken, damaged="refuse")
+
+
+def test_opencv_goes_on_past_damage_as_pyav_does(tmp_path, moving):
+    data = bytearray(moving.read_bytes())
+    starts = [found.end() + 4 for found in re.finditer(rb"00dc", data)]
+    for start in starts[10:13]:
+        data[start : start + 16] = b"\xff" * 16  # no picture begins here any more
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(data)
+    luma, account = read(broken)
+    peer, said = read(broken, decoder="opencv")
+    assert len(luma) == len(peer) < 30
+    assert said["frames_bad"] == account["frames_bad"] - account["frames_concealed"] > 0
+    assert "is damaged" in refusal(broken, decoder="opencv", damaged="refuse")
 
 
 def test_decoding_damage_leaves_stderr_alone(tmp_path, moving):
@@ -521,6 +537,7 @@ def test_real_clips_are_constant_rate_and_exact(shared_data):
         assert account["frame_rate"] in {"25", "30", "30000/1001"}
         assert account["frames_bad"] == 0
         assert account["frames_promised"] - len(luma) in range(7)
+        assert account["packets_missing"] == 0
 
 
 @pytest.mark.slow
