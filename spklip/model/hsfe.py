@@ -21,9 +21,42 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+class ContrastNorm(nn.GroupNorm):
+    """Normalise each channel of a map on its own.
+
+    It takes the brightness of the scene out and leaves contrast, or what moves would drown in the
+    differences between channels. A map of one pixel has no contrast.
+    """
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Centre and scale every channel, (N, C, H, W)."""
+        if x_nchw.shape[-2:] == (1, 1):
+            return self.bias[:, None, None].expand_as(x_nchw)
+        return super().forward(x_nchw)
+
+
 def conv3x3(before: int, after: int, *, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size (or divides it by the stride, rounding up)."""
     return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+
+
+SMOOTH_WAVES = 4
+"""Cosines over a window of which a filter is made at first."""
+
+
+def smooth_in_time_(weight_ckyx: Tensor) -> None:
+    """Make filters slow in time, in place, at the size they have.
+
+    Spikes carry slow light in fast quantisation noise; filters that begin as white noise over the
+    ticks hear mostly the latter. These begin as random sums of the slowest cosines instead.
+    """
+    channels, ticks = weight_ckyx.shape[:2]
+    phase_k = torch.pi * (torch.arange(ticks) + 0.5) / ticks
+    wave_fk = torch.cos(phase_k * torch.arange(SMOOTH_WAVES)[:, None])
+    share_cfyx = torch.randn(channels, SMOOTH_WAVES, *weight_ckyx.shape[2:])
+    smooth_ckyx = torch.einsum("cfyx,fk->ckyx", share_cfyx, wave_fk)
+    with torch.no_grad():
+        weight_ckyx.copy_(smooth_ckyx * weight_ckyx.std() / smooth_ckyx.std())
 
 
 class MultiScaleTemporalFilter(nn.Module):
@@ -47,12 +80,17 @@ class MultiScaleTemporalFilter(nn.Module):
     ) -> None:
         super().__init__()
         self.branch_ticks = tuple(branch_ticks)
-        self.branch_channels = tuple(branch_channels)
+        self._branch_of_channel = [
+            m for m, count in enumerate(branch_channels) for _ in range(count)
+        ]
         self.branch_features = branch_features
         branches = len(self.branch_ticks)
         self.mask_mk = nn.Parameter(torch.zeros(branches, window_ticks))
-        self.filter = nn.Conv2d(window_ticks, sum(self.branch_channels), 3, padding=1)
-        self.merge = nn.Conv2d(sum(self.branch_channels), branches * branch_features, 3, padding=1)
+        self.filter = nn.Conv2d(window_ticks, len(self._branch_of_channel), 3, padding=1)
+        smooth_in_time_(self.filter.weight)
+        self.merge = nn.Conv2d(
+            len(self._branch_of_channel), branches * branch_features, 3, padding=1
+        )
 
     def temporal_masks(self) -> Tensor:
         """Weight of each tick in each branch, (M, K): 0 outside the crop, mean 1 inside."""
@@ -67,16 +105,14 @@ class MultiScaleTemporalFilter(nn.Module):
 
     def _own_branch(self, weight: Tensor) -> Tensor:
         """1 where an output feature may see a channel (its own branch's), (M F, channels)."""
-        channels_m = torch.tensor(self.branch_channels, device=weight.device)
-        branch_m = torch.arange(len(self.branch_ticks), device=weight.device)
-        of_channel = branch_m.repeat_interleave(channels_m)
-        of_feature = branch_m.repeat_interleave(self.branch_features)
+        of_channel = torch.tensor(self._branch_of_channel, device=weight.device)
+        of_feature = torch.arange(weight.shape[0], device=weight.device) // self.branch_features
         return (of_feature[:, None] == of_channel).to(weight.dtype)
 
     def forward(self, window_nkhw: Tensor) -> Tensor:
         """Filter windows (N, K, H, W) into branch features (N, M * branch_features, H, W)."""
-        channels_m = torch.tensor(self.branch_channels, device=window_nkhw.device)
-        mask_ck = self.temporal_masks().repeat_interleave(channels_m, dim=0)
+        of_channel = torch.tensor(self._branch_of_channel, device=window_nkhw.device)
+        mask_ck = self.temporal_masks()[of_channel]
         weight = self.filter.weight * mask_ck[:, :, None, None]
         hidden_nchw = F.relu(F.conv2d(window_nkhw, weight, self.filter.bias, padding=1))
         weight = self.merge.weight * self._own_branch(self.merge.weight)[:, :, None, None]
@@ -146,7 +182,7 @@ class HierarchicalSpikeFeatureExtractor(nn.Module):
         self.attention = SpatialAttention(branches, branch_features)
         self.embed = nn.Sequential(
             conv3x3(branches * branch_features, channels, stride=stride),
-            group_norm(channels),
+            ContrastNorm(channels, channels),
             nn.ReLU(inplace=True),
         )
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from spikedata import unpack_planes
 from spklip.losses import contrastive_loss
 from spklip.model.text_tower import TextTower
 from spklip.model.video_tower import VideoTower
@@ -81,6 +82,8 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Its heads."""
     max_text_tokens: int = 128
     """Longest text of the encoder from scratch, in bytes with the end token."""
+    text_rate: float = 0.1
+    """Learning rate of the text tower for one of the rest."""
     text_config: dict[str, Any] | None = None
     """Architecture of the text encoder, noted when the model is built."""
 
@@ -101,6 +104,8 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                     f"{name} {getattr(self, name)} is not a multiple of {heads} "
                     f"{getattr(self, heads)}"
                 )
+        if self.text_rate < 0:
+            raise ValueError(f"text_rate must not be negative, got {self.text_rate}")
         if self.extractor_stride not in (1, 2):
             raise ValueError(f"extractor_stride must be 1 or 2, got {self.extractor_stride}")
         if len(self.branch_ticks) != len(self.branch_channels):
@@ -184,12 +189,6 @@ class SpklipOutput(ModelOutput):
     """Inverse temperature, a scalar."""
 
 
-def _unpack(packed_bsghw: Tensor, ticks: int) -> Tensor:
-    bit_8 = torch.arange(8, dtype=torch.uint8, device=packed_bsghw.device)
-    bits = (packed_bsghw[:, :, :, None] >> bit_8[:, None, None]) & 1
-    return bits.flatten(2, 3)[:, :, :ticks]
-
-
 class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """SPKLIP with a learnable temperature.
 
@@ -228,6 +227,28 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             raise ValueError(f"the checkpoint lacks {len(lost)} weights, first {lost[0]!r}")
         return result if tell else model
 
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters for an optimiser such as ``torch.optim.AdamW``.
+
+        The text tower learns at ``config.text_rate`` of the learning rate: a text is easy to move
+        and a clip hard to read, so that at one rate the texts run to where no clip is told from
+        another before there is anything to align with. Norms, biases and the temperature do not
+        decay.
+        """
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                kind = name.startswith("text."), parameter.ndim > 1
+                groups.setdefault(kind, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": learning_rate * (self.config.text_rate if of_text else 1.0),
+                "weight_decay": weight_decay if decays else 0.0,
+            }
+            for (of_text, decays), parameters in groups.items()
+        ]
+
     @property
     def scale(self) -> Tensor:
         """Inverse temperature, at most 100."""
@@ -251,6 +272,12 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 "expected spike planes (B, S, T, H, W), none of them 0, "
                 f"got shape {tuple(planes_bsthw.shape)}"
             )
+        height, width = planes_bsthw.shape[-2:]
+        if min(height, width) < self.config.pool_px:
+            raise ValueError(
+                f"planes of {height}x{width} pixels are smaller than one cell of "
+                f"pool_px {self.config.pool_px}"
+            )
         return F.normalize(self.video(planes_bsthw), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -270,12 +297,7 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         label_b: Tensor | None = None,
     ) -> SpklipOutput:
         """Embed clips and texts; with labels, also compare them."""
-        if packed_bsghw.ndim != 5 or packed_bsghw.dtype != torch.uint8:
-            raise ValueError(
-                "expected packed planes uint8 (B, S, G, H, W), "
-                f"got {packed_bsghw.dtype} {tuple(packed_bsghw.shape)}"
-            )
-        video_bd = self.encode_video(_unpack(packed_bsghw, ticks))
+        video_bd = self.encode_video(unpack_planes(packed_bsghw, ticks))
         text_bd = self.encode_text(input_ids, attention_mask)
         loss = None
         if label_b is not None:

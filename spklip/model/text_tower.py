@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from spklip.model.feature_norm import FeatureNorm
+
 if TYPE_CHECKING:
     from spklip.model.spklip import SpklipConfig
 
@@ -121,7 +123,10 @@ class TextTower(nn.Module):
                 nn.GELU(),
                 nn.Linear(config.text_adapter_width, width),
             )
-        self.leave = nn.Linear(width, config.embed_dim, bias=False)
+        self.leave = nn.Sequential(
+            nn.Linear(width, config.embed_dim, bias=False),
+            FeatureNorm(config.embed_dim, affine=False),
+        )
 
     def train(self, mode: bool = True) -> "TextTower":
         """Switch training on or off; a frozen encoder stays in evaluation."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from spklip.model.feature_norm import FeatureNorm
 from spklip.model.hsfe import HierarchicalSpikeFeatureExtractor, conv3x3, group_norm
 
 if TYPE_CHECKING:
@@ -165,18 +166,6 @@ class AttentivePoolingResNet(nn.Module):
         return pooled_nc
 
 
-class FeatureNorm(nn.BatchNorm1d):
-    """Batch normalisation that uses its running statistics where a batch holds one vector."""
-
-    def forward(self, x_nd: Tensor) -> Tensor:
-        """Centre and scale every feature, (N, D)."""
-        if self.training and len(x_nd) == 1:
-            return F.batch_norm(
-                x_nd, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x_nd)
-
-
 class VideoTower(nn.Module):
     """Spike planes of a clip to one vector: HSFE, MAPResNet, Transformer over windows, mean."""
 
@@ -222,7 +211,10 @@ class VideoTower(nn.Module):
         self.temporal = nn.TransformerEncoder(
             layer, config.temporal_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
         )
-        self.leave = nn.Linear(width, config.embed_dim, bias=False)
+        self.leave = nn.Sequential(
+            nn.Linear(width, config.embed_dim, bias=False),
+            FeatureNorm(config.embed_dim, affine=False),
+        )
 
     def cut_windows(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
         """Pool in space and cut windows inside each segment.
@@ -236,7 +228,7 @@ class VideoTower(nn.Module):
         """
         clips, segments, ticks, height, width = planes_bsthw.shape
         starts = window_starts(ticks, self.window_ticks, self.step_ticks, self.windows)
-        dtype = self.leave.weight.dtype
+        dtype = self.time.weight.dtype
         if self.pool_px > 1:
             planes_nthw = planes_bsthw.flatten(0, 1).to(dtype)
             pooled_nthw = F.avg_pool2d(planes_nthw, self.pool_px)
