@@ -225,18 +225,18 @@ def draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.f
     y_h1 = np.linspace(-0.5, 0.5, height_px)[:, None]
     x_1w = np.linspace(-0.5, 0.5, width_px)[None, :]
     angle = rng.uniform(0, 2 * np.pi)
-    ground_hw: NDArray[np.float64] = rng.uniform(80, 170) + rng.uniform(0, 50) * (
+    ground_hw: NDArray[np.float64] = rng.uniform(80, 170) + rng.uniform(0, 40) * (
         np.cos(angle) * x_1w + np.sin(angle) * y_h1
     )
     for _ in range(3):  # soft waves
         wave_y, wave_x = rng.normal(0, 8, 2)
         phase = rng.uniform(0, 2 * np.pi)
-        ground_hw = ground_hw + rng.uniform(2, 7) * np.sin(wave_y * y_h1 + wave_x * x_1w + phase)
+        ground_hw = ground_hw + rng.uniform(1, 5) * np.sin(wave_y * y_h1 + wave_x * x_1w + phase)
     for _ in range(rng.integers(2, 6)):  # still clutter: soft-edged bars and boxes
         at_y, at_x = rng.uniform(-0.5, 0.5, 2)
         half_y, half_x = rng.uniform(0.03, 0.25, 2)
         inside_hw = (abs(y_h1 - at_y) < half_y) & (abs(x_1w - at_x) < half_x)
-        ground_hw = ground_hw + rng.uniform(-22, 22) * inside_hw
+        ground_hw = ground_hw + rng.uniform(-18, 18) * inside_hw
     return np.clip(ground_hw, 0.0, 255.0)
 
 

@@ -1,0 +1,193 @@
+"""`spikedata demo`: the whole chain on a corpus drawn here, through the same public functions.
+
+In its folder it does what a user would do there: draw ``shapes/``, simulate it to ``spikes.zarr``,
+pack that to ``packed.zarr``, and train as the packaged recipe ``demo.yaml`` says, to ``runs/demo``.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .common import progress_bar
+
+RECIPE = "demo.yaml"
+"""The packaged recipe that the demo trains by."""
+RUN = Path("runs") / "demo"
+_SETTINGS = "demo.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoConfig:
+    """What the demo draws and how it trains."""
+
+    seed: int = 0
+    """Seed of the drawings, the spikes, the weights and the order of clips."""
+    clips_per_class: int = 100
+    """Training clips of each of the 12 classes."""
+    test_per_class: int = 20
+    """Held-out clips of each class."""
+    overrides: tuple[str, ...] = ()
+    """Changes to the recipe, ``section.key=value``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoResult:
+    """What came out."""
+
+    report: Path
+    """Page with all numbers of the run."""
+    seconds: dict[str, float]
+    """Time each step took; a step finished by an earlier call takes none."""
+    metrics: dict[str, Any]
+    """What the run's ``metrics.json`` holds."""
+
+
+def run_demo(out: Path, config: DemoConfig, *, workers: int | None = None) -> DemoResult:
+    """Draw, simulate, pack, train and judge, all inside the folder ``out``.
+
+    An unfinished demo with the same settings is continued: what is finished is not done again.
+
+    Args:
+        out: folder to make.
+        config: what to draw and train.
+        workers: clips simulated at once; all cores if None.
+
+    Raises:
+        SpikeDataError: ``out`` holds something else, a finished demo, or one with other settings.
+    """
+    out = out.resolve()
+    _claim(out, config)
+    seconds: dict[str, float] = {}
+    with contextlib.chdir(out):
+        with _timed("draw", seconds):
+            _draw(config)
+        with _timed("simulate", seconds):
+            _simulate(config, workers)
+        with _timed("pack", seconds):
+            _pack(workers)
+        with _timed("train and judge", seconds):
+            _train(config)
+        metrics = json.loads((RUN / "metrics.json").read_text(encoding="utf-8"))
+    return DemoResult(report=out / RUN / "report.html", seconds=seconds, metrics=metrics)
+
+
+def print_demo(result: DemoResult, *, as_json: bool) -> None:
+    """Print the table of results and where the report lies, or all of it as JSON."""
+    from spklip.report import summary_table
+
+    if as_json:
+        typer.echo(json.dumps(asdict(result), default=str))
+        return
+    typer.echo(summary_table(result.metrics))
+    spent = ", ".join(f"{name} {spent:.0f} s" for name, spent in result.seconds.items())
+    typer.echo(f"time: {spent}")
+    typer.echo(f"report: {result.report}")
+
+
+@contextlib.contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    typer.echo(f"{name} ...", err=True)
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 1)
+
+
+def _claim(out: Path, config: DemoConfig) -> None:
+    """Check what ``out`` holds, and write down what is made there."""
+    from spikedata.errors import SpikeDataError
+
+    settings = json.loads(json.dumps(asdict(config)))
+    noted = out / _SETTINGS
+    if (out / RUN / "metrics.json").exists():
+        raise SpikeDataError(
+            f"{out}: a finished demo; its report is {out / RUN / 'report.html'}. "
+            "Remove the folder or name another with --out"
+        )
+    if noted.is_file():
+        before = json.loads(noted.read_text(encoding="utf-8"))
+        for key in settings:
+            if before.get(key) != settings[key]:
+                raise SpikeDataError(
+                    f"{out}: was begun with {key}={before.get(key)}, now it is {settings[key]}. "
+                    "Remove the folder or name another with --out"
+                )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SpikeDataError(f"{out}: exists and is not a demo's folder; name another with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    noted.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def _draw(config: DemoConfig) -> None:
+    from spikedata.corpora.shapes import SHAPE_CLASSES, draw_shapes
+
+    if Path("shapes").exists():
+        return
+    clips = (config.clips_per_class + config.test_per_class) * len(SHAPE_CLASSES)
+    with progress_bar(clips, "clip", "draw") as bar:
+        draw_shapes(
+            "shapes",
+            clips_per_class=config.clips_per_class,
+            test_per_class=config.test_per_class,
+            seed=config.seed,
+            progress=lambda *_: bar.update(),
+        )
+
+
+def _simulate(config: DemoConfig, workers: int | None) -> None:
+    from spikedata import (
+        SensorConfig,
+        SimulationRecipe,
+        SpikeDataError,
+        available_cores,
+        find_corpus,
+        simulate_corpus,
+    )
+
+    corpus = find_corpus("shapes")
+    with progress_bar(len(corpus.clips), "clip", "simulate") as bar:
+        report = simulate_corpus(
+            corpus,
+            "spikes.zarr",
+            SimulationRecipe(sensor=SensorConfig(seed=config.seed)),
+            workers=workers or available_cores(),
+            progress=lambda _: bar.update(),
+        )
+    if report.failures:
+        first = report.failures[0]
+        raise SpikeDataError(f"{len(report.failures)} clips failed; {first.path}: {first.error}")
+
+
+def _pack(workers: int | None) -> None:
+    from spikedata import available_cores
+    from spikedata.pack import pack_clips
+
+    if Path("packed.zarr").exists() and Path(".spikedata.json").exists():
+        return
+    with progress_bar(None, "clip", "pack") as bar:
+        pack_clips(
+            overwrite=True,  # one that was not noted was cut off
+            workers=workers or available_cores(),
+            progress=lambda _: bar.update(),
+        )
+
+
+def _train(config: DemoConfig) -> None:
+    from spklip import read_recipe
+    from spklip.run import run_recipe
+
+    seeds = [f"{section}.seed={config.seed}" for section in ("data", "train", "eval")]
+    recipe = read_recipe(recipe_path(), [*seeds, *config.overrides])
+    run_recipe(recipe, RUN, resume=(RUN / "recipe.yaml").exists())
+
+
+def recipe_path() -> Path:
+    """The packaged recipe of the demo."""
+    return Path(str(files("spikedata_recipes"))) / RECIPE
