@@ -1,6 +1,5 @@
 """Open a store, list its clips without touching them, and read windows of ticks."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -44,12 +43,18 @@ class ClipTable(Mapping[str, StoredClip]):
     def __getitem__(self, clip_id: str) -> StoredClip:
         row = self._rows[clip_id]
         if isinstance(row, bytes):
-            try:
-                row = StoredClip.from_catalog_line(row)
-            except RuleBrokenError as error:
-                raise error.at(self._store / CATALOG, clip_id) from error
+            row = self._parse(clip_id, row)
             self._rows[clip_id] = row
         return row
+
+    def _parse(self, clip_id: str, line: bytes) -> StoredClip:
+        try:
+            return StoredClip.from_catalog_line(line)
+        except RuleBrokenError:  # the catalogue is only a copy: ask the clip
+            try:
+                return read_clip_metadata(self._store / CLIPS / clip_id)[0]
+            except RuleBrokenError as error:
+                raise error.at(self._store, clip_id) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -285,11 +290,16 @@ def verify_bits(folder: Path, stored: StoredClip, layout: ArrayLayout) -> None:
 def catalog_lines(store: Path) -> dict[str, bytes]:
     """Catalogue line of every clip that is there, from the catalogue or else from the clip.
 
+    The catalogue is a copy: one that is absent, damaged or of another time is made good here.
+
     Raises:
         RuleBrokenError: an id is not safe, or a clip that the catalogue lacks is malformed.
     """
     present = clip_ids(store)
-    lines = read_catalog(store)
+    try:
+        lines = read_catalog(store)
+    except RuleBrokenError:
+        lines = {}
     if lines.keys() != present:
         lines = {key: line for key, line in lines.items() if key in present}
         for clip_id in present - lines.keys():
@@ -339,13 +349,9 @@ def read_catalog(store: Path) -> dict[str, bytes]:
 def _id_of(line: bytes) -> str:
     """The id, without parsing the whole line where it stands first as it should."""
     if line.startswith(_ID_FIRST):
-        end = line.find(b'"', len(_ID_FIRST))
-        text = line[len(_ID_FIRST) - 1 : end + 1]
-        if end > 0 and b"\\" not in text:
-            try:
-                return str(json.loads(text))
-            except ValueError:
-                pass
+        text = line[len(_ID_FIRST) : line.find(b'"', len(_ID_FIRST))]
+        if b"\\" not in text and text.isascii():  # nothing is escaped: it stands as it is
+            return text.decode()
     clip_id = parse_json(line, "catalog_malformed", f"a line of {CATALOG}").get("id")
     if not isinstance(clip_id, str):
         raise RuleBrokenError("catalog_malformed", f"a line of {CATALOG} has no id")
