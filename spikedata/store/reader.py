@@ -225,17 +225,17 @@ def read_groups(folder: Path, layout: ArrayLayout, first: int, end: int) -> NDAr
     Raises:
         RuleBrokenError: a shard or chunk is missing or damaged.
     """
-    pixels = layout.height_px * layout.width_px
-    packed_gp: NDArray[np.uint8] | None = None
-    for shard in range(first // layout.shard_groups, -(-end // layout.shard_groups)):
+    shards = range(first // layout.shard_groups, -(-end // layout.shard_groups))
+    for shard in shards:  # before memory is taken for what may not be there
+        if not (folder / layout.shard_key(shard)).is_file():
+            raise RuleBrokenError("shard_missing", f"shard {layout.shard_key(shard)} is missing")
+    packed_gp = np.empty((end - first, layout.height_px * layout.width_px), np.uint8)
+    for shard in shards:
         with ShardReader(folder, layout, shard) as reader:
-            if packed_gp is None:  # only now is it known that there is something to read
-                packed_gp = np.empty((end - first, pixels), np.uint8)
             base = shard * layout.shard_groups
             low = max(0, first - base)
             high = min(layout.shard_groups, end - base)
             _fill(packed_gp[base + low - first :], reader, layout, low, high)
-    assert packed_gp is not None
     return packed_gp.reshape(-1, layout.height_px, layout.width_px)
 
 
