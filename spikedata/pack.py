@@ -46,7 +46,7 @@ DEFAULT_OUT: dict[Format, str] = {
     "hdf5": "packed.h5",
     "dat": "packed.dat",
 }
-DEFAULT_LEVEL: dict[Format, int] = {"zarr": 9, "parquet": 9, "hdf5": 4, "dat": 0}
+DEFAULT_LEVEL: dict[Format, int] = {"zarr": 7, "parquet": 7, "hdf5": 4, "dat": 0}
 """Effort of compression: it is done once, and read many times at the same speed."""
 
 STATE_FILE = ".spikedata.json"

@@ -41,7 +41,8 @@ ROW_GROUP_BYTES = 32 << 20
 """A row group ends at this many compressed bytes or that many clips."""
 SHARD_PACKED_BYTES = 1 << 30
 """Packed bytes before compression that a shard takes; at the usual ratio about 400 MB."""
-DEFAULT_LEVEL = 9
+DEFAULT_LEVEL = 7
+"""On simulated video zstd 7 is 10% smaller than 3; 9 gains 0.6% more for a third more time."""
 
 _MAX_CHUNK_BYTES = 1 << 30
 
