@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from videos import gradient, numbered, write_video
 
-from spikedata.container import missing_bytes
-from spikedata.decoders import range_table
 from spikedata.errors import MissingExtraError, VideoError
-from spikedata.resample import find_timing, hold_at_rate
 from spikedata.video import VideoConfig, open_video
+from spikedata.video.container import missing_bytes
+from spikedata.video.decoders import range_table
+from spikedata.video.resample import find_timing, hold_at_rate
 
 DECODERS = ("pyav", "opencv", "decord")
 has_decord = pytest.mark.skipif(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import MissingExtraError, VideoError
-from spikedata.resample import Timing, as_rate, find_timing
+from spikedata.video.resample import Timing, as_rate, find_timing
 
 LumaPlane = NDArray[np.uint8] | NDArray[np.uint16]
 

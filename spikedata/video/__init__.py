@@ -14,10 +14,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.container import missing_bytes
-from spikedata.decoders import DecordReader, OpenCVReader, PyAVReader, Reader, Shot
 from spikedata.errors import VideoError
-from spikedata.resample import as_rate, hold_at_rate
+from spikedata.video.container import missing_bytes
+from spikedata.video.decoders import DecordReader, OpenCVReader, PyAVReader, Reader, Shot
+from spikedata.video.resample import as_rate, hold_at_rate
 
 Decoder = Literal["auto", "pyav", "opencv", "decord"]
 Damaged = Literal["keep", "refuse"]
