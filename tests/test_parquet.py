@@ -1,0 +1,236 @@
+"""Parquet shards: the bits and all that is known of them, deterministic, checked on reading."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spikedata.catalog import Clip
+from spikedata.errors import StoreError
+from spikedata.parquet import arrow_schema, open_parquet, plan_shards, write_shard
+from spikedata.store import SpikeStore, create_store, open_store
+from spikedata.stream import pack_ticks, unpack_ticks
+
+HEIGHT, WIDTH = 5, 11
+
+
+def planes_of(number: int, ticks: int) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    return rng.integers(0, 2, (ticks, HEIGHT, WIDTH), np.uint8)
+
+
+def make_store(path: Path, lengths: list[int]) -> SpikeStore:
+    with create_store(path, recipe={"a": 1}, class_names=["x", "y"], name="toy") as writer:
+        for i, ticks in enumerate(lengths):
+            clip = Clip(
+                id=f"c{i:02d}",
+                label=["y", None][i % 2],
+                captions=("one", "two"),
+                split=["train", "test", None][i % 3],
+                source={"name": f"{i}.avi", "sha256": "ab" * 32, "bytes": 7},
+            )
+            with writer.clip(clip, height_px=HEIGHT, width_px=WIDTH, tick_rate_hz=300.5) as out:
+                out.append(pack_ticks(planes_of(i, ticks)))
+                out.finish(ticks=ticks, attributes={"sensor": {"threshold": 2.5}, "n": i})
+    return open_store(path)
+
+
+def write_all(store: SpikeStore, out: Path, workers: int = 1) -> Path:
+    for shard in plan_shards(store):
+        write_shard(store, shard, out / shard.name, workers=workers)
+    return out
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> SpikeStore:
+    lengths = [1, 8, 255, 256, 257, 600, 777, 64, 9]
+    return make_store(tmp_path_factory.mktemp("store") / "s.zarr", lengths)
+
+
+@pytest.fixture(scope="module")
+def folder(store, tmp_path_factory) -> Path:
+    return write_all(store, tmp_path_factory.mktemp("parquet") / "p", workers=2)
+
+
+def test_what_is_read_is_what_was_written(store, folder):
+    found = open_parquet(folder)
+    assert dict(found.clips) == dict(store.clips)
+    assert (found.name, found.class_names, found.recipe) == ("toy", ("x", "y"), {"a": 1})
+    for i, (clip_id, stored) in enumerate(store.clips.items()):
+        found.verify(clip_id)
+        assert np.array_equal(found.read(clip_id).unpack(), planes_of(i, stored.ticks))
+
+
+@given(data=st.data(), block=st.sampled_from([8, 64, 256, 1024]))
+def test_windows_and_blocks_are_cut_from_the_same_bits(folder, data, block):
+    found = open_parquet(folder)
+    clip_id = data.draw(st.sampled_from(sorted(found.clips)))
+    ticks = found.clips[clip_id].ticks
+    start = data.draw(st.integers(0, ticks - 1))
+    length = data.draw(st.integers(1, ticks - start))
+    want_thw = planes_of(int(clip_id[1:]), ticks)
+    window = found.read(clip_id, start, length)
+    assert np.array_equal(window.unpack(), want_thw[start : start + length])
+    blocks_ghw = np.concatenate(list(found.blocks(clip_id, block)))
+    assert np.array_equal(unpack_ticks(blocks_ghw, ticks), want_thw)
+
+
+def test_one_row_decodes_by_hand(folder):
+    """As the format's page says it: zstd, bytes (H, W, g), least significant bit first."""
+    (row,) = [
+        row
+        for file in sorted(folder.glob("data/*.parquet"))
+        for row in pq.read_table(file).to_pylist()
+        if row["id"] == "c05"
+    ]
+    assert (row["ticks"], row["chunk_ticks"], len(row["bits"])) == (600, 256, 3)
+    assert (row["height"], row["width"], row["tick_rate_hz"]) == (HEIGHT, WIDTH, 300.5)
+    assert (row["label"], row["threshold"], row["split"]) == (None, 2.5, None)
+    second = np.frombuffer(zstandard.decompress(row["bits"][1]), np.uint8)
+    assert second.size == HEIGHT * WIDTH * 32
+    want = planes_of(5, 600)
+    for tick, y, x in ((256, 0, 0), (300, 4, 10), (511, 2, 7)):
+        group, bit = divmod(tick - 256, 8)
+        byte = second[(y * WIDTH + x) * 32 + group]
+        assert byte >> bit & 1 == want[tick, y, x]
+    assert json.loads(row["provenance"])["attributes"] == {"n": 5, "sensor": {"threshold": 2.5}}
+
+
+def test_bytes_do_not_depend_on_the_run_or_the_workers(store, folder, tmp_path):
+    again = write_all(store, tmp_path / "again", workers=3)
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet"))
+    assert len(files) == 2
+    for name in files:
+        assert (folder / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_row_groups_hold_four_clips_and_are_not_compressed_again(folder):
+    file = pq.ParquetFile(folder / "data" / "train-00000-of-00001.parquet")
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert sizes == [4, 2]
+    group = file.metadata.row_group(0)
+    compressions = {group.column(i).compression for i in range(group.num_columns)}
+    assert compressions == {"UNCOMPRESSED"}
+
+
+def test_shards_are_cut_by_packed_size_within_a_split(store, monkeypatch):
+    """Groups of eight ticks: test 1 + 33 + 8; train 1 + 32, 32, 75, 98, 2; 60 fit in a shard."""
+    monkeypatch.setattr("spikedata.parquet.SHARD_PACKED_BYTES", 60 * HEIGHT * WIDTH)
+    assert [(shard.name, shard.clip_ids) for shard in plan_shards(store)] == [
+        ("data/test-00000-of-00001.parquet", ("c01", "c04", "c07")),
+        ("data/train-00000-of-00005.parquet", ("c00", "c02")),
+        ("data/train-00001-of-00005.parquet", ("c03",)),
+        ("data/train-00002-of-00005.parquet", ("c05",)),
+        ("data/train-00003-of-00005.parquet", ("c06",)),
+        ("data/train-00004-of-00005.parquet", ("c08",)),
+    ]
+
+
+def test_datasets_reads_labels_and_previews_by_itself(store, folder, tmp_path):
+    schema = arrow_schema(store)
+    features = datasets.Features.from_arrow_schema(schema)
+    assert features["label"] == datasets.ClassLabel(names=["x", "y"])
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path), split="train")
+    assert loaded.features == features
+    assert loaded[0]["preview"].size == (WIDTH, HEIGHT)
+    assert loaded.features["label"].int2str(loaded[0]["label"]) == "y"
+
+
+def test_recipes_alone_have_no_bits(store, tmp_path):
+    (shard, *_) = plan_shards(store)
+    write_shard(store, shard, tmp_path / "r.parquet", with_bits=False)
+    found = open_parquet(tmp_path / "r.parquet")
+    assert not found.has_bits
+    assert found.clips["c01"] == store.clips["c01"]
+    with pytest.raises(StoreError, match="holds recipes only"):
+        found.read("c01")
+
+
+def rewritten(folder: Path, out: Path, change) -> Path:
+    """The train shard with its one table changed."""
+    table = pq.read_table(folder / "data" / "train-00000-of-00001.parquet")
+    pq.write_table(change(table), out, compression="NONE", use_dictionary=False)
+    return out
+
+
+def with_column(name: str, value):
+    def change(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index(name)
+        column = [value(cell) for cell in table[name].to_pylist()]
+        return table.set_column(at, table.schema.field(at), [column])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_column("bits", lambda bits: bits[:-1]), "chunks do not fit its ticks"),
+        (with_column("bits", lambda bits: [b"junk" for _ in bits]), "chunk 0"),
+        (with_column("chunk_ticks", lambda _: 7), "chunk_ticks is not usable"),
+        (with_column("chunk_ticks", lambda _: 1 << 50), "chunk_ticks is not usable"),
+        (
+            with_column("bits", lambda bits: [zstandard.compress(bytes(1 << 20)) for _ in bits]),
+            "chunk 0",
+        ),
+        (with_column("bits_sha256", lambda _: "0" * 64), "noted was 0000"),
+    ],
+)
+def test_a_damaged_row_is_an_error(folder, tmp_path, change, message):
+    path = rewritten(folder, tmp_path / "bad.parquet", change)
+    with pytest.raises(StoreError, match=message):
+        open_parquet(path).verify("c02")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_column("id", lambda _: "../out"), "holds '/'|starts with a dot"),
+        (with_column("id", lambda _: "same"), "is there twice"),
+        (with_column("label", lambda _: 2), "out of range"),
+        (with_column("height", lambda _: 0), "must be positive"),
+        (with_column("provenance", lambda _: "{"), "row 0 of group 0"),
+        (lambda table: table.replace_schema_metadata({}), "not written by spikedata"),
+        (
+            lambda table: table.replace_schema_metadata(
+                {b"spikedata": b'{"format": "spikedata-parquet", "version": "2.0"}'}
+            ),
+            "version 2.0 is newer than this spikedata can read",
+        ),
+    ],
+)
+def test_a_malformed_file_is_refused_when_opened(folder, tmp_path, change, message):
+    path = rewritten(folder, tmp_path / "bad.parquet", change)
+    with pytest.raises(StoreError, match=message):
+        open_parquet(path)
+
+
+def test_what_is_no_parquet_folder_says_so(tmp_path, store, folder):
+    with pytest.raises(StoreError, match="no such file or folder"):
+        open_parquet(tmp_path / "none")
+    with pytest.raises(StoreError, match="no Parquet files in it"):
+        open_parquet(tmp_path)
+    (tmp_path / "a.parquet").write_text("junk")
+    with pytest.raises(StoreError, match="cannot be read"):
+        open_parquet(tmp_path)
+    found = open_parquet(folder)
+    with pytest.raises(StoreError, match="no clip 'x'"):
+        found.read("x")
+    with pytest.raises(StoreError, match="ticks 0 to 2 are not inside its 1 ticks"):
+        found.read("c00", 0, 2)
+
+
+def test_a_shard_that_fails_leaves_nothing_behind(tmp_path):
+    store = make_store(tmp_path / "s.zarr", [9])
+    (tmp_path / "s.zarr" / "clips" / "c00" / "c.0.0.0").unlink()
+    (shard,) = plan_shards(store)
+    with pytest.raises(StoreError):
+        write_shard(store, shard, tmp_path / "out" / "a.parquet")
+    assert list((tmp_path / "out").iterdir()) == []
