@@ -5,3 +5,5 @@ from .model import SpklipOutput as SpklipOutput
 from .model import build_tokenizer as build_tokenizer
 from .recipe import Recipe as Recipe
 from .recipe import read_recipe as read_recipe
+from .run import evaluate_run as evaluate_run
+from .run import run_recipe as run_recipe
