@@ -64,7 +64,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
     ``caption`` and ``id``.
 
     Args:
-        source: a store or its path, a folder or file of Parquet from ``spikedata pack``, or what
+        source: a store or its path; Parquet that ``spikedata pack`` wrote; or what
             ``datasets.load_dataset`` gave for a published data set (not streaming).
         split: only clips of this split.
         classes: only clips of these classes; labels are then numbered among them.
@@ -242,10 +242,15 @@ def unpack_planes(packed: Tensor, ticks: int) -> Tensor:
 def _open(source: Any) -> Source:
     if isinstance(source, str | Path):
         path = Path(source)
-        if path.suffix == ".parquet" or (path.is_dir() and not (path / "zarr.json").exists()):
+        if path.suffix == ".parquet" or any(path.glob("**/*.parquet")):
             from spikedata.parquet import open_parquet  # noqa: PLC0415  needs pyarrow
 
             return open_parquet(path)
+        if path.suffix in (".h5", ".hdf5"):
+            raise StoreError(
+                f"{path}: windows are read from a store or from Parquet. Make one: "
+                f"spikedata pack {path} --to zarr"
+            )
         return open_store(path)
     if hasattr(source, "clips") and hasattr(source, "read"):
         return source  # type: ignore[no-any-return]

@@ -179,6 +179,8 @@ def test_wrong_choices_are_told(store, tmp_path):
         SpikeClips(store, sampling="middle")
     with pytest.raises(StoreError, match="no such store"):
         SpikeClips(tmp_path / "none.zarr")
+    with pytest.raises(StoreError, match="spikedata pack x.h5 --to zarr"):
+        SpikeClips("x.h5")
     with pytest.raises(StoreError, match="cannot read clips from a list"):
         SpikeClips([1, 2])
 
