@@ -37,7 +37,7 @@ def draw_shapes(
     clips_per_class: int = 50,
     test_per_class: int = 10,
     size: tuple[int, int] = (48, 48),
-    frames: int = 26,
+    frames: int = 14,
     frame_rate: int = 30,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
