@@ -290,6 +290,102 @@ def pack(
         fail(f"{len(report.failures)} sources or clips were left out of {report.out}")
 
 
+@app.command("push-hub")
+def push_hub(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Store or packed Parquet folder.  [default: what was packed last]"),
+    ] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(help="OWNER/NAME or NAME.  [default: SOURCE's name under your account]"),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it.  [default: only you]")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the data set, as the Hub spells it: cc-by-4.0.")
+    ] = None,
+    recipe_only: Annotated[
+        bool,
+        typer.Option(
+            "--recipe-only", help="No bits: recipe and digests, for videos that forbid copies."
+        ),
+    ] = False,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish what was packed last on the Hugging Face Hub, privately.
+
+    Sign in first with `hf auth login`, or set HF_TOKEN. Anybody allowed to see the data set loads
+    it with plain `datasets.load_dataset`. An upload that was cut short goes on where it was.
+    """
+    with errors_in_one_line(), progress_bar(None, "file", "push") as bar:
+        from spikedata import available_cores, last_packed, publish
+
+        report = publish(
+            source or last_packed(),
+            repo=repo,
+            private=not public,
+            licence=licence,
+            dry_run=dry_run,
+            recipe_only=recipe_only,
+            workers=workers or available_cores(),
+            progress=lambda step: _advance(bar, step.stage, step.done, step.total),
+        )
+    values = asdict(report)
+    if not as_json:
+        card = values.pop("card")
+        values["files"] = {file.path: f"{file.size_bytes:,} bytes" for file in report.files}
+    _print(values, as_json)
+    if dry_run and not as_json:
+        typer.echo(f"\nREADME.md\n\n{card}")
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME of a data set that push-hub made.")],
+    out: Annotated[Path, typer.Option(help="Store to write.")] = SPIKES,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit.  [default: the newest]")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare OUT, made by you, with the published digests."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    workers: Workers = None,
+) -> None:
+    """Download a published data set as a store, every bit checked.
+
+    A data set published as recipes alone has no bits: make them with `spikedata simulate` from your
+    copy of the videos, then `spikedata pull REPO --check` says whether they are the same.
+    """
+    with errors_in_one_line(), progress_bar(None, "step", "pull") as bar:
+        from spikedata import available_cores, check_regenerated, fetch
+
+        if check:
+            differences = check_regenerated(repo, out, revision=revision)
+        else:
+            fetch(
+                repo,
+                out,
+                revision=revision,
+                overwrite=overwrite,
+                workers=workers or available_cores(),
+                progress=lambda step: _advance(bar, step.stage, step.done, step.total or bar.total),
+            )
+    if not check:
+        typer.echo(out)
+        return
+    for line in differences:
+        typer.echo(line)
+    if differences:
+        fail(f"{out}: {len(differences)} differences from {repo}")
+    typer.echo(f"{out}: the same bits as {repo}")
+
+
 @app.command()
 def info(store: StoreArgument = SPIKES, as_json: AsJson = False) -> None:
     """Tell what STORE holds: clips, classes, splits, geometry, firing rate, compression."""
@@ -379,6 +475,27 @@ def cameras(as_json: AsJson = False) -> None:
         return
     other = {"HxW": "Any other plain .dat: its rows and columns, for example 500x800."}
     _print({camera.name: camera.description for camera in CAMERAS.values()} | other, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to make, or to go on in.")] = Path(
+        "spikedata-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of drawings, spikes and weights.")] = 0,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a labelled corpus and run the whole chain on it, without a download.
+
+    Squares, circles and triangles move left, right, up and down; they are simulated, packed, and
+    SPKLIP learns to name them: minutes on two CPU cores. Run it again to go on.
+    """
+    from .demo import DemoConfig, print_demo, run_demo
+
+    with errors_in_one_line():
+        result = run_demo(out, DemoConfig(seed=seed), workers=workers)
+        print_demo(result, as_json=as_json)
 
 
 def _advance(bar: Any, stage: str, done: int, total: int) -> None:

@@ -13,6 +13,9 @@ from .corpora import spoken_name as spoken_name
 from .errors import RecipeError as RecipeError
 from .errors import SpikeDataError as SpikeDataError
 from .errors import StoreError as StoreError
+from .hub import check_regenerated as check_regenerated
+from .hub import fetch as fetch
+from .hub import publish as publish
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .loader import unpack_planes as unpack_planes

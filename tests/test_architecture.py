@@ -14,8 +14,9 @@ LAYERS = [
     {"errors"},
     {"stream", "catalog", "recipe", "provenance"},
     {"video", "interpolate", "simulator", "camera", "store"},
-    {"corpora", "loader", "stats", "parquet", "hdf5"},
-    {"convert", "pack", "view", "export", "calibrate", "hub_card"},
+    {"corpora", "loader", "stats", "parquet"},
+    {"hdf5", "recordings", "hub_card"},
+    {"convert", "pack", "view", "export", "calibrate"},
     {"hub", "compare"},
 ]
 
