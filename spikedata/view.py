@@ -132,29 +132,31 @@ def view_clip(
         raise ValueError(f"{out}: expected a name that ends in .png, .gif or .mp4")
     if min(window_ticks, step_ticks, frame_rate) < 1:
         raise ValueError("window_ticks, step_ticks and frame_rate must be at least 1")
-    if clip_id not in store.clips:
-        raise StoreError(f"{store.path}: no clip {clip_id!r}; it holds {len(store.clips)} clips")
-    left = store.clips[clip_id].ticks - start
-    ticks = left if ticks is None else ticks
-    if start < 0 or not 1 <= ticks <= left:
-        raise StoreError(
-            f"{store.path}: clip {clip_id}: ticks {start} to {start + ticks} are not inside its "
-            f"{left + start} ticks"
-        )
+    ticks = _ticks_shown(store, clip_id, start, ticks)
     window_ticks = min(window_ticks, ticks)
     last = start + ticks - window_ticks
-    if out.suffix == ".png":
-        firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
-        rates = _pictures(store, clip_id, firsts, window_ticks, picture)
-        tiles = [
-            (to_grey(rate_hw), f"tick {first}")
-            for first, rate_hw in zip(firsts, rates, strict=True)
-        ]
-        _save_png(lay_out(tiles, columns=4), out)
-    else:
-        rates = _pictures(store, clip_id, range(start, last + 1, step_ticks), window_ticks, picture)
-        _write_movie(rates, out, frame_rate)
+    if out.suffix != ".png":
+        firsts: Sequence[int] = range(start, last + 1, step_ticks)
+        _write_movie(_pictures(store, clip_id, firsts, window_ticks, picture), out, frame_rate)
+        return out
+    firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
+    rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+    tiles = [(to_grey(r_hw), f"tick {first}") for first, r_hw in zip(firsts, rates, strict=True)]
+    _save_png(lay_out(tiles, columns=4), out)
     return out
+
+
+def _ticks_shown(store: SpikeStore, clip_id: str, start: int, ticks: int | None) -> int:
+    if clip_id not in store.clips:
+        raise StoreError(f"{store.path}: no clip {clip_id!r}; it holds {len(store.clips)} clips")
+    whole = store.clips[clip_id].ticks
+    shown = whole - start if ticks is None else ticks
+    if start < 0 or shown < 1 or start + shown > whole:
+        raise StoreError(
+            f"{store.path}: clip {clip_id}: ticks {start} to {start + shown} are not inside its "
+            f"{whole} ticks"
+        )
+    return shown
 
 
 def _pictures(
