@@ -154,10 +154,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "tiny": {
         "radius_ticks": 15,
-        "step_ticks": 16,
+        "step_ticks": 32,
         "branch_ticks": (31, 29, 27, 25),
         "branch_channels": (8, 8, 8, 8),
-        "branch_features": 4,
+        "branch_features": 2,
         "extractor_channels": 32,
         "extractor_blocks": 1,
         "group_blocks": (1, 1, 1),
