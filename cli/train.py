@@ -73,13 +73,12 @@ def evaluate(
 ) -> None:
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance."""
     with errors_in_one_line():
-        from spklip.recipe import Recipe, override_recipe
         from spklip.run import evaluate_run, recipe_of_run
 
         words = list(overrides or [])
         words += [f"data.path={json.dumps(data)}"] if data else []
         words += [f"data.test_split={json.dumps(split)}"] if split else []
-        settings: Recipe = override_recipe(recipe_of_run(Path(checkpoint)), words)
+        settings = recipe_of_run(checkpoint, words)
         metrics = evaluate_run(checkpoint, settings, out, overwrite=overwrite)
     _print_metrics(metrics, out, as_json)
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from spikedata.recipe import load_recipe, parse_recipe, to_dict
+from spikedata import load_recipe
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -37,6 +35,10 @@ class DataConfig:
     """Pieces the window is cut into, spread evenly over the clip."""
     sampling: Literal["random", "uniform", "center", "start"] = "random"
     """Where a training window lies in its clip."""
+    crop: float = 1.0
+    """Share of height and width that a training window keeps, at a random place."""
+    mirror: bool = False
+    """Mirror half of the training windows; not where left and right mean something."""
     workers: int = 0
     """Processes that read clips ahead; 0 reads in the training process."""
     seed: int = 0
@@ -44,6 +46,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "window_ticks", "segments", "shots")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, got {self.workers}")
         if self.window_ticks % self.segments:
@@ -179,12 +183,3 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: unreadable, an unknown key, or a value that does not fit.
     """
     return load_recipe(path, Recipe, overrides)
-
-
-def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with ``section.key=value`` words applied on top.
-
-    Raises:
-        RecipeError: an unknown key, or a value that does not fit.
-    """
-    return parse_recipe(yaml.safe_dump(to_dict(recipe)), Recipe, overrides)

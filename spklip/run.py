@@ -11,11 +11,15 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 """
 
 import json
+import math
+import os
+import platform
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +27,13 @@ import torch
 import yaml
 from accelerate import PartialState
 
-from spikedata.errors import SpikeDataError
-from spikedata.provenance import versions
-from spikedata.recipe import load_recipe, to_dict
+from spikedata import SpikeDataError, to_dict
 from spklip.judge import describe_splits, judge
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
-from spklip.recipe import ModelConfig, Recipe
+from spklip.model.text_tower import text_encoder_config
+from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
-from spklip.splits import Splits, TextCollator, open_splits
+from spklip.splits import Augmented, Splits, TextCollator, open_splits
 from spklip.train import fit, pick_precision
 
 METRICS_VERSION = 1
@@ -73,7 +76,7 @@ def run_recipe(
     started = time.perf_counter()
     model, curve = fit(
         lambda: build_model(recipe.model, config),
-        splits.fit,
+        Augmented(splits.fit, recipe.data),
         TextCollator(tokenizer, prompts),
         recipe.train,
         out / "checkpoints",
@@ -123,12 +126,20 @@ def evaluate_run(
     return _judge_and_write(model, tokenizer, splits, recipe, out, train, progress)
 
 
-def recipe_of_run(checkpoint: Path) -> Recipe:
-    """The recipe a run was made from; all defaults if ``checkpoint`` is not a run's folder."""
-    for folder in (checkpoint, checkpoint.parent):
-        if (folder / "recipe.yaml").is_file():
-            return load_recipe(folder / "recipe.yaml", Recipe)
-    return Recipe()
+def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe a run was made from, with overrides; all defaults where there is none.
+
+    Args:
+        checkpoint: a run's folder, its ``model`` folder, or anything else.
+        overrides: ``section.key=value`` words.
+
+    Raises:
+        RecipeError: an unknown key, or a value that does not fit.
+    """
+    path = Path(checkpoint)
+    found = [folder / "recipe.yaml" for folder in (path, path.parent)]
+    found = [file for file in found if file.is_file()]
+    return read_recipe(found[0] if found else os.devnull, overrides)
 
 
 def plan_run(recipe: Recipe) -> dict[str, Any]:
@@ -140,7 +151,7 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
     splits = open_splits(recipe)
     recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
     config, _ = load_model_parts(recipe.model)
-    height_px, width_px = splits.fit[0]["packed_ghw"].shape[-2:]
+    height_px, width_px = splits.fit[0]["packed_sghw"].shape[-2:]
     return {
         "recipe": to_dict(recipe),
         "parameters": count_parameters(config),
@@ -211,7 +222,7 @@ def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
 
 def count_parameters(config: SpklipConfig) -> dict[str, int]:
     """Parameters of each part and in all; nothing is allocated."""
-    model = _on_meta(config)
+    model = _without_weights(config, "meta")
     parts = {
         name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
     }
@@ -219,9 +230,12 @@ def count_parameters(config: SpklipConfig) -> dict[str, int]:
     return {**parts, "all": sum(p.numel() for p in model.parameters()), "trained": trained}
 
 
-def _on_meta(config: SpklipConfig) -> SpklipModel:
-    with torch.device("meta"):
-        return SpklipModel(SpklipConfig.from_dict(config.to_dict() | {"text_encoder": ""}))
+def _without_weights(config: SpklipConfig, device: str) -> SpklipModel:
+    """The architecture with weights of no account; a named text encoder is not fetched."""
+    known = config.to_dict()
+    known["text_config"] = text_encoder_config(config).to_dict()
+    with torch.device(device):
+        return SpklipModel(SpklipConfig.from_dict(known))
 
 
 def estimate_memory(
@@ -229,36 +243,40 @@ def estimate_memory(
 ) -> dict[str, float]:
     """Gigabytes a training step needs: weights with AdamW's state, and what backward keeps.
 
-    The second is counted, not guessed: one clip goes through the model on PyTorch's meta device
-    and every tensor that autograd saves is added up. Work space of the kernels is not in it.
+    The second is counted, not guessed: a quarter-size window goes through the model, and every
+    tensor that autograd saves is added up and scaled to the clip's area and the batch. Work
+    space of the kernels and activations of the text tower are not in it.
     """
-    model = _on_meta(config)
-    model.train()
-    own = {id(parameter) for parameter in model.parameters()}
-    kept: dict[int, tuple[Any, int]] = {}
+    shrink = 4 if min(height_px, width_px) // config.pool_px >= 96 else 1
+    small = (height_px // shrink, width_px // shrink)
+    ticks = recipe.data.window_ticks // recipe.data.segments
+    shape = (1, recipe.data.segments, ticks, *small)
+    model = _without_weights(config, "cpu")
+    weights = sum(p.numel() * (16 if p.requires_grad else 4) for p in model.parameters())
+    planes = 5 * math.prod(shape)  # uint8, and float32 to pool it
+    half = 0.5 if pick_precision(recipe.train) != "fp32" else 1.0
+    clip = (planes + half * _saved_bytes(model, shape)) * shrink**2
+    activations = clip * recipe.train.batch_size
+    return {
+        "weights_and_adamw": round(weights / 1e9, 3),
+        "activations": round(activations / 1e9, 3),
+        "all": round((weights + activations) / 1e9, 3),
+    }
+
+
+def _saved_bytes(model: SpklipModel, shape: tuple[int, ...]) -> int:
+    """Bytes autograd keeps for the backward of one embedding, parameters not counted."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if id(tensor) not in own:
-            kept[storage._cdata] = (storage, storage.nbytes())
+        storage = tensor.untyped_storage()  # held, so that no address is used twice
+        kept[storage.data_ptr()] = storage
         return tensor
 
-    data = recipe.data
-    ticks = data.window_ticks // data.segments
-    shape = (1, data.segments, ticks, height_px, width_px)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model.encode_video(torch.empty(shape, device="meta"))
-    weights = sum(p.numel() * (16 if p.requires_grad else 4) for p in model.parameters())
-    planes = 5 * ticks * data.segments * height_px * width_px  # uint8, and float32 to pool it
-    half = 0.5 if pick_precision(recipe.train) != "fp32" else 1.0
-    clip = planes + half * sum(size for _, size in kept.values())
-    batch = clip * recipe.train.batch_size
-    gigabyte = 1e9
-    return {
-        "weights_and_adamw": round(weights / gigabyte, 3),
-        "activations": round(batch / gigabyte, 3),
-        "all": round((weights + batch) / gigabyte, 3),
-    }
+        model.train().encode_video(torch.zeros(shape, dtype=torch.uint8))
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in own)
 
 
 def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -275,7 +293,7 @@ def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool)
             f"{out}: an unfinished run; --resume goes on with it, --overwrite starts again"
         )
     elif ours:
-        _check_same(load_recipe(out / "recipe.yaml", Recipe), recipe, out)
+        _check_same(read_recipe(out / "recipe.yaml"), recipe, out)
     out.mkdir(parents=True, exist_ok=True)
     text = (
         f"# The resolved recipe of this run. Again: spklip-train {out / 'recipe.yaml'} --out DIR\n"
@@ -339,11 +357,16 @@ def _judge_and_write(
         "train": train,
         "evaluation_seconds": round(time.perf_counter() - started, 2),
         "recipe": to_dict(recipe),
-        "versions": versions(("torch", "transformers")),
+        "versions": _versions(),
     }
     _write(out / "report.html", render_report(metrics))
     _write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def _versions() -> dict[str, str]:
+    packages = ("spikedata", "torch", "transformers")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def _write(path: Path, text: str) -> None:

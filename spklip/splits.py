@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from spikedata import SpikeClips, collate
-from spikedata.corpora import spoken_name
-from spikedata.errors import SpikeDataError
-from spikedata.pack import last_packed
+from spikedata import SpikeClips, SpikeDataError, collate, last_packed, spoken_name
 from spklip.evaluate import shared_groups
 from spklip.recipe import DataConfig, Recipe
+
+_AUGMENT = 1  # tells these draws from the loader's own
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -184,6 +185,42 @@ def class_prompts(
     for label, captions in zip(support.labels, support.captions, strict=True):
         found[label].update(dict.fromkeys(captions))
     return tuple(tuple(own) or other for own, other in zip(found, templated, strict=True))
+
+
+class Augmented(Dataset[dict[str, Any]]):
+    """Training windows cropped and mirrored at random, all segments of a window alike.
+
+    Like the windows, what is drawn depends on seed, epoch and index alone: neither on workers nor
+    on where a resumed run began.
+    """
+
+    def __init__(self, clips: SpikeClips, data: DataConfig) -> None:
+        self._clips = clips
+        self._crop, self._mirror, self._seed = data.crop, data.mirror, data.seed
+        # In shared memory, so that workers that outlive an epoch see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other windows, crops and mirrors."""
+        self._epoch.fill_(epoch)
+        self._clips.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self._clips[index]
+        rng = np.random.default_rng([self._seed, int(self._epoch), index, _AUGMENT])
+        packed_sghw = item["packed_sghw"]
+        height, width = packed_sghw.shape[-2:]
+        keep_h, keep_w = (max(1, round(side * self._crop)) for side in (height, width))
+        top = int(rng.integers(height - keep_h + 1))
+        left = int(rng.integers(width - keep_w + 1))
+        packed_sghw = packed_sghw[..., top : top + keep_h, left : left + keep_w]
+        if self._mirror and rng.random() < 0.5:
+            packed_sghw = packed_sghw.flip(-1)
+        return item | {"packed_sghw": packed_sghw}
 
 
 class TextCollator:

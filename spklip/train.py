@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -229,7 +229,10 @@ def fit(
     last = None
     if resume and folder.is_dir():
         last = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
+    if last is not None and int(last.rpartition("-")[2]) >= config.max_steps:
+        _load_finished(trainer, last)  # going on would add a step: the end is checked after one
+    else:
+        trainer.train(resume_from_checkpoint=last)
     names = ("step", "loss", "batch_match", "learning_rate", "grad_norm")
     curve = [
         {name: float(entry[name]) for name in names if name in entry}
@@ -237,3 +240,10 @@ def fit(
         if "loss" in entry
     ]
     return trainer.accelerator.unwrap_model(trainer.model), curve
+
+
+def _load_finished(trainer: SpklipTrainer, checkpoint: str) -> None:
+    """Take weights and history from the checkpoint of the last step."""
+    model_class: Any = type(trainer.model)
+    trainer.model = model_class.from_pretrained(checkpoint).to(trainer.args.device)
+    trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
