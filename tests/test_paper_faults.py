@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from test_model import make_model, packed, planes, tokens
 
 from spklip import SpklipConfig, SpklipModel, build_tokenizer, contrastive_loss
-from tests.test_model import make_model, packed, planes, tokens
 
 PLAYING = ("Cello", "Daf", "Dhol", "Flute", "Guitar", "Piano", "Sitar", "Tabla", "Violin")
 
