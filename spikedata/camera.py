@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -336,7 +336,8 @@ def _decode_block(
 def _decode_span(recording: Recording, start: int, count: int, out_ghw: NDArray[np.uint8]) -> None:
     """Read and decode ticks ``start`` to ``start + count`` into the first groups of ``out_ghw``."""
     camera = recording.camera
-    decode, _ = _kernels()
+    from spikedata.bit_transpose import decode_groups  # noqa: PLC0415  numba loads when needed
+
     piece_ticks = _PIECE_GROUPS * TICKS_PER_GROUP
     planes_nb = np.empty((piece_ticks, camera.plane_bytes), np.uint8)
     scratch = np.empty(camera.plane_bytes, np.uint64)
@@ -352,7 +353,9 @@ def _decode_span(recording: Recording, start: int, count: int, out_ghw: NDArray[
             whole = group_count(here) * TICKS_PER_GROUP
             planes_nb[here:whole] = 0
             first = at // TICKS_PER_GROUP
-            decode(planes_nb[:whole], scratch, out_ghw[first : first + group_count(here)], *layout)
+            decode_groups(
+                planes_nb[:whole], scratch, out_ghw[first : first + group_count(here)], *layout
+            )
 
 
 def _encode(block_ghw: NDArray[np.uint8], camera: Camera, flip: bool) -> NDArray[np.uint8]:
@@ -362,11 +365,12 @@ def _encode(block_ghw: NDArray[np.uint8], camera: Camera, flip: bool) -> NDArray
             f"camera {camera.name} takes uint8 blocks (g, {camera.height_px}, {camera.width_px}), "
             f"got {block_ghw.dtype} {block_ghw.shape}"
         )
-    _, encode = _kernels()
+    from spikedata.bit_transpose import encode_groups  # noqa: PLC0415  numba loads when needed
+
     planes_nb = np.empty((len(block_ghw) * TICKS_PER_GROUP, camera.plane_bytes), np.uint8)
     scratch = np.zeros(camera.plane_bytes, np.uint64)
     big = camera.bit_order == "big"
-    encode(block_ghw, scratch, planes_nb, camera._row_bits(), camera._runs(), flip, big)
+    encode_groups(block_ghw, scratch, planes_nb, camera._row_bits(), camera._runs(), flip, big)
     if camera.layout == "half_rows":
         _markers(planes_nb)[:] |= _marker_template()
     return planes_nb
@@ -524,105 +528,3 @@ def _npz_hwt_blocks(recording: Recording, ticks: int) -> Iterator[NDArray[np.uin
     step = ticks // TICKS_PER_GROUP
     for at in range(0, groups, step):
         yield packed_ghw[at : at + step]
-
-
-# --- kernels ------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _kernels() -> tuple[Any, Any]:
-    import numba  # noqa: PLC0415 - half a second to load; listing cameras need not wait for it
-
-    compile_ = numba.njit(nogil=True, cache=True)
-    return compile_(_decode_groups), compile_(_encode_groups)
-
-
-def _decode_groups(
-    planes_nb: NDArray[np.uint8],
-    scratch: NDArray[np.uint64],
-    out_ghw: NDArray[np.uint8],
-    row_bits: int,
-    runs: NDArray[np.int64],
-    flip: bool,
-    big: bool,
-) -> None:
-    """Planes (8 g, B) to packed groups (g, H, W).
-
-    Eight bytes, one of each plane, are an 8 x 8 bit square in one 64-bit word; transposed, its
-    bytes are eight pixels with eight ticks each (Hacker's Delight, 7-3). ``scratch``, uint64 (B),
-    holds one group in file order; then the real pixels of each row are copied out.
-    """
-    low, mid, high = np.uint64(7), np.uint64(14), np.uint64(28)
-    low_mask = np.uint64(0x00AA00AA00AA00AA)
-    mid_mask = np.uint64(0x0000CCCC0000CCCC)
-    high_mask = np.uint64(0x00000000F0F0F0F0)
-    height = out_ghw.shape[1]
-    pixels = scratch.view(np.uint8)
-    for g in range(out_ghw.shape[0]):
-        eight = planes_nb[8 * g : 8 * g + 8]
-        for b in range(scratch.size):
-            x = np.uint64(eight[0, b]) | np.uint64(eight[1, b]) << np.uint64(8)
-            x |= np.uint64(eight[2, b]) << np.uint64(16) | np.uint64(eight[3, b]) << np.uint64(24)
-            x |= np.uint64(eight[4, b]) << np.uint64(32) | np.uint64(eight[5, b]) << np.uint64(40)
-            x |= np.uint64(eight[6, b]) << np.uint64(48) | np.uint64(eight[7, b]) << np.uint64(56)
-            y = (x ^ (x >> low)) & low_mask
-            x = x ^ y ^ (y << low)
-            y = (x ^ (x >> mid)) & mid_mask
-            x = x ^ y ^ (y << mid)
-            y = (x ^ (x >> high)) & high_mask
-            scratch[b] = x ^ y ^ (y << high)
-        for row in range(height):
-            out_w = out_ghw[g, height - 1 - row if flip else row]
-            at = 0
-            for first, count in runs:
-                begin = row * row_bits + first
-                if big:
-                    for i in range(count):
-                        out_w[at + i] = pixels[(begin + i) ^ 7]
-                else:
-                    to_w, from_w = out_w[at : at + count], pixels[begin : begin + count]
-                    for i in range(count):  # slice assignment is five times slower in numba
-                        to_w[i] = from_w[i]
-                at += count
-
-
-def _encode_groups(
-    packed_ghw: NDArray[np.uint8],
-    scratch: NDArray[np.uint64],
-    planes_nb: NDArray[np.uint8],
-    row_bits: int,
-    runs: NDArray[np.int64],
-    flip: bool,
-    big: bool,
-) -> None:
-    """Undo :func:`_decode_groups`; ``scratch`` comes in as zeros, which stay where no pixel is."""
-    low, mid, high = np.uint64(7), np.uint64(14), np.uint64(28)
-    low_mask = np.uint64(0x00AA00AA00AA00AA)
-    mid_mask = np.uint64(0x0000CCCC0000CCCC)
-    high_mask = np.uint64(0x00000000F0F0F0F0)
-    height = packed_ghw.shape[1]
-    pixels = scratch.view(np.uint8)
-    for g in range(packed_ghw.shape[0]):
-        for row in range(height):
-            in_w = packed_ghw[g, height - 1 - row if flip else row]
-            at = 0
-            for first, count in runs:
-                begin = row * row_bits + first
-                if big:
-                    for i in range(count):
-                        pixels[(begin + i) ^ 7] = in_w[at + i]
-                else:
-                    to_w, from_w = pixels[begin : begin + count], in_w[at : at + count]
-                    for i in range(count):
-                        to_w[i] = from_w[i]
-                at += count
-        for b in range(scratch.size):
-            x = scratch[b]
-            y = (x ^ (x >> low)) & low_mask
-            x = x ^ y ^ (y << low)
-            y = (x ^ (x >> mid)) & mid_mask
-            x = x ^ y ^ (y << mid)
-            y = (x ^ (x >> high)) & high_mask
-            x = x ^ y ^ (y << high)
-            for tick in range(8):
-                planes_nb[8 * g + tick, b] = (x >> np.uint64(8 * tick)) & np.uint64(255)

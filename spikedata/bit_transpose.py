@@ -1,0 +1,141 @@
+"""Spike planes of a camera to groups of eight ticks a byte, and back: 8 x 8 bit transposition.
+
+Eight bytes, one of each of eight planes, are a square of 8 x 8 bits in one 64-bit word; transposed,
+its bytes are eight neighbouring pixels with eight ticks each (Hacker's Delight, section 7-3). Runs
+of bytes are handled as LLVM vectors: interleaved pairwise, eight planes become such words in three
+steps, which LLVM lowers to the unpack instructions of SSE, AVX or NEON.
+
+Shapes: g groups of eight ticks, H rows, W columns, B bytes a plane.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import uint64
+from numba.core import types
+from numba.core.extending import intrinsic
+
+_RUN = 16
+"""Bytes of a plane handled at once; more is no faster and compiles longer."""
+_SWAPS = ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0))
+"""Shift and mask of the three exchanges that transpose 8 x 8 bits."""
+
+
+def _interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """a0 b0 a1 b1 ..., seen as half as many integers of twice the width."""
+    count, bits = a.type.count, a.type.element.width
+    order = [k for i in range(count) for k in (i, count + i)]
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), 2 * count), order)
+    both = builder.shuffle_vector(a, b, mask)
+    return builder.bitcast(both, ir.VectorType(ir.IntType(2 * bits), count))
+
+
+def _transposed(builder: ir.IRBuilder, words: ir.Value) -> ir.Value:
+    for shift, mask in _SWAPS:
+        by, low = (ir.Constant(words.type, [n] * words.type.count) for n in (shift, mask))
+        moved = builder.and_(builder.xor(words, builder.lshr(words, by)), low)
+        words = builder.xor(builder.xor(words, moved), builder.shl(moved, by))
+    return words
+
+
+@intrinsic
+def _transpose_run(typingctx: Any, planes: Any, plane: Any, byte: Any, out: Any) -> Any:
+    """out[byte : byte + _RUN] = words of planes[plane : plane + 8, byte : byte + _RUN]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        planes_in, words_out = (
+            context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3)
+        )
+        stride = builder.extract_value(planes_in.strides, 0)
+        run = ir.VectorType(ir.IntType(8), _RUN).as_pointer()
+        parts = []
+        for tick in range(8):
+            row = builder.add(args[1], ir.Constant(args[1].type, tick))
+            at = builder.add(builder.mul(row, stride), args[2])
+            pointer = builder.bitcast(builder.gep(planes_in.data, [at]), run)
+            parts.append(builder.load(pointer, align=1))
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [_interleave(builder, a, b) for a, b in pairs]
+        words = _transposed(builder, parts[0])
+        pointer = builder.bitcast(builder.gep(words_out.data, [args[2]]), words.type.as_pointer())
+        builder.store(words, pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(planes, types.intp, types.intp, out), codegen
+
+
+@numba.njit(inline="always")
+def _transpose_word(x):  # type: ignore[no-untyped-def]  # pragma: no cover
+    y = (x ^ (x >> uint64(7))) & uint64(0x00AA00AA00AA00AA)
+    x = x ^ y ^ (y << uint64(7))
+    y = (x ^ (x >> uint64(14))) & uint64(0x0000CCCC0000CCCC)
+    x = x ^ y ^ (y << uint64(14))
+    y = (x ^ (x >> uint64(28))) & uint64(0x00000000F0F0F0F0)
+    return x ^ y ^ (y << uint64(28))
+
+
+@numba.njit(nogil=True, cache=True)
+def decode_groups(planes_nb, scratch, out_ghw, row_bits, runs, flip, big):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Turn planes into packed groups.
+
+    Args:
+        planes_nb: uint8 (8 g, B), file bytes.
+        scratch: uint64 (B), room for one group in file order.
+        out_ghw: uint8 (g, H, W), where the groups go.
+        row_bits: bits from one row to the next.
+        runs: int64 (n, 2), first bit and count of each run of real pixels in a row.
+        flip: the file's first row is the last of the picture.
+        big: the leftmost pixel of eight is the most significant bit.
+    """
+    size, height = scratch.size, out_ghw.shape[1]
+    whole = size // _RUN * _RUN
+    pixels = scratch.view(np.uint8)
+    for g in range(out_ghw.shape[0]):
+        for b in range(0, whole, _RUN):
+            _transpose_run(planes_nb, 8 * g, b, scratch)  # type: ignore[call-arg]
+        for b in range(whole, size):
+            x = uint64(0)
+            for tick in range(8):
+                x |= uint64(planes_nb[8 * g + tick, b]) << uint64(8 * tick)
+            scratch[b] = _transpose_word(x)
+        for row in range(height):
+            out_w = out_ghw[g, height - 1 - row if flip else row]
+            at = 0
+            for first, count in runs:
+                begin = row * row_bits + first
+                if big:
+                    for i in range(count):
+                        out_w[at + i] = pixels[(begin + i) ^ 7]
+                else:
+                    to_w, from_w = out_w[at : at + count], pixels[begin : begin + count]
+                    for i in range(count):  # slice assignment is five times slower in numba
+                        to_w[i] = from_w[i]
+                at += count
+
+
+@numba.njit(nogil=True, cache=True)
+def encode_groups(packed_ghw, scratch, planes_nb, row_bits, runs, flip, big):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Undo :func:`decode_groups`; ``scratch`` comes as zeros, which stay where no pixel is."""
+    height = packed_ghw.shape[1]
+    pixels = scratch.view(np.uint8)
+    for g in range(packed_ghw.shape[0]):
+        for row in range(height):
+            in_w = packed_ghw[g, height - 1 - row if flip else row]
+            at = 0
+            for first, count in runs:
+                begin = row * row_bits + first
+                if big:
+                    for i in range(count):
+                        pixels[(begin + i) ^ 7] = in_w[at + i]
+                else:
+                    to_w, from_w = pixels[begin : begin + count], in_w[at : at + count]
+                    for i in range(count):
+                        to_w[i] = from_w[i]
+                at += count
+        for b in range(scratch.size):
+            x = _transpose_word(scratch[b])
+            for tick in range(8):
+                planes_nb[8 * g + tick, b] = (x >> uint64(8 * tick)) & uint64(255)
