@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from hashlib import file_digest
@@ -218,11 +219,12 @@ class _Run:
                 height_px=video.height_px,
                 width_px=video.width_px,
                 tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
+                threads=threads,
             ) as target:
-                for packed_ghw in simulate(
-                    counter.blocks(), sensor, clip_id=item.clip.id, threads=threads
-                ):
-                    target.append(packed_ghw)
+                spikes = simulate(counter.blocks(), sensor, clip_id=item.clip.id, threads=threads)
+                with closing(_one_ahead(spikes, threads)) as blocks:
+                    for packed_ghw in blocks:
+                        target.append(packed_ghw)
                 return target.finish(
                     ticks=counter.frames * sensor.ticks_per_frame,
                     attributes={
@@ -247,6 +249,20 @@ class _CountedFrames:
                 raise CancelledError
             self.frames += len(luma_nhw)
             yield luma_nhw
+
+
+def _one_ahead(
+    blocks: Iterator[NDArray[np.uint8]], threads: int
+) -> Generator[NDArray[np.uint8], None, None]:
+    """The same blocks; if there are threads, the next is made in one while one is in use."""
+    if threads == 1:
+        yield from blocks
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -49,7 +49,10 @@ def unpack_ticks(packed_ghw: NDArray[np.uint8], ticks: int) -> NDArray[np.uint8]
         raise ValueError(
             f"{ticks} ticks need packed shape ({group_count(ticks)}, H, W), got {packed_ghw.shape}"
         )
-    return np.unpackbits(packed_ghw, axis=0, count=ticks, bitorder="little")
+    planes_thw = np.empty((len(packed_ghw) * TICKS_PER_GROUP, *packed_ghw.shape[1:]), np.uint8)
+    for k in range(TICKS_PER_GROUP):  # many times faster than numpy.unpackbits along axis 0
+        np.bitwise_and(packed_ghw >> k, 1, out=planes_thw[k::TICKS_PER_GROUP])
+    return planes_thw[:ticks]
 
 
 def slice_ticks(packed_ghw: NDArray[np.uint8], start: int, ticks: int) -> NDArray[np.uint8]:

@@ -12,10 +12,10 @@ PACKAGES = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"
 
 LAYERS = [
     {"errors"},
-    {"stream", "catalog", "recipe", "provenance"},
+    {"stream", "catalog", "recipe", "provenance", "bit_transpose"},
     {"video", "interpolate", "simulator", "camera", "store"},
-    {"corpora", "loader", "stats", "parquet"},
-    {"hdf5", "recordings", "hub_card"},
+    {"corpora", "stats", "parquet"},
+    {"loader", "hdf5", "recordings", "hub_card"},
     {"convert", "pack", "view", "export", "calibrate"},
     {"hub", "compare"},
 ]

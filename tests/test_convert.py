@@ -61,6 +61,15 @@ def test_workers_and_blocks_change_no_byte_of_the_store(
     assert digest_of_folder(tmp_path / "a.zarr") == digest_of_folder(tmp_path / "b.zarr")
 
 
+def test_a_lone_large_clip_shared_by_threads_has_the_same_bytes(tmp_path):
+    """480x640: each chunk has bands, which are compressed at once."""
+    write_grey(tmp_path / "videos/a/1.mkv", random_frames(1, frames=30, height=480, width=640))
+    corpus = find_corpus(tmp_path / "videos")
+    simulate_corpus(corpus, tmp_path / "a.zarr", SimulationRecipe(), workers=1)
+    simulate_corpus(corpus, tmp_path / "b.zarr", SimulationRecipe(), workers=4)
+    assert digest_of_folder(tmp_path / "a.zarr") == digest_of_folder(tmp_path / "b.zarr")
+
+
 def test_a_second_run_only_adds_what_is_missing(tmp_path, corpus):
     out = tmp_path / "s.zarr"
     some = replace(corpus, clips=corpus.clips[:2])
