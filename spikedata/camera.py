@@ -12,8 +12,9 @@ import functools
 import re
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -25,8 +26,8 @@ from numpy.typing import NDArray
 from spikedata.errors import RecordingError
 from spikedata.stream import TICKS_PER_GROUP, SpikeStream, group_count
 
-BLOCK_BYTES = 8 << 20
-"""Packed bytes a block aims at when no block length is given."""
+BLOCK_BYTES = 1 << 20
+"""Packed bytes a block aims at when no block length is given: it stays in the cache."""
 
 _PIECE_GROUPS = 8
 """Groups decoded between two reads: 64 planes of 250x400 stay in the second-level cache."""
@@ -189,8 +190,8 @@ class Recording:
         """Packed blocks, uint8 (g, H, W), whole groups except perhaps the last.
 
         Args:
-            ticks: ticks a block, a multiple of eight; default about 8 MiB of packed bytes.
-            threads: how many decode one block together.
+            ticks: ticks a block, a multiple of eight; default about 1 MiB of packed bytes.
+            threads: how many decode, a block each.
 
         Raises:
             ValueError: ``ticks`` is not a positive multiple of eight.
@@ -312,25 +313,25 @@ def _write_planes(
 
 
 def _dat_blocks(recording: Recording, ticks: int, threads: int) -> Iterator[NDArray[np.uint8]]:
+    def decode(start: int) -> NDArray[np.uint8]:
+        count = min(ticks, recording.ticks - start)
+        size = (group_count(count), recording.height_px, recording.width_px)
+        block_ghw = np.empty(size, np.uint8)
+        _decode_span(recording, start, count, block_ghw)
+        return block_ghw
+
+    starts = range(0, recording.ticks, ticks)
+    if threads == 1:
+        yield from map(decode, starts)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, recording.ticks, ticks):
-            count = min(ticks, recording.ticks - start)
-            yield _decode_block(recording, start, count, pool, threads)
-
-
-def _decode_block(
-    recording: Recording, start: int, count: int, pool: ThreadPoolExecutor, threads: int
-) -> NDArray[np.uint8]:
-    """Ticks ``start`` to ``start + count``, shared out in whole groups over the threads."""
-    block_ghw = np.empty((group_count(count), recording.height_px, recording.width_px), np.uint8)
-    share = -(-group_count(count) // threads) * TICKS_PER_GROUP
-
-    def decode(at: int) -> None:
-        out_ghw = block_ghw[at // TICKS_PER_GROUP :]
-        _decode_span(recording, start + at, min(share, count - at), out_ghw)
-
-    list(pool.map(decode, range(0, count, share)))
-    return block_ghw
+        under_way: deque[Future[NDArray[np.uint8]]] = deque()
+        for start in starts:
+            under_way.append(pool.submit(decode, start))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def _decode_span(recording: Recording, start: int, count: int, out_ghw: NDArray[np.uint8]) -> None:
