@@ -93,6 +93,10 @@ def simulate(
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Only these classes.")
     ] = None,
+    caption: Annotated[
+        list[str] | None,
+        typer.Option(help="Caption template, repeatable.  [default: a video of {name}]"),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many clips, spread over classes and splits.")
     ] = None,
@@ -136,6 +140,7 @@ def simulate(
             splits=splits,
             classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
             limit=limit,
+            **({"caption_templates": caption} if caption else {}),
         )
         if dry_run:
             _print(_plan(found, recipe, out), as_json)

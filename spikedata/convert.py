@@ -136,7 +136,7 @@ def simulate_corpus(
         out,
         recipe=to_dict(recipe),
         class_names=corpus.class_names,
-        name=corpus.name,
+        name=_data_set_name(corpus),
         resume=out.exists(),
     ) as writer:
         todo = [item for item in corpus.clips if not writer.has(item.clip.id)]
@@ -249,6 +249,11 @@ class _CountedFrames:
                 raise CancelledError
             self.frames += len(luma_nhw)
             yield luma_nhw
+
+
+def _data_set_name(corpus: Corpus) -> str:
+    """A known data set's own name; the folder's for one's own videos."""
+    return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.root.resolve().name
 
 
 def _one_ahead(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 
 import pytest
+from hub_server import HubServer
 from tools import BIN, digest_of_folder, one_line_error, run_program, write_corpus, write_grey
 from tools import random_frames as frames
 from videos import write_video
@@ -194,3 +195,111 @@ def test_ctrl_c_is_clean_and_the_next_run_goes_on(home):
     assert "Traceback" not in stderr
     assert simulate(home).returncode == 0
     assert len(open_store(home / "spikes.zarr").clips) == 8
+
+
+def test_captions_follow_the_templates_given(home):
+    done = simulate(home, "--caption", "a clip of {name}", "--caption", "{name}", "--limit", "1")
+    assert done.returncode == 0, done.stderr
+    (stored,) = open_store(home / "spikes.zarr").clips.values()
+    assert stored.clip.captions == ("a clip of class0", "class0")
+
+
+def test_pack_without_a_store_names_the_command_that_makes_one(tmp_path):
+    done = run_program("spikedata", "pack", "--to", "zarr", cwd=tmp_path)
+    assert "spikedata simulate" in one_line_error(done, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pack_info_validate_view_and_report_on_one_store(home):
+    assert simulate(home).returncode == 0
+    done = run_program("spikedata", "pack", "--to", "zarr", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["clips"] == 6
+    want = {k: c.bits_sha256 for k, c in open_store(home / "spikes.zarr").clips.items()}
+    assert {k: c.bits_sha256 for k, c in open_store(home / "packed.zarr").clips.items()} == want
+
+    done = run_program("spikedata", "info", "packed.zarr", "--json", cwd=home)
+    assert json.loads(done.stdout)["clips"] == 6
+    done = run_program("spikedata", "validate", "packed.zarr", cwd=home)
+    assert (done.returncode, done.stdout) == (0, "packed.zarr: no problems\n")
+    done = run_program("spikedata", "view", "class0__clip1", "--out", "a.png", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert (home / "a.png").read_bytes().startswith(b"\x89PNG")
+    done = run_program("spikedata", "report", cwd=home)
+    assert done.stdout == "spikes.html\n"
+    assert "class0" in (home / "spikes.html").read_text()
+
+    again = run_program("spikedata", "pack", cwd=home)
+    assert "exists already. Give --overwrite" in one_line_error(again, 1)
+
+
+def test_a_damaged_store_fails_validation_and_says_where(home):
+    assert simulate(home).returncode == 0
+    shard = next((home / "spikes.zarr/clips/class0__clip0").glob("c*"))
+    data = bytearray(shard.read_bytes())
+    data[8] ^= 0xFF
+    shard.write_bytes(data)
+    done = run_program("spikedata", "validate", cwd=home)
+    assert "1 broken rules" in one_line_error(done, 1)
+    assert done.stdout.startswith("class0__clip0: ")
+
+
+def test_recordings_of_the_wrong_size_are_listed_and_the_rest_is_packed(tmp_path):
+    (tmp_path / "rec/wave").mkdir(parents=True)
+    (tmp_path / "rec/wave/good.dat").write_bytes(bytes(range(125)) * 200)
+    (tmp_path / "rec/wave/bad.dat").write_bytes(bytes(24))
+    done = run_program("spikedata", "pack", "rec", "--camera", "vidar", cwd=tmp_path)
+    one_line_error(done, 1)
+    assert "24 bytes is not a whole number of 400x250 planes (12,500 bytes each)" in done.stderr
+    (stored,) = open_store(tmp_path / "packed.zarr").clips.values()
+    assert (stored.ticks, stored.clip.label) == (2, "wave")
+
+
+def test_a_store_of_a_newer_version_is_refused(home):
+    assert simulate(home, "--limit", "1").returncode == 0
+    root = home / "spikes.zarr/zarr.json"
+    root.write_text(root.read_text().replace('"version": "1.0"', '"version": "2.0"'))
+    for words in (["info"], ["pack"], ["simulate", "videos"], ["validate"]):
+        done = run_program("spikedata", *words, cwd=home)
+        assert done.returncode == 1
+        assert "store version 2 is newer than this spikedata can read (1)" in (
+            done.stdout + done.stderr
+        )
+
+
+def test_hostile_clip_ids_are_refused(home):
+    assert simulate(home, "--limit", "1").returncode == 0
+    clips = home / "spikes.zarr/clips"
+    shutil.copytree(next(clips.iterdir()), clips / "..evil")
+    done = run_program("spikedata", "pack", cwd=home)
+    assert "'..evil' starts with a dot" in one_line_error(done, 1)
+    assert not (home / "packed.zarr").exists()
+
+
+def test_push_hub_and_pull_bring_back_the_same_bits(home):
+    assert simulate(home).returncode == 0
+    assert run_program("spikedata", "pack", cwd=home).returncode == 0
+    with HubServer(home / "hub") as hub:
+        env = hub.environment(home / "hf")
+        done = run_program("spikedata", "push-hub", "--dry-run", cwd=home, env=env)
+        assert done.returncode == 0, done.stderr
+        assert hub.uploads() == []
+        done = run_program("spikedata", "push-hub", "--json", cwd=home, env=env)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert (report["repo"], report["private"], report["clips"]) == (
+            "tester/videos-spikes",
+            True,
+            6,
+        )
+        assert env["HF_TOKEN"] not in done.stdout + done.stderr
+        repo = report["repo"]
+        done = run_program("spikedata", "pull", repo, "--out", "back.zarr", cwd=home, env=env)
+        assert done.returncode == 0, done.stderr
+        done = run_program("spikedata", "pull", repo, "--check", cwd=home, env=env)
+        assert done.stdout == f"spikes.zarr: the same bits as {repo}\n"
+        done = run_program("spikedata", "push-hub", cwd=home, env={**env, "HF_TOKEN": "hf_wrong"})
+        assert "hf auth login" in one_line_error(done, 1)
+        assert "hf_wrong" not in done.stderr
+    want = {k: c.bits_sha256 for k, c in open_store(home / "spikes.zarr").clips.items()}
+    assert {k: c.bits_sha256 for k, c in open_store(home / "back.zarr").clips.items()} == want
