@@ -260,7 +260,7 @@ def pack(
         float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
     ] = None,
     level: Annotated[
-        int | None, typer.Option(help="Effort of compression.  [default: 9 for zarr and parquet]")
+        int | None, typer.Option(help="Effort of compression.  [default: 7 for zarr and parquet]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     workers: Workers = None,
