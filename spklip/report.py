@@ -255,7 +255,10 @@ def _few_shot_figure(few: Mapping[str, Any]) -> str:
     for shift, (name, by_shots) in enumerate(few["by_group"].items()):
         x = [few["shots"].index(k) + 0.08 * (shift - 1) for k in by_shots]
         y = [point["value"] for point in by_shots.values()]
-        spans = [(p["value"] - p["low"], p["high"] - p["value"]) for p in by_shots.values()]
+        spans = [
+            (max(0.0, p["value"] - p["low"]), max(0.0, p["high"] - p["value"]))
+            for p in by_shots.values()
+        ]
         axes.errorbar(x, y, list(zip(*spans, strict=True)), marker="o", label=TITLES[name])
     axes.axhline(few["chance"], color="gray", linestyle=":", label=TITLES["chance"])
     axes.set_xticks(range(len(few["shots"])), few["shots"])

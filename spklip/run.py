@@ -130,14 +130,14 @@ def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Reci
     """The recipe a run was made from, with overrides; all defaults where there is none.
 
     Args:
-        checkpoint: a run's folder, its ``model`` folder, or anything else.
+        checkpoint: a run's folder, its ``model`` folder, one of its checkpoints, or anything else.
         overrides: ``section.key=value`` words.
 
     Raises:
         RecipeError: an unknown key, or a value that does not fit.
     """
     path = Path(checkpoint)
-    found = [folder / "recipe.yaml" for folder in (path, path.parent)]
+    found = [folder / "recipe.yaml" for folder in [path, *path.parents][:3]]
     found = [file for file in found if file.is_file()]
     return read_recipe(found[0] if found else os.devnull, overrides)
 

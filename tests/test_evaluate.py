@@ -177,7 +177,7 @@ def test_linear_fit_under_a_strong_pull_stays_at_its_start():
 
 def test_few_shot_of_separable_features_is_perfect_and_of_noise_is_chance():
     train, test = _labels()
-    drawn = draw_episodes(train, test, range(7), episodes=100)
+    drawn = draw_episodes(train, test, range(7), episodes=40)
     groups = [f"{c}/{i % 4}" for i, c in enumerate(test)]
     clean = torch.eye(7) * 10
     result = few_shot(clean[train], clean[test], torch.zeros(7, 7), drawn, groups, from_text=False)
@@ -187,7 +187,7 @@ def test_few_shot_of_separable_features_is_perfect_and_of_noise_is_chance():
     noise = [torch.randn(len(x), 16, generator=generator) for x in (train, test)]
     result = few_shot(*noise, torch.zeros(7, 16), drawn, groups, from_text=True)
     assert result.top1[0].value == 0  # a start of 0 ties every class
-    assert 0.1 < result.top1[1].value < 0.3
+    assert 0.05 < result.top1[1].value < 0.35
 
 
 def test_zero_shots_are_judged_from_the_start_alone():
@@ -200,7 +200,7 @@ def test_zero_shots_are_judged_from_the_start_alone():
 
 def test_the_interval_over_groups_is_wider_than_over_many_episodes():
     train, test = _labels()
-    drawn = draw_episodes(train, test, range(7), episodes=200)
+    drawn = draw_episodes(train, test, range(7), episodes=80)
     generator = torch.Generator().manual_seed(3)
     noise = [torch.randn(len(x), 16, generator=generator) for x in (train, test)]
     groups = [f"{c}/{i % 4}" for i, c in enumerate(test)]
@@ -208,7 +208,7 @@ def test_the_interval_over_groups_is_wider_than_over_many_episodes():
     episodes, by_group = result.top1[4], result.by_group[4]
     assert by_group.value == pytest.approx(episodes.value)
     assert by_group.high - by_group.low > episodes.high - episodes.low
-    half = 1.959964 * math.sqrt(episodes.value * (1 - episodes.value) / 25 / 200)
+    half = 1.959964 * math.sqrt(episodes.value * (1 - episodes.value) / 25 / 80)
     assert episodes.high - episodes.low < 4 * half
 
 
