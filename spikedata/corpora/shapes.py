@@ -27,7 +27,7 @@ MOTIONS = ("left", "right", "up", "down")
 SHAPE_CLASSES = tuple(f"{shape}_moves_{motion}" for shape in SHAPES for motion in MOTIONS)
 """Class names, as :func:`draw_shapes` spells them."""
 
-_TEXT = ("a {shape} moves {motion}", "the {shape} is moving {motion}", "{motion} goes a {shape}")
+_TEXT = ("a {shape} moves {motion}", "the {shape} is moving {motion}")
 _CODEC = "ffv1"  # lossless, and part of every FFmpeg: the file holds exactly what was drawn
 
 
