@@ -60,7 +60,7 @@ class Statistic:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What :func:`compare` found."""
+    """What :func:`compare_streams` found."""
 
     real: Profile
     simulated: Profile
@@ -106,7 +106,7 @@ class Comparison:
         ]
 
 
-def compare(
+def compare_streams(
     real: SpikeSource | SpikeStream,
     simulated: SpikeSource | SpikeStream,
     *,
@@ -178,7 +178,7 @@ MEANINGS: dict[str, str] = {
 
 
 def open_spikes(path: Path | str, *, camera: str | None = None, clip: str | None = None) -> Any:
-    """Open a recording or one clip of a store for :func:`compare`.
+    """Open a recording or one clip of a store for :func:`compare_streams`.
 
     Args:
         path: a ``.dat`` or ``.npz`` file, or a store.
@@ -321,7 +321,7 @@ def comparison_html(comparison: Comparison, out: Path | str, *, title: str = "Co
     """Write a page about a comparison: the table, interval histograms, spectra and rate maps.
 
     Args:
-        comparison: what :func:`compare` found.
+        comparison: what :func:`compare_streams` found.
         out: HTML file to write, all in one; replaced if it is there.
         title: what stands above it.
 
