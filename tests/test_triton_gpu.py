@@ -1,0 +1,221 @@
+"""The Triton kernel gives the reference's bits: here under Triton's interpreter, else on a GPU."""
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import luma_frames, sensors
+from triton_modules import copy_of_triton_gpu, load_triton_gpu
+
+from spikedata.errors import MissingExtraError, SpikeDataError
+from spikedata.simulator import SensorConfig, SensorState, simulate, simulate_ticks
+
+# The interpreter takes about a millisecond a tick for each block of pixels, whatever their number.
+SIZES_HW = [(1, 1), (3, 5), (2, 17)]
+BLOCK = 16
+
+
+@pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def gpu(request):
+    return load_triton_gpu(interpret=request.param == "interpreter")
+
+
+@st.composite
+def recordings(draw, max_ticks=40):
+    sensor = draw(sensors())
+    height_px, width_px = draw(st.sampled_from(SIZES_HW))
+    ticks = draw(st.integers(1, max_ticks))
+    frames = sensor.frames_needed(0, ticks)
+    return draw(luma_frames(frames, height_px, width_px)), sensor, ticks
+
+
+def random_luma(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def start_of(luma_nhw, sensor, clip_id="clip"):
+    return SensorState.initial(sensor, *luma_nhw.shape[1:], clip_id)
+
+
+def reference(luma_nhw, state, sensor, ticks):
+    return simulate_ticks(luma_nhw, state, sensor, ticks, backend="reference", flush=True)
+
+
+def assert_same(left, right):
+    (left_ghw, left_state), (right_ghw, right_state) = left, right
+    np.testing.assert_array_equal(left_ghw, right_ghw)
+    np.testing.assert_array_equal(left_state.residue_hw, right_state.residue_hw)
+    np.testing.assert_array_equal(left_state.pending_hw, right_state.pending_hw)
+    assert left_state.tick == right_state.tick
+
+
+@given(recording=recordings())
+def test_the_kernel_gives_the_reference_bits(gpu, recording):
+    luma_nhw, sensor, ticks = recording
+    state = start_of(luma_nhw, sensor)
+    got = gpu.advance(luma_nhw, state, sensor, ticks)
+    assert_same(got, reference(luma_nhw, state, sensor, ticks))
+
+
+@settings(max_examples=15)
+@given(recording=recordings(), data=st.data())
+def test_cutting_a_clip_anywhere_changes_no_bit(gpu, recording, data):
+    luma_nhw, sensor, ticks = recording
+    cuts = [0, *data.draw(st.lists(st.integers(0, ticks), max_size=3).map(sorted)), ticks]
+    start = start_of(luma_nhw, sensor)
+    want_ghw, want = reference(luma_nhw, start, sensor, ticks)
+    state, groups = start, []
+    for begin, end in itertools.pairwise(cuts):
+        frames_nhw = luma_nhw[begin // sensor.ticks_per_frame :]
+        packed_ghw, state = gpu.advance(frames_nhw, state, sensor, end - begin)
+        groups.append(packed_ghw[: end // 8 - begin // 8])
+    if state.pending_ticks:
+        groups.append(state.pending_hw[None])
+    assert_same((np.concatenate(groups), state), (want_ghw, want))
+    np.testing.assert_array_equal(start.residue_hw, start_of(luma_nhw, sensor).residue_hw)
+
+
+@pytest.mark.parametrize("transfer", ["identity", "srgb", "bt709"])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("interpolation", ["hold", "linear"])
+@pytest.mark.parametrize("threshold", [0.3, 2.0])
+def test_every_option_gives_the_reference_bits(gpu, threshold, interpolation, reset, transfer):
+    sensor = SensorConfig(
+        threshold=threshold,
+        interpolation=interpolation,
+        reset=reset,
+        transfer=transfer,
+        ticks_per_frame=3,
+    )
+    luma_nhw = random_luma(7, 3, 5)
+    state = start_of(luma_nhw, sensor)
+    got = gpu.advance(luma_nhw, state, sensor, 17)
+    assert_same(got, reference(luma_nhw, state, sensor, 17))
+
+
+def batch_of(gpu, sensors_, luma_bnhw, clip_ids):
+    device = gpu.compute_device()
+    states = [
+        start_of(luma_nhw, sensor, clip_id)
+        for luma_nhw, sensor, clip_id in zip(luma_bnhw, sensors_, clip_ids, strict=True)
+    ]
+    return (
+        torch.from_numpy(luma_bnhw).to(device),
+        gpu.BatchState.of(states, device),
+        gpu.BatchSensors(tuple(sensors_), device),
+    )
+
+
+def test_clips_of_a_batch_have_their_own_sensor_and_start(gpu):
+    kinds = [
+        SensorConfig(threshold=2.0, seed=1),
+        SensorConfig(threshold=0.7, seed=2, transfer="srgb"),
+        SensorConfig(threshold=3.3, start="zero", transfer="bt709"),
+    ]
+    luma_bnhw = random_luma(3, 4, 2, 17)
+    ids = ["a", "b", "c"]
+    luma, state, batch = batch_of(gpu, kinds, luma_bnhw, ids)
+    first_bghw, middle = gpu.advance_batch(luma, state, batch, 11, block=BLOCK)
+    rest_bghw, after = gpu.advance_batch(luma[:, 1:], middle, batch, 10, block=BLOCK)
+    for i, (sensor, clip_id) in enumerate(zip(kinds, ids, strict=True)):
+        start = start_of(luma_bnhw[i], sensor, clip_id)
+        want_ghw, want = reference(luma_bnhw[i], start, sensor, 21)
+        got_ghw = torch.cat([first_bghw[i, :1], rest_bghw[i]]).cpu().numpy()
+        assert_same((got_ghw, after.clip(i)), (want_ghw, want))
+
+
+def test_past_the_last_frame_its_light_holds(gpu):
+    sensor = SensorConfig(ticks_per_frame=4)
+    luma_nhw = random_luma(3, 2, 3)
+    luma, state, batch = batch_of(gpu, [sensor], luma_nhw[None], ["clip"])
+    packed_bghw, _ = gpu.advance_batch(luma, state, batch, 12)
+    want_ghw = np.concatenate(list(simulate([luma_nhw], sensor, clip_id="clip")))
+    np.testing.assert_array_equal(packed_bghw[0].cpu().numpy(), want_ghw)
+
+
+@settings(max_examples=10)
+@given(
+    cuts=st.lists(st.integers(0, 6), max_size=3).map(sorted),
+    block_ticks=st.sampled_from([8, 11, 256]),
+    interpolation=st.sampled_from(["hold", "linear"]),
+)
+def test_a_whole_clip_streams_through_the_device(gpu, cuts, block_ticks, interpolation):
+    sensor = SensorConfig(ticks_per_frame=5, interpolation=interpolation)
+    luma_nhw = random_luma(6, 3, 5)
+    luma_nhw.flags.writeable = False
+    want = list(simulate([luma_nhw], sensor, clip_id="clip"))
+    blocks = np.split(luma_nhw, cuts)
+    got = list(gpu.simulate_on_gpu(blocks, sensor, clip_id="clip", block_ticks=block_ticks))
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
+    assert max(len(packed_ghw) for packed_ghw in got) <= max(1, block_ticks // 8)
+
+
+def test_a_clip_without_frames_gives_nothing(gpu):
+    empty = np.zeros((0, 2, 2), np.uint8)
+    assert list(gpu.simulate_on_gpu([empty], SensorConfig(), clip_id="clip")) == []
+
+
+def test_frames_of_another_size_are_refused(gpu):
+    blocks = [random_luma(2, 3, 5), random_luma(2, 5, 3)]
+    with pytest.raises(ValueError, match=r"frames of \(5, 3\) after frames of \(3, 5\)"):
+        list(gpu.simulate_on_gpu(blocks, SensorConfig(), clip_id="clip"))
+
+
+@pytest.mark.parametrize(
+    "other", [{"ticks_per_frame": 9}, {"reset": "zero"}, {"interpolation": "hold"}]
+)
+def test_a_batch_refuses_sensors_that_differ_in_what_it_shares(gpu, other):
+    with pytest.raises(ValueError, match=f"share one {next(iter(other))}"):
+        gpu.BatchSensors((SensorConfig(), SensorConfig(**other)), gpu.compute_device())
+
+
+def test_a_batch_refuses_shapes_that_do_not_agree(gpu):
+    luma, state, batch = batch_of(gpu, [SensorConfig()], random_luma(1, 2, 3, 5), ["clip"])
+    for wrong in (luma.float(), luma[0], luma[:, :0], luma[..., :4], luma.repeat(2, 1, 1, 1)):
+        with pytest.raises(ValueError, match="luma"):
+            gpu.advance_batch(wrong, state, batch, 8)
+
+
+def test_without_a_cuda_device_the_error_says_so(monkeypatch):
+    pytest.importorskip("triton", reason="triton is for Linux alone")
+    compiled = copy_of_triton_gpu(interpret=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    luma_nhw, sensor = random_luma(2, 1, 1), SensorConfig()
+    with pytest.raises(SpikeDataError, match="needs a CUDA device"):
+        compiled.advance(luma_nhw, start_of(luma_nhw, sensor), sensor, 8)
+
+
+def test_without_triton_the_error_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'spikedata\[gpu\]'"):
+        copy_of_triton_gpu(interpret=True)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_kernel_compiles_for_hardware(linear, monkeypatch, tmp_path):
+    """To machine code of compute capability 9.0; nothing spills out of the registers."""
+    pytest.importorskip("triton", reason="triton is for Linux alone")
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
+    compiled = copy_of_triton_gpu(interpret=False)
+    kernel = compiled._advance_kernel
+    constants = {"linear": linear, "block": 1024}
+    types = {"luma_bnp": "*u8", "pending_bp": "*u8", "packed_bgp": "*u8", "pending_after_bp": "*u8"}
+    signature = {
+        name: "constexpr"
+        if name in constants
+        else types.get(name, "*i32" if name[-3:-2] == "_" or name[-4:-3] == "_" else "i32")
+        for name in kernel.arg_names
+    }
+    source = ASTSource(kernel, signature, constexprs=constants)
+    made = compile_kernel(source, target=GPUTarget("cuda", 90, 32))
+    assert made.asm["cubin"][:4] == b"\x7fELF"
+    assert ".local" not in made.asm["ptx"]
