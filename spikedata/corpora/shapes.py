@@ -27,7 +27,7 @@ MOTIONS = ("left", "right", "up", "down")
 SHAPE_CLASSES = tuple(f"{shape}_moves_{motion}" for shape in SHAPES for motion in MOTIONS)
 """Class names, as :func:`draw_shapes` spells them."""
 
-_TEXT = ("a {shape} moves {motion}", "the {shape} is moving {motion}")
+_CAPTION = "a {shape} moves {motion}"
 _CODEC = "ffv1"  # lossless, and part of every FFmpeg: the file holds exactly what was drawn
 
 
@@ -107,7 +107,7 @@ def _scene_clips(
         row = {
             "file_name": f"{split}/s{scene:04d}_{label}.avi",
             "label": label,
-            "captions": [text.format(shape=shape, motion=motion) for text in _TEXT],
+            "captions": [_CAPTION.format(shape=shape, motion=motion)],
             "split": split,
             "group": f"scene{scene:04d}",
         }
