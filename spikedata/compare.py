@@ -132,7 +132,7 @@ def compare_streams(
     for name, given in (("real", real), ("simulated", simulated)):
         if given.ticks < 16:
             raise ValueError(f"{name}: at least 16 ticks are needed, got {given.ticks}")
-    scans = scan(_as_source(real)), scan(_as_source(simulated))
+    scans = scan(as_source(real)), scan(as_source(simulated))
     segment_ticks = min(item.segment_ticks for item in scans)
     of_real, of_simulated = (profile(item, segment_ticks=segment_ticks) for item in scans)
     own: dict[str, list[float]] = {name: [] for name in MEANINGS}
@@ -233,7 +233,8 @@ class _StreamSource:
         return [self._packed_ghw]
 
 
-def _as_source(spikes: SpikeSource | SpikeStream) -> SpikeSource:
+def as_source(spikes: SpikeSource | SpikeStream) -> SpikeSource:
+    """A stream in memory as something to be read block by block; what is that already stays."""
     return _StreamSource(spikes) if isinstance(spikes, SpikeStream) else spikes
 
 
