@@ -4,11 +4,32 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from spikedata.simulator import SensorConfig
+from spikedata.simulator import NoiseConfig, SensorConfig
 
 # 1x1, less than a vector, odd, not a multiple of eight, one vector exactly, several and a rest.
 SIZES_HW = [(1, 1), (1, 7), (3, 5), (7, 9), (8, 16), (5, 67), (17, 31)]
 TICKS_PER_FRAME = [1, 2, 3, 7, 8, 10, 16, 33, 40, 100, 1000]
+
+
+def share(most):
+    return st.sampled_from([0.0, most]) | st.floats(0.0, most)
+
+
+def noises(most_jitter=0.1):
+    """None half of the time; else any noise, hot and dead pixels far more than real ones."""
+    return st.none() | st.builds(
+        NoiseConfig,
+        response_spread=share(0.3),
+        dark_charge=share(0.04),
+        dark_spread=share(1.0),
+        threshold_spread=share(0.15),
+        shot_quanta=st.none() | st.floats(5e3, 1e6),
+        threshold_jitter=share(most_jitter),
+        dead_time=share(1.0),
+        hot_share=share(0.2),
+        hot_charge=share(1.0),
+        dead_share=share(0.2),
+    )
 
 
 @st.composite
@@ -24,8 +45,11 @@ def sensors(draw, ticks_per_frame=None, **fixed):
         "transfer": draw(st.sampled_from(["identity", "identity", "srgb", "bt709"])),
         "start": draw(st.sampled_from(["random", "zero"])),
         "seed": draw(st.integers(0, 2**64 - 1)),
-    }
-    return SensorConfig(**values | fixed)
+    } | fixed
+    charge = values["threshold"] * values["ticks_per_frame"]
+    if "noise" not in fixed and charge < 8000:  # more does not fit 32 bits with noise
+        values["noise"] = draw(noises(0.1 if charge < 150 else 0.004))
+    return SensorConfig(**values)
 
 
 @st.composite

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import sensors
 
 from spikedata.recipe import from_dict, to_dict
-from spikedata.simulator import SensorConfig, SensorState, simulate, simulate_ticks
+from spikedata.simulator import NoiseConfig, SensorConfig, SensorState, simulate, simulate_ticks
 
 
 def test_threshold_and_full_scale_in_charge_units():
@@ -78,6 +78,20 @@ def test_the_standards_camera_curves_lead_back_to_the_luma_code(transfer, code_o
         ({"reset": "none"}, "reset must be one of subtract, zero, got 'none'"),
         ({"transfer": "gamma"}, "transfer must be one of identity, srgb, bt709, got 'gamma'"),
         ({"start": "full"}, "start must be one of random, zero, got 'full'"),
+        ({"noise": NoiseConfig(), "threshold": 5000.0}, "10 the largest that fits is 1056"),
+        ({"noise": NoiseConfig(), "ticks_per_frame": 6000}, "2645 is the largest that fits"),
+        (
+            {"noise": NoiseConfig(dark_charge=0.9), "threshold": 0.5},
+            "dark_charge 0.9 must be below the threshold 0.5: the camera would fire",
+        ),
+        (
+            {"noise": NoiseConfig(shot_quanta=10.0), "ticks_per_frame": 2000},
+            "shot_quanta 10 gives noise .* the fewest that fit are",
+        ),
+        (
+            {"noise": NoiseConfig(threshold_jitter=0.1), "ticks_per_frame": 1000},
+            "threshold_jitter 0.1 overflows .* the largest that fits is",
+        ),
     ],
 )
 def test_impossible_sensors_are_refused(values, message):

@@ -9,10 +9,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.simulator.maps import SensorMaps
+from spikedata.simulator.noise import NoiseConfig
+from spikedata.simulator.presets import load_sensor, sensor_names
 from spikedata.simulator.sensor import SensorConfig, SensorState
 from spikedata.stream import TICKS_PER_GROUP
 
-__all__ = ["BACKENDS", "SensorConfig", "SensorState", "simulate", "simulate_ticks"]
+__all__ = [
+    "BACKENDS",
+    "NoiseConfig",
+    "SensorConfig",
+    "SensorMaps",
+    "SensorState",
+    "load_sensor",
+    "sensor_names",
+    "simulate",
+    "simulate_ticks",
+]
 
 Backend = Literal["auto", "reference", "numba"]
 Advanced = tuple[NDArray[np.uint8], SensorState]
@@ -88,6 +101,7 @@ def simulate(
     block_ticks: int = 256,
     backend: Backend = "auto",
     threads: int = 1,
+    maps: SensorMaps | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Simulate a whole clip, streaming: N frames give T = N * ``ticks_per_frame`` ticks.
 
@@ -96,10 +110,11 @@ def simulate(
     Args:
         luma_blocks: uint8 (n, H, W) each, any n, all of one size: the clip's frames in order.
         sensor: the camera.
-        clip_id: with ``sensor.seed`` chooses the random start.
+        clip_id: with ``sensor.seed`` chooses the random start and the noise of each tick.
         block_ticks: no block that is given has more ticks; it bounds the memory.
         backend: which of :data:`BACKENDS`; the bits are the same.
         threads: how many share the pixels; the bits are the same.
+        maps: how the camera's pixels differ, in place of what ``sensor.noise`` says.
 
     Yields:
         packed_ghw: uint8 (G, H, W), never empty; whole groups except at the clip's end.
@@ -112,7 +127,8 @@ def simulate(
     state: SensorState | None = None
     for luma_nhw, intervals in _with_next_frame(luma_blocks, sensor):
         if state is None:
-            state = SensorState.initial(sensor, luma_nhw.shape[1], luma_nhw.shape[2], clip_id)
+            height_px, width_px = luma_nhw.shape[1:]
+            state = SensorState.initial(sensor, height_px, width_px, clip_id, maps=maps)
         end = state.tick + intervals * sensor.ticks_per_frame
         first_interval = state.tick // sensor.ticks_per_frame
         while state.tick < end:
@@ -173,6 +189,10 @@ def _check(luma_nhw: Any, state: SensorState, sensor: SensorConfig, ticks: int) 
     if luma_nhw.shape[1:] != state.residue_hw.shape:
         raise ValueError(
             f"frames are {luma_nhw.shape[1:]} (H, W) but the state is {state.residue_hw.shape}"
+        )
+    if (sensor.noise is None) != (state.pixels is None):
+        raise ValueError(
+            "the state was made for a sensor with other noise; use SensorState.initial"
         )
     needed = sensor.frames_needed(state.tick, ticks)
     if len(luma_nhw) < needed:

@@ -1,7 +1,6 @@
 """The reference's bits at vector speed: numba kernels on explicit LLVM vectors, on every CPU.
 
-Small ``@intrinsic`` functions give numba a vector type (lanes of 8, 16 or 32 bits); LLVM lowers
-it to AVX2, AVX-512 or NEON. The kernel takes one vector of neighbouring pixels through all ticks
+The kernel takes one vector of neighbouring pixels through all ticks
 of a call with the residue in registers, and stores eight ticks of them as one byte vector.
 
 Charge is counted in the largest unit that divides the threshold and every possible charge (257 for
@@ -19,19 +18,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.core.datamodel import models
-from numba.core.extending import intrinsic, register_model
 from numpy.typing import NDArray
 
-from spikedata.simulator.sensor import SensorConfig, SensorState
+from spikedata.simulator import numba_noise
+from spikedata.simulator.lanes import (
+    WIDE,
+    add,
+    exceeds,
+    light_of,
+    load,
+    mul,
+    resize,
+    shift_right,
+    smaller,
+    splat,
+    store,
+    sub,
+    where,
+)
+from spikedata.simulator.noise import tick_words
+from spikedata.simulator.sensor import NoiseAmounts, NoisyPixels, SensorConfig, SensorState
 from spikedata.stream import TICKS_PER_GROUP, group_count
 
-WIDE = bool(llvm.get_host_cpu_features().get("avx512bw"))
 PIXELS = {16: 128, 32: 64} if WIDE else {16: 64, 32: 32}
 """Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition,
 as far as the registers go (measured with AVX2: 12 Gpt/s linear at 64 pixels, 7 at 128)."""
@@ -39,141 +49,6 @@ as far as the registers go (measured with AVX2: 12 Gpt/s linear at 64 pixels, 7 
 PICTURES = 36
 """Frames and groups that one run of the kernel touches; with more, a processor's table of memory
 pages overflows at every vector of pixels (measured: a third of the speed at 64 + 80 pictures)."""
-
-
-class Lanes(types.Type):
-    """Numba type of an LLVM vector of integers."""
-
-    def __init__(self, bits: int, count: int) -> None:
-        self.bits, self.count = bits, count
-        super().__init__(name=f"Lanes({bits}, {count})")
-
-
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, lanes: Lanes) -> None:
-        vector = ir.VectorType(ir.IntType(lanes.bits), lanes.count)
-        super().__init__(manager, lanes, vector)  # type: ignore[no-untyped-call]
-
-
-def _operation(function: Callable[..., Any]) -> Any:
-    """Make an intrinsic that sees constants as such."""
-    return intrinsic(prefer_literal=True)(function)
-
-
-def _pointer(
-    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, to: Any
-) -> ir.Value:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
-
-
-def _inlined(function: Callable[..., Any]) -> Any:
-    """Make a function that is pasted into the kernels that call it."""
-    return numba.njit(inline="always")(function)
-
-
-@_operation
-def load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
-    """``count`` neighbours from ``array[index]`` on."""
-    lanes = Lanes(array.dtype.bitwidth, count.literal_value)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = context.get_value_type(lanes)
-        pointer = _pointer(context, builder, array, args[0], args[1], vector)
-        return builder.load(pointer, align=lanes.bits // 8)
-
-    return lanes(array, types.intp, count), codegen
-
-
-@_operation
-def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
-    """Write the lanes to ``array[index]`` and its neighbours."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args[0], args[1], args[2].type)
-        builder.store(args[2], pointer, align=lanes.bits // 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, lanes), codegen
-
-
-@_operation
-def splat(typingctx: Any, word: Any, like: Any) -> Any:
-    """All lanes the integer ``word``, in the type of ``like``, whose size it is cut to."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(like.bits), like.count)
-        nothing = ir.Constant(vector, ir.Undefined)
-        lane = builder.trunc(args[0], vector.element) if like.bits < 64 else args[0]
-        first = builder.insert_element(nothing, lane, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), like.count), [0] * like.count)
-        return builder.shuffle_vector(first, nothing, zeros)
-
-    return like(types.int64, like), codegen
-
-
-@_operation
-def resize(typingctx: Any, lanes: Any, bits: Any) -> Any:
-    """The same lanes as unsigned integers of ``bits`` bits."""
-    sized = Lanes(bits.literal_value, lanes.count)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        cast = builder.zext if sized.bits > lanes.bits else builder.trunc
-        return args[0] if sized.bits == lanes.bits else cast(args[0], context.get_value_type(sized))
-
-    return sized(lanes, bits), codegen
-
-
-def _lanewise(emit: Callable[[Any, Any, Any], Any]) -> Any:
-    @_operation
-    def operation(typingctx: Any, left: Any, right: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return emit(builder, args[0], args[1])
-
-        return left(left, right), codegen
-
-    return operation
-
-
-add = _lanewise(lambda builder, left, right: builder.add(left, right))
-sub = _lanewise(lambda builder, left, right: builder.sub(left, right))
-mul = _lanewise(lambda builder, left, right: builder.mul(left, right))
-shift_right = _lanewise(lambda builder, left, right: builder.lshr(left, right))
-smaller = _lanewise(
-    lambda builder, left, right: builder.select(builder.icmp_signed("<", left, right), left, right)
-)
-
-
-@_operation
-def exceeds(typingctx: Any, charge: Any, limit: Any) -> Any:
-    """One bit a lane: signed ``charge > limit``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.icmp_signed(">", args[0], args[1])
-
-    return Lanes(1, charge.count)(charge, limit), codegen
-
-
-@_operation
-def where(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
-    """``yes`` in lanes whose mask bit is set, else ``no``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(*args)
-
-    return yes(mask, yes, no), codegen
-
-
-@_inlined
-def light_of(luma, at, table, factor, scratch, bits, count):  # type: ignore[no-untyped-def]
-    """Light of ``count`` pixels from ``luma[at]`` on, by a factor or, where that is 0, a table."""
-    if factor:
-        codes = resize(load(luma, at, count), bits)
-        return mul(codes, splat(factor, codes))
-    for i in range(count):
-        scratch[i] = table[luma[at + i]]
-    return resize(load(scratch, 0, count), bits)
 
 
 @functools.cache
@@ -293,8 +168,7 @@ class _Arithmetic:
         unit = 1 if capped else math.gcd(sensor.threshold_cu, *table_cu.tolist())
         bits = 16 if (sensor.threshold_cu + sensor.full_charge_cu) // unit <= 1 << 16 else 32
         unit = unit if bits == 16 else 1
-        table = table_cu // unit
-        factor = int(table[1]) if np.array_equal(table, table[1] * np.arange(256)) else 0
+        table, factor = _factored(table_cu // unit)
         origin = -(1 << 15) if bits == 16 else 0
         return cls(
             bits=bits,
@@ -334,32 +208,67 @@ def advance(
     groups = group_count(state.pending_ticks + ticks)
     if ticks == 0:
         return state.pending_hw[None][:groups].copy(), state
-    arithmetic = _Arithmetic.of(sensor)
-    width = max(pixels, PIXELS[arithmetic.bits])
+    noisy = state.pixels is not None
+    count = numba_noise.PIXELS if noisy else PIXELS[_Arithmetic.of(sensor).bits]
+    width = max(pixels, count)
     luma_np, residue_1p, pending_1p = (
         _flat_pictures(array, width) for array in (luma_nhw, state.residue_hw, state.pending_hw)
     )
     packed_gp = np.empty((groups, width), np.uint8)
     residue_2p, pending_2p = np.empty((2, width), np.int32), np.empty((2, width), np.uint8)
     pieces = _pieces(state.tick, ticks, sensor.ticks_per_frame)
+    kernel, numbers = _prepare(state, sensor, ticks, width)
 
     def run(first: int, last: int) -> None:
-        kernel = _kernel(arithmetic.bits, sensor.interpolation == "linear", arithmetic.capped)
         before_p = residue_1p[0], pending_1p[0]
         for i, (frame, group, tick, piece_ticks) in enumerate(pieces):
             after_p = residue_2p[i % 2], pending_2p[i % 2]
             kernel(
                 luma_np[frame:].reshape(-1), *before_p, packed_gp[group:].reshape(-1), *after_p,
-                first, last, tick, piece_ticks, sensor.ticks_per_frame, *arithmetic.numbers(),
+                first, last, tick, piece_ticks, sensor.ticks_per_frame, *numbers(tick),
             )  # fmt: skip
             before_p = after_p
 
-    _run_parts(run, _parts(width, PIXELS[arithmetic.bits], threads))
+    _run_parts(run, _parts(width, count, threads))
     last = (len(pieces) - 1) % 2
     residue_hw = residue_2p[last, :pixels].reshape(shape_hw)
     pending_hw = pending_2p[last, :pixels].reshape(shape_hw)
     packed_ghw = np.ascontiguousarray(packed_gp[:, :pixels]).reshape(groups, *shape_hw)
-    return packed_ghw, SensorState(residue_hw, state.tick + ticks, pending_hw)
+    return packed_ghw, SensorState(residue_hw, state.tick + ticks, pending_hw, state.pixels)
+
+
+def _prepare(
+    state: SensorState, sensor: SensorConfig, ticks: int, width: int
+) -> tuple[Any, Callable[[int], tuple[Any, ...]]]:
+    """The kernel, and its last arguments (from ``table`` on) for a run from a given tick on."""
+    linear = sensor.interpolation == "linear"
+    if state.pixels is None:
+        arithmetic = _Arithmetic.of(sensor)
+        numbers = arithmetic.numbers()
+        return _kernel(arithmetic.bits, linear, arithmetic.capped), lambda tick: numbers
+    table, factor = _factored(sensor.light_table())
+    maps_p = _flat_maps(state.pixels, width)
+    words_2t = tick_words(state.pixels.tick_key, state.tick, ticks)
+    amounts = NoiseAmounts.of(sensor)
+    last = (
+        sensor.light_charge_cu // (2 * sensor.ticks_per_frame),
+        amounts.shot, amounts.jitter, amounts.dead, amounts.dead_shift,
+    )  # fmt: skip
+
+    def noisy_numbers(tick: int) -> tuple[Any, ...]:
+        return (table, factor, *maps_p, *words_2t[:, tick - state.tick :], 0x00FF00FF, *last)
+
+    return numba_noise.noisy_kernel(linear, sensor.reset == "zero"), noisy_numbers
+
+
+def _flat_maps(pixels: NoisyPixels, width: int) -> list[NDArray[Any]]:
+    maps = pixels.response_hw, pixels.dark_hw, pixels.threshold_hw, pixels.word_hw
+    return [_flat_pictures(array, width)[0] for array in maps]
+
+
+def _factored(table: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
+    """The table, and f where table[y] = f * y for every y, else 0."""
+    return table, int(table[1]) if np.array_equal(table, table[1] * np.arange(256)) else 0
 
 
 def _flat_pictures(array: NDArray[Any], pixels: int) -> NDArray[Any]:
