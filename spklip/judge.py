@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from spikedata import SpikeClips, collate, unpack_planes
+from spikedata import SpikeClips, collate
 from spklip import baselines
 from spklip.evaluate import (
     Episodes,
@@ -130,7 +130,7 @@ def _with_windows(clips: SpikeClips, recipe: Recipe) -> SpikeClips:
 def _embed_batch(model: Any, batch: dict[str, Any], recipe: Recipe) -> dict[str, Tensor]:
     packed_bsghw, ticks = batch["packed_bsghw"].to(model.device), batch["ticks"]
     with _autocast(model, recipe):
-        video_bd = model.encode_video(unpack_planes(packed_bsghw, ticks))
+        video_bd = model.encode_packed(packed_bsghw, ticks)
     found = {"spklip": video_bd.float().cpu()}
     if recipe.eval.baselines:
         found |= baselines.features(packed_bsghw, ticks)

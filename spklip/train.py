@@ -69,6 +69,15 @@ class SpklipTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._matches: list[Tensor] = []
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the model's own groups: the text tower learns more slowly."""
+        if self.optimizer is None:
+            groups = self.accelerator.unwrap_model(self.model).parameter_groups(
+                self.args.learning_rate, self.args.weight_decay
+            )
+            self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
     def compute_loss(
         self,
         model: Any,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from spklip import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.model.hsfe import MultiScaleTemporalFilter, smooth_in_time_
+from spklip.model.pooling import pool_packed, pool_planes
 from spklip.model.video_tower import sine_positions, window_starts
 
 MINI = {
@@ -101,11 +102,9 @@ def test_cut_windows_holds_the_planes_of_each_window_and_its_middle_tick(model):
 
 
 def test_pooling_averages_cells():
-    model = make_model(pool_px=2)
     planes_bsthw = torch.zeros(1, 1, 9, 4, 5)
     planes_bsthw[:, :, :, 0, 0] = 1
-    window_nkhw, _ = model.video.cut_windows(planes_bsthw)
-    assert window_nkhw[0, 3].tolist() == [[0.25, 0.0], [0.0, 0.0]]
+    assert pool_planes(planes_bsthw, 2)[0, 0, 3].tolist() == [[0.25, 0.0], [0.0, 0.0]]
 
 
 # Video tower
@@ -193,6 +192,14 @@ def test_every_parameter_learns_and_a_batch_of_one_trains():
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     one = model(packed(planes(1, 1, 9, 8, 8)), 9, **tokens(model, ["a"]))
     assert torch.isfinite(one.video_bd).all()
+
+
+@pytest.mark.parametrize("pool_px", [1, 2, 3, 15])
+def test_packed_planes_are_pooled_as_unpacked_ones_are(pool_px):
+    planes_bsthw = planes(2, 3, 21, 17, 31)
+    want = pool_planes(planes_bsthw, pool_px).float()
+    assert torch.equal(pool_packed(packed(planes_bsthw), 21, pool_px).float(), want)
+    assert want.shape == (2, 3, 21, 17 // pool_px, 31 // pool_px)
 
 
 def test_gradient_checkpointing_changes_no_gradient():

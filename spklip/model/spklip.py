@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from spikedata import unpack_planes
 from spklip.losses import contrastive_loss
+from spklip.model.pooling import MAX_POOL_PX, pool_packed, pool_planes
 from spklip.model.text_tower import TextTower
 from spklip.model.video_tower import VideoTower
 
@@ -104,6 +104,8 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                     f"{name} {getattr(self, name)} is not a multiple of {heads} "
                     f"{getattr(self, heads)}"
                 )
+        if self.pool_px > MAX_POOL_PX:
+            raise ValueError(f"pool_px is at most {MAX_POOL_PX}, got {self.pool_px}")
         if self.text_rate < 0:
             raise ValueError(f"text_rate must not be negative, got {self.text_rate}")
         if self.extractor_stride not in (1, 2):
@@ -267,18 +269,34 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         Raises:
             ValueError: wrong shape, too few ticks for one window, or too few pixels for one cell.
         """
-        if planes_bsthw.ndim != 5 or 0 in planes_bsthw.shape:
+        self._check_planes("spike planes (B, S, T, H, W)", planes_bsthw)
+        pooled_bsthw = pool_planes(planes_bsthw, self.config.pool_px)
+        return F.normalize(self.video(pooled_bsthw), dim=-1)
+
+    def encode_packed(self, packed_bsghw: Tensor, ticks: int) -> Tensor:
+        """Embed clips given packed, uint8 (B, S, G, H, W) of ``ticks`` ticks a segment.
+
+        Returns:
+            Unit vectors, (B, D); those of :meth:`encode_video`, sooner.
+
+        Raises:
+            ValueError: as :meth:`encode_video`.
+        """
+        self._check_planes("packed planes (B, S, G, H, W)", packed_bsghw)
+        pooled_bsthw = pool_packed(packed_bsghw, ticks, self.config.pool_px)
+        return F.normalize(self.video(pooled_bsthw), dim=-1)
+
+    def _check_planes(self, expected: str, planes: Tensor) -> None:
+        if planes.ndim != 5 or 0 in planes.shape:
             raise ValueError(
-                "expected spike planes (B, S, T, H, W), none of them 0, "
-                f"got shape {tuple(planes_bsthw.shape)}"
+                f"expected {expected}, none of them 0, got shape {tuple(planes.shape)}"
             )
-        height, width = planes_bsthw.shape[-2:]
+        height, width = planes.shape[-2:]
         if min(height, width) < self.config.pool_px:
             raise ValueError(
                 f"planes of {height}x{width} pixels are smaller than one cell of "
                 f"pool_px {self.config.pool_px}"
             )
-        return F.normalize(self.video(planes_bsthw), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embed texts, given as the tokenizer of :func:`build_tokenizer` gives them, (B, L).
@@ -297,7 +315,7 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         label_b: Tensor | None = None,
     ) -> SpklipOutput:
         """Embed clips and texts; with labels, also compare them."""
-        video_bd = self.encode_video(unpack_planes(packed_bsghw, ticks))
+        video_bd = self.encode_packed(packed_bsghw, ticks)
         text_bd = self.encode_text(input_ids, attention_mask)
         loss = None
         if label_b is not None:

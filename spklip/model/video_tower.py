@@ -171,7 +171,6 @@ class VideoTower(nn.Module):
 
     def __init__(self, config: "SpklipConfig") -> None:
         super().__init__()
-        self.pool_px = config.pool_px
         self.window_ticks = config.window_ticks
         self.step_ticks = config.step_ticks
         self.windows = config.windows_per_segment
@@ -217,22 +216,18 @@ class VideoTower(nn.Module):
         )
 
     def cut_windows(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool in space and cut windows inside each segment.
+        """Cut windows inside each segment.
 
         Args:
-            planes_bsthw: uint8 or float (B, S, T, H, W), 0 and 1.
+            planes_bsthw: uint8 or float (B, S, T, H, W).
 
         Returns:
-            window_nkhw: float (B S V, K, h, w), channels last in memory, windows in time order.
+            window_nkhw: float (B S V, K, H, W), channels last in memory, windows in time order.
             centre_sv: float (S V), middle tick of each window; segments are laid end to end.
         """
-        clips, segments, ticks, height, width = planes_bsthw.shape
+        segments, ticks = planes_bsthw.shape[1:3]
         starts = window_starts(ticks, self.window_ticks, self.step_ticks, self.windows)
         dtype = self.time.weight.dtype
-        if self.pool_px > 1:
-            planes_nthw = planes_bsthw.flatten(0, 1).to(dtype)
-            pooled_nthw = F.avg_pool2d(planes_nthw, self.pool_px)
-            planes_bsthw = pooled_nthw.reshape(clips, segments, *pooled_nthw.shape[1:])
         windows = [planes_bsthw[:, :, first : first + self.window_ticks] for first in starts]
         window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
         window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
@@ -254,7 +249,7 @@ class VideoTower(nn.Module):
         return feature_bvd, centre_v
 
     def forward(self, planes_bsthw: Tensor) -> Tensor:
-        """Spike planes (B, S, T, H, W) to clip vectors (B, embed_dim), not normalised."""
+        """Planes (B, S, T, H, W) to clip vectors (B, embed_dim), not normalised."""
         feature_bvd, centre_v = self.window_features(planes_bsthw)
         position_vd = sine_positions(centre_v / self.step_ticks, feature_bvd.shape[-1])
         feature_bvd = feature_bvd + self.time(position_vd.to(feature_bvd.dtype))

@@ -1,0 +1,49 @@
+"""Average spike planes over cells of pixels.
+
+Shapes: G groups of eight ticks, T ticks, H rows, W columns, h and w cells; ``...`` is anything.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikedata import unpack_planes
+
+MAX_POOL_PX = 15
+"""A byte counts the spikes of a cell: 15 x 15 pixels are the most it holds."""
+
+
+def pool_planes(planes_xthw: Tensor, pool_px: int) -> Tensor:
+    """Mean of each cell, float (..., T, h, w), of planes (..., T, H, W); a rest is left out."""
+    if pool_px == 1:
+        return planes_xthw
+    pooled_nthw = F.avg_pool2d(planes_xthw.flatten(0, -4).float(), pool_px)
+    return pooled_nthw.reshape(*planes_xthw.shape[:-3], *pooled_nthw.shape[1:])
+
+
+def pool_packed(packed_xghw: Tensor, ticks: int, pool_px: int) -> Tensor:
+    """The same from packed planes, uint8 (..., G, H, W), several times faster.
+
+    Each byte becomes eight bytes of one word, one a tick, by a table; words are added over the
+    cell, so eight ticks are counted by one addition and nothing is unpacked to floats.
+    """
+    if pool_px == 1:
+        return unpack_planes(packed_xghw, ticks)
+    *lead, groups, height, width = packed_xghw.shape
+    rows, columns = height // pool_px, width // pool_px
+    inside = packed_xghw[..., : rows * pool_px, : columns * pool_px]
+    words = torch.index_select(_ticks_to_bytes(inside.device), 0, inside.reshape(-1).int())
+    count_nhw = words.reshape(-1, rows, pool_px, columns, pool_px).sum(dim=(2, 4))
+    count_xghwk = count_nhw.view(torch.uint8).reshape(*lead, groups, rows, columns, 8)
+    count_xthw = count_xghwk.movedim(-1, -3).flatten(-4, -3)[..., :ticks, :, :]
+    return count_xthw / pool_px**2
+
+
+@functools.cache
+def _ticks_to_bytes(device: torch.device) -> Tensor:
+    """Word of each byte, int64 (256,): byte k of the word is bit k of the byte."""
+    byte_n1 = torch.arange(256, dtype=torch.int64)[:, None]
+    bit_nk = byte_n1 >> torch.arange(8) & 1
+    return (bit_nk << 8 * torch.arange(8)).sum(dim=1).to(device)
