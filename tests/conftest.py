@@ -8,6 +8,7 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores already
 
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.load_profile("default")
