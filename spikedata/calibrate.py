@@ -13,15 +13,18 @@ arXiv:2308.03018; gain maps: Gao et al., Sensors 18(12):4232, 2018.
 
 import os
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from spikedata.errors import RecordingError
+from spikedata.recipe import to_dict
+from spikedata.simulator import NoiseConfig, SensorConfig, SensorMaps, load_sensor, simulate
 from spikedata.stats import SpikeSource, rate_between_spikes
 
 Array = NDArray[np.float64]
@@ -163,6 +166,148 @@ def _hot(dark_hw: Array) -> NDArray[np.bool_]:
     spread = 1.4826 * float(np.median(np.abs(dark_hw - middle)))
     hot_hw: NDArray[np.bool_] = dark_hw > middle + HOT_SPREADS * max(spread, 1e-6)
     return hot_hw
+
+
+# --- sensors ------------------------------------------------------------------------------------
+
+
+def calibrated_maps(calibration: Calibration, threshold: float) -> SensorMaps:
+    """The maps that a simulated camera needs to have these pixels.
+
+    Args:
+        calibration: of the camera.
+        threshold: of the sensor that is simulated, full-scale ticks a spike. Response counts the
+            pixels' thresholds in, so those of the maps are all 1.
+    """
+    return SensorMaps.from_shares(
+        response_hw=calibration.response_hw,
+        dark_hw=calibration.dark_hw * threshold,
+        threshold_hw=np.ones_like(calibration.response_hw),
+    )
+
+
+def write_sensor(calibration: Calibration, path: Path | str, base: SensorConfig) -> SensorConfig:
+    """Write a sensor preset with these pixels: a YAML file and, beside it, its maps.
+
+    Args:
+        calibration: of the camera.
+        path: ``NAME.yaml``; the maps become ``NAME.npz``. Both are replaced if they are there.
+        base: threshold, jitter, shot noise and dead time, which flat fields do not tell.
+
+    Returns:
+        The sensor as ``load_sensor(path)`` reads it.
+
+    Raises:
+        ValueError: ``path`` does not end in .yaml or .yml.
+    """
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{path}: expected a name that ends in .yaml")
+    maps_path = path.with_suffix(".npz")
+    temporal = base.noise or NoiseConfig()
+    noise = NoiseConfig(
+        maps=maps_path.name,
+        threshold_jitter=temporal.threshold_jitter,
+        shot_quanta=temporal.shot_quanta,
+        dead_time=temporal.dead_time,
+    )
+    sensor = replace(base, noise=noise)
+    calibrated_maps(calibration, base.threshold).save(maps_path)
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(_preset_text(calibration, path.name, sensor), encoding="utf-8")
+    os.replace(aside, path)
+    return load_sensor(path)
+
+
+def _preset_text(calibration: Calibration, name: str, sensor: SensorConfig) -> str:
+    """A YAML preset: the command that runs it, what was measured, and what is not the default."""
+    height, width = calibration.bad_hw.shape
+    measured = [f"#   {key}: {_shown(value)}" for key, value in calibration.summary().items()]
+    values = _unusual(sensor, SensorConfig()) | {"threshold": sensor.threshold}
+    if sensor.noise is not None:
+        values["noise"] = _unusual(sensor.noise, NoiseConfig())
+    lines = [
+        f"# spikedata simulate ucf101/ --sensor {name} --resize {height}x{width}",
+        "#",
+        "# A camera as calibrated from dark, medium and bright flat fields:",
+        *measured,
+        yaml.safe_dump(values, sort_keys=False),
+    ]
+    return "\n".join(lines)
+
+
+def _unusual(config: Any, usual: Any) -> dict[str, Any]:
+    """Plain values of the fields that differ from the defaults."""
+    defaults = to_dict(usual)
+    return {key: value for key, value in to_dict(config).items() if value != defaults[key]}
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def maps_like(rate_hw: Array, sensor: SensorConfig) -> SensorMaps:
+    """Maps under which white light gives each pixel this rate, whatever its true response.
+
+    Args:
+        rate_hw: (H, W), spikes a tick, for example of a real recording.
+        sensor: whose threshold and dead time are counted in.
+
+    Raises:
+        ValueError: ``sensor`` would need twice full-scale light or more for the highest rate.
+    """
+    dead = 0.0 if sensor.noise is None else sensor.noise.dead_time
+    charge_hw = rate_hw * sensor.threshold / (1 - rate_hw * dead)
+    if charge_hw.max() >= _MOST_RESPONSE:
+        fits = _MOST_RESPONSE * sensor.threshold / charge_hw.max()
+        raise ValueError(
+            f"threshold {sensor.threshold:g} is too high for a rate of {rate_hw.max():.3g} spikes "
+            f"a tick; the highest that fits is {fits:.4g}"
+        )
+    ones_hw = np.ones_like(rate_hw)
+    return SensorMaps.from_shares(response_hw=charge_hw, dark_hw=0 * ones_hw, threshold_hw=ones_hw)
+
+
+_MOST_RESPONSE = 1.999
+
+
+def simulate_like(
+    source: SpikeSource, sensor: SensorConfig, *, clip_id: str = "like", threads: int = 1
+) -> Iterator[NDArray[np.uint8]]:
+    """Simulate what the sensor would record of a recording's own scene, held still.
+
+    Each pixel gets the light that gives it the rate it has in the recording, so a comparison of the
+    two judges the sensor alone. The recording's pixels stay as they are: of the sensor's noise,
+    what changes from tick to tick is added; fixed patterns are in the rates already.
+
+    Args:
+        source: the recording; it should not move.
+        sensor: threshold, reset, jitter, shot noise and dead time.
+        clip_id: with ``sensor.seed`` chooses the start and the noise.
+        threads: how many share the pixels; the bits are the same.
+
+    Yields:
+        packed_ghw: uint8 (G, H, W); together as many ticks as the recording has.
+
+    Raises:
+        ValueError: the threshold is too high for the recording's rates; see :func:`maps_like`.
+    """
+    rate_hw, _ = rate_between_spikes(source)
+    maps = maps_like(rate_hw, sensor)
+    held = max(k for k in range(1, _LONGEST_HOLD + 1) if source.ticks % k == 0)
+    still = replace(
+        sensor,
+        ticks_per_frame=held,
+        interpolation="hold",
+        transfer="identity",
+        noise=sensor.noise or NoiseConfig(),
+    )
+    white_hw = np.full(rate_hw.shape, 255, np.uint8)
+    frames = (white_hw[None] for _ in range(source.ticks // held))
+    return simulate(frames, still, clip_id=clip_id, threads=threads, maps=maps)
+
+
+_LONGEST_HOLD = 64
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -6,12 +6,25 @@ import pytest
 from spikedata.calibrate import (
     Calibration,
     calibrate_pixels,
+    calibrated_maps,
     load_calibration,
+    maps_like,
     save_calibration,
+    simulate_like,
+    write_sensor,
 )
+from spikedata.camera import read_recording
+from spikedata.compare import as_source
 from spikedata.errors import RecordingError
-from spikedata.stats import rate_between_spikes
-from spikedata.stream import pack_ticks
+from spikedata.simulator import (
+    NoiseConfig,
+    SensorConfig,
+    SensorMaps,
+    load_sensor,
+    simulate,
+)
+from spikedata.stats import profile, rate_between_spikes, scan
+from spikedata.stream import SpikeStream, pack_ticks
 
 SHAPE = (24, 32)
 TICKS = 4000
@@ -150,3 +163,125 @@ def test_maps_that_do_not_agree_are_refused(tmp_path):
     bad = Calibration(**{**vars(found), "response_hw": found.response_hw * 0})
     with pytest.raises(RecordingError, match="not positive"):
         load_calibration(save_calibration(bad, tmp_path / "x.npz"))
+
+
+# --- the simulator's own cameras ----------------------------------------------------------------
+
+
+def known_camera(seed=3, threshold=1.5):
+    """A sensor with jitter and shot noise, and the maps of its pixels."""
+    response_hw, dark_hw = camera(seed)
+    rng = np.random.default_rng(100 + seed)
+    threshold_hw = 1 + 0.0456 * rng.standard_normal(SHAPE)
+    noise = NoiseConfig(threshold_jitter=0.0058, shot_quanta=5e4, dead_time=0.002)
+    sensor = SensorConfig(
+        threshold=threshold, ticks_per_frame=50, interpolation="hold", noise=noise
+    )
+    return sensor, SensorMaps.from_shares(response_hw, dark_hw * threshold, threshold_hw)
+
+
+def film(sensor, luma_hw, ticks, **given):
+    frames = np.broadcast_to(luma_hw, (ticks // sensor.ticks_per_frame, *luma_hw.shape))
+    blocks = list(simulate([np.ascontiguousarray(frames)], sensor, clip_id="film", **given))
+    return as_source(SpikeStream(np.concatenate(blocks), ticks, 20_000.0))
+
+
+def film_flat_fields(sensor, maps, ticks):
+    return [film(sensor, np.full(SHAPE, luma, np.uint8), ticks, maps=maps) for luma in (0, 70, 230)]
+
+
+def test_the_simulator_s_maps_are_recovered_and_their_pattern_goes():
+    sensor, maps = known_camera()
+    found = calibrate_pixels(*film_flat_fields(sensor, maps, 4000))
+    want_hw = maps.response_hw / maps.threshold_hw
+    want_hw = want_hw / want_hw.mean()
+    # Beside the ends of the trains (2e-4): shot noise of 4,000 ticks of 0.27 and 0.9 of full light
+    # leaves 1 / sqrt(5e4 * 4000 * 0.9) = 7e-5, jitter 0.0058 * 1.5 / 0.9 * sqrt(2) / 4000 = 3e-6.
+    # The dead time bends the line by 0.002 * rate * response spread, 1e-4 at most.
+    assert np.abs(found.response_hw - want_hw).std() < 4e-4
+    want_dark_hw = maps.dark_hw / 65535 / (sensor.threshold * maps.threshold_hw / (1 << 14))
+    # In the dark a tick brings less charge than the threshold jitters by, 0.58% of it: the pixel
+    # fires early, by two spreads at most. Shot noise leaves 1 / sqrt(5e4 * 0.003 * 4000) = 0.13%.
+    dark_off = np.abs(found.dark_hw / want_dark_hw - 1)[want_dark_hw > 0.002]
+    assert dark_off.max() < 2 * 0.0058 + 4 * 0.0013
+
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    luma_hw = np.rint(120 + 60 * np.sin(x / 5) * np.cos(y / 4)).astype(np.uint8)
+    seen_hw, _ = rate_between_spikes(film(sensor, luma_hw, 2000, maps=maps))
+    light_hw = luma_hw / luma_hw.mean()
+    before, after = seen_hw / light_hw, found.light(seen_hw) / light_hw
+    assert (before / before.mean()).std() > 0.08
+    assert (after / after.mean()).std() < 1e-3
+
+
+def test_a_preset_is_the_camera_it_was_measured_from(tmp_path):
+    sensor, maps = known_camera()
+    found = calibrate_pixels(*film_flat_fields(sensor, maps, 4000))
+    written = write_sensor(found, tmp_path / "camera.yaml", sensor)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["camera.npz", "camera.yaml"]
+    assert written == load_sensor(tmp_path / "camera.yaml")
+    assert written.threshold == sensor.threshold
+    assert written.noise.threshold_jitter == sensor.noise.threshold_jitter
+    assert (tmp_path / "camera.yaml").read_text().startswith("# spikedata simulate")
+    luma_hw = np.full(SHAPE, 100, np.uint8)
+    true_hw, _ = rate_between_spikes(film(sensor, luma_hw, 2000, maps=maps))
+    again_hw, _ = rate_between_spikes(film(written, luma_hw, 2000))
+    ratio_hw = again_hw / true_hw
+    assert (ratio_hw / ratio_hw.mean()).std() < 1e-3
+    with pytest.raises(ValueError, match="ends in .yaml"):
+        write_sensor(found, tmp_path / "camera.json", sensor)
+
+
+def test_maps_hold_what_was_measured():
+    found = calibrate_pixels(*flat_fields(*camera(), ticks=1000))
+    maps = calibrated_maps(found, 2.0)
+    np.testing.assert_allclose(maps.response_hw / (1 << 14), found.response_hw, atol=1 / (1 << 15))
+    np.testing.assert_allclose(maps.dark_hw / 65535, found.dark_hw * 2, atol=0.5001 / 65535)
+
+
+# --- like a recording ---------------------------------------------------------------------------
+
+
+def rates_of_scene():
+    rng = np.random.default_rng(8)
+    return 1 / np.clip(np.exp(rng.normal(np.log(4.7), 0.33, SHAPE)), 1.6, 30)
+
+
+@pytest.mark.parametrize("threshold", [1.0, 2.0])
+@pytest.mark.parametrize("noise", [None, NoiseConfig(dead_time=0.05, threshold_jitter=0.006)])
+def test_a_simulation_like_a_recording_has_its_rates(threshold, noise):
+    recording = Source(rates_of_scene(), 600)
+    sensor = SensorConfig(threshold=threshold, noise=noise)
+    packed_ghw = np.concatenate(list(simulate_like(recording, sensor)))
+    made = as_source(SpikeStream(packed_ghw, 600, 20_000.0))
+    made_hw, made_error_hw = rate_between_spikes(made)
+    rate_hw, error_hw = rate_between_spikes(recording)
+    # Maps have steps of 1 / 16384 of full light; jitter moves the ends by 0.006 of an interval.
+    bound_hw = 3.5 * np.hypot(error_hw, made_error_hw) + threshold / (1 << 14)
+    assert (np.abs(made_hw - rate_hw) < bound_hw).all()
+    assert made_hw.mean() == pytest.approx(rate_hw.mean(), rel=1e-3)
+
+
+def test_a_recording_of_any_length_is_followed():
+    for ticks in (97, 64, 130):
+        recording = Source(np.full((3, 4), 0.3), ticks)
+        packed_ghw = np.concatenate(list(simulate_like(recording, SensorConfig())))
+        SpikeStream(packed_ghw, ticks, 20_000.0)
+
+
+def test_light_that_would_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"threshold 4 is too high for a rate of 0.6 .* is 3.33"):
+        maps_like(np.full((2, 2), 0.6), SensorConfig(threshold=4.0))
+
+
+def test_the_preset_has_the_statistics_of_a_real_static_scene(shared_data):
+    path = shared_data / "recordings" / "static_scene_250x400x500.npz"
+    recording = read_recording(path, "npz-hwt")
+    packed_ghw = np.concatenate(list(simulate_like(recording, load_sensor("vidar-20khz"))))
+    found = profile(scan(as_source(SpikeStream(packed_ghw, 500, 20_000.0))))
+    assert 0.0005 <= found.off_neighbour_share <= 0.002
+    assert 0.008 <= found.extra_isi_spread <= 0.012
+    assert -0.40 <= found.lag1_correlation <= -0.33
+    assert found.isi_excess_variance == 0
+    real = profile(scan(recording))
+    assert found.firing_rate == pytest.approx(real.firing_rate, rel=1e-3)
