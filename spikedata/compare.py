@@ -9,11 +9,13 @@ Shapes: H rows, W columns, L lengths of an interval, K tiles, T ticks, C halves,
 """
 
 import base64
+import functools
 import html
 import io
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,7 @@ def compare_streams(
     *,
     splits: int = 64,
     seed: int = 0,
+    threads: int = 1,
 ) -> Comparison:
     """Compare a simulated recording with a real one, in memory their lengths do not change.
 
@@ -123,6 +126,7 @@ def compare_streams(
         simulated: likewise.
         splits: how often the real recording is split against itself, at least 2.
         seed: chooses the splits.
+        threads: how many share the work; the result is the same.
 
     Raises:
         ValueError: a recording has less than 16 ticks, or ``splits`` is below 2.
@@ -132,25 +136,27 @@ def compare_streams(
     for name, given in (("real", real), ("simulated", simulated)):
         if given.ticks < 16:
             raise ValueError(f"{name}: at least 16 ticks are needed, got {given.ticks}")
-    scans = scan(as_source(real)), scan(as_source(simulated))
-    segment_ticks = min(item.segment_ticks for item in scans)
-    of_real, of_simulated = (profile(item, segment_ticks=segment_ticks) for item in scans)
-    own: dict[str, list[float]] = {name: [] for name in MEANINGS}
-    for one, other in _split(scans[0], splits, seed, segment_ticks):
-        for name, apart in _distances(one, other).items():
-            own[name].append(apart)
+    with ThreadPoolExecutor(threads) as pool:
+        real_scan, simulated_scan = pool.map(scan, (as_source(real), as_source(simulated)))
+        segment_ticks = min(real_scan.segment_ticks, simulated_scan.segment_ticks)
+        of_real = profile(real_scan, segment_ticks=segment_ticks)
+        of_simulated = profile(simulated_scan, segment_ticks=segment_ticks)
+        tiles = len(real_scan.spikes_kt)
+        coins_nk = np.random.default_rng(seed).integers(0, 2, (splits, tiles)).astype(np.bool_)
+        apart = functools.partial(_own_distances, real_scan, segment_ticks)
+        own = list(pool.map(apart, coins_nk))
     statistics = tuple(
         Statistic(
             name=name,
             meaning=MEANINGS[name],
             real=_number(getattr(of_real, name, math.nan)),
             simulated=_number(getattr(of_simulated, name, math.nan)),
-            distance=_number(apart),
-            interval=_interval(own[name]),
+            distance=_number(apart_by),
+            interval=_interval([distances[name] for distances in own]),
         )
-        for name, apart in _distances(of_real, of_simulated).items()
+        for name, apart_by in _distances(of_real, of_simulated).items()
     )
-    return Comparison(of_real, of_simulated, *scans, statistics)
+    return Comparison(of_real, of_simulated, real_scan, simulated_scan, statistics)
 
 
 MEANINGS: dict[str, str] = {
@@ -177,7 +183,9 @@ MEANINGS: dict[str, str] = {
 # --- sources ------------------------------------------------------------------------------------
 
 
-def open_spikes(path: Path | str, *, camera: str | None = None, clip: str | None = None) -> Any:
+def open_spikes(
+    path: Path | str, *, camera: str | None = None, clip: str | None = None
+) -> SpikeSource:
     """Open a recording or one clip of a store for :func:`compare_streams`.
 
     Args:
@@ -241,17 +249,13 @@ def as_source(spikes: SpikeSource | SpikeStream) -> SpikeSource:
 # --- distances ----------------------------------------------------------------------------------
 
 
-def _split(
-    scanned: Scan, splits: int, seed: int, segment_ticks: int
-) -> Iterator[tuple[Profile, Profile]]:
+def _own_distances(
+    scanned: Scan, segment_ticks: int, coin_k: NDArray[np.bool_]
+) -> dict[str, float]:
     """The recording against itself: a coin a tile says who gets which half of the time."""
-    rng = np.random.default_rng(seed)
-    for _ in range(splits):
-        coin_k = rng.integers(0, 2, len(scanned.spikes_kt)).astype(np.bool_)
-        yield (
-            profile(scanned, segment_ticks=segment_ticks, first_half=coin_k),
-            profile(scanned, segment_ticks=segment_ticks, first_half=~coin_k),
-        )
+    one = profile(scanned, segment_ticks=segment_ticks, first_half=coin_k)
+    other = profile(scanned, segment_ticks=segment_ticks, first_half=~coin_k)
+    return _distances(one, other)
 
 
 def _distances(one: Profile, other: Profile) -> dict[str, float]:

@@ -221,9 +221,12 @@ def test_a_recording_has_no_distance_from_itself():
     assert all(item.within is not False for item in found.statistics)
 
 
-def test_splits_are_chosen_by_the_seed():
+def test_splits_are_chosen_by_the_seed_and_threads_change_nothing():
     real, other = stream(bernoulli(scene(16, 16))), stream(integrate(scene(16, 16)))
-    results = [compare_streams(real, other, splits=8, seed=seed).to_dict() for seed in (0, 0, 1)]
+    results = [
+        compare_streams(real, other, splits=8, seed=seed, threads=threads).to_dict()
+        for seed, threads in ((0, 1), (0, 3), (1, 1))
+    ]
     assert results[0] == results[1]
     assert results[0] != results[2]
 
