@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from strategies import luma_frames, sensors
 from triton_modules import copy_of_triton_gpu, load_triton_gpu
 
 from spikedata.errors import MissingExtraError, SpikeDataError
-from spikedata.simulator import SensorConfig, SensorState, simulate, simulate_ticks
+from spikedata.simulator import (
+    NoiseConfig,
+    SensorConfig,
+    SensorState,
+    load_sensor,
+    sensor_names,
+    simulate,
+    simulate_ticks,
+)
 
 # The interpreter takes about a millisecond a tick for each block of pixels, whatever their number.
 SIZES_HW = [(1, 1), (3, 5), (2, 17)]
@@ -53,6 +62,7 @@ def assert_same(left, right):
     assert left_state.tick == right_state.tick
 
 
+@settings(max_examples=15)
 @given(recording=recordings())
 def test_the_kernel_gives_the_reference_bits(gpu, recording):
     luma_nhw, sensor, ticks = recording
@@ -61,7 +71,7 @@ def test_the_kernel_gives_the_reference_bits(gpu, recording):
     assert_same(got, reference(luma_nhw, state, sensor, ticks))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(recording=recordings(), data=st.data())
 def test_cutting_a_clip_anywhere_changes_no_bit(gpu, recording, data):
     luma_nhw, sensor, ticks = recording
@@ -97,6 +107,59 @@ def test_every_option_gives_the_reference_bits(gpu, threshold, interpolation, re
     assert_same(got, reference(luma_nhw, state, sensor, 17))
 
 
+NOISE = NoiseConfig(
+    response_spread=0.2,
+    dark_charge=0.05,
+    dark_spread=0.5,
+    threshold_spread=0.1,
+    shot_quanta=1e4,
+    threshold_jitter=0.05,
+    dead_time=0.3,
+    hot_share=0.2,
+    dead_share=0.1,
+)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("interpolation", ["hold", "linear"])
+@pytest.mark.parametrize("threshold", [0.3, 2.0])
+def test_noise_gives_the_reference_bits(gpu, threshold, interpolation, reset):
+    sensor = SensorConfig(
+        threshold=threshold,
+        interpolation=interpolation,
+        reset=reset,
+        ticks_per_frame=3,
+        noise=NOISE,
+    )
+    luma_nhw = random_luma(8, 3, 11)
+    state = start_of(luma_nhw, sensor)
+    got = gpu.advance(luma_nhw, state, sensor, 21)
+    want = reference(luma_nhw, state, sensor, 21)
+    assert_same(got, want)
+    quiet = replace(sensor, noise=None)
+    assert (want[0] != reference(luma_nhw, start_of(luma_nhw, quiet), quiet, 21)[0]).any()
+
+
+@pytest.mark.parametrize("preset", sensor_names())
+def test_presets_give_the_reference_bits_cut_anywhere(gpu, preset):
+    sensor = replace(load_sensor(preset), ticks_per_frame=7)
+    luma_nhw = random_luma(6, 2, 9)
+    start = start_of(luma_nhw, sensor)
+    want_ghw, want = reference(luma_nhw, start, sensor, 33)
+    head_ghw, middle = gpu.advance(luma_nhw, start, sensor, 13)
+    tail_ghw, after = gpu.advance(luma_nhw[1:], middle, sensor, 20)
+    assert_same((np.concatenate([head_ghw[:1], tail_ghw]), after), (want_ghw, want))
+
+
+def test_every_light_sum_has_the_reference_root(gpu):
+    """Shot noise follows the root of the light: all codes, each with another."""
+    noise = NoiseConfig(shot_quanta=5e3, response_spread=0.3, dark_charge=0.5, dark_spread=0.5)
+    sensor = SensorConfig(ticks_per_frame=2, threshold=0.8, noise=noise, seed=3)
+    luma_nhw = np.stack([np.arange(256, dtype=np.uint8).reshape(4, 64), random_luma(4, 64)])
+    state = start_of(luma_nhw, sensor)
+    assert_same(gpu.advance(luma_nhw, state, sensor, 2), reference(luma_nhw, state, sensor, 2))
+
+
 def batch_of(gpu, sensors_, luma_bnhw, clip_ids):
     device = gpu.compute_device()
     states = [
@@ -110,12 +173,16 @@ def batch_of(gpu, sensors_, luma_bnhw, clip_ids):
     )
 
 
-def test_clips_of_a_batch_have_their_own_sensor_and_start(gpu):
+@pytest.mark.parametrize("noisy", [False, True])
+def test_clips_of_a_batch_have_their_own_sensor_and_start(gpu, noisy):
     kinds = [
         SensorConfig(threshold=2.0, seed=1),
         SensorConfig(threshold=0.7, seed=2, transfer="srgb"),
         SensorConfig(threshold=3.3, start="zero", transfer="bt709"),
     ]
+    if noisy:
+        others = [NOISE, NoiseConfig(), NoiseConfig(shot_quanta=1e5, dead_time=0.01)]
+        kinds = [replace(kind, noise=noise) for kind, noise in zip(kinds, others, strict=True)]
     luma_bnhw = random_luma(3, 4, 2, 17)
     ids = ["a", "b", "c"]
     luma, state, batch = batch_of(gpu, kinds, luma_bnhw, ids)
@@ -137,14 +204,15 @@ def test_past_the_last_frame_its_light_holds(gpu):
     np.testing.assert_array_equal(packed_bghw[0].cpu().numpy(), want_ghw)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     cuts=st.lists(st.integers(0, 6), max_size=3).map(sorted),
     block_ticks=st.sampled_from([8, 11, 256]),
     interpolation=st.sampled_from(["hold", "linear"]),
+    noise=st.sampled_from([None, NOISE]),
 )
-def test_a_whole_clip_streams_through_the_device(gpu, cuts, block_ticks, interpolation):
-    sensor = SensorConfig(ticks_per_frame=5, interpolation=interpolation)
+def test_a_whole_clip_streams_through_the_device(gpu, cuts, block_ticks, interpolation, noise):
+    sensor = SensorConfig(ticks_per_frame=5, interpolation=interpolation, noise=noise)
     luma_nhw = random_luma(6, 3, 5)
     luma_nhw.flags.writeable = False
     want = list(simulate([luma_nhw], sensor, clip_id="clip"))
@@ -180,6 +248,13 @@ def test_a_batch_refuses_shapes_that_do_not_agree(gpu):
             gpu.advance_batch(wrong, state, batch, 8)
 
 
+def test_a_state_of_a_sensor_with_other_noise_is_refused(gpu):
+    luma, state, _ = batch_of(gpu, [SensorConfig()], random_luma(1, 2, 3, 5), ["clip"])
+    noisy = gpu.BatchSensors((SensorConfig(noise=NOISE),), gpu.compute_device())
+    with pytest.raises(ValueError, match="other noise"):
+        gpu.advance_batch(luma, state, noisy, 8)
+
+
 def test_without_a_cuda_device_the_error_says_so(monkeypatch):
     pytest.importorskip("triton", reason="triton is for Linux alone")
     compiled = copy_of_triton_gpu(interpret=False)
@@ -195,8 +270,9 @@ def test_without_triton_the_error_names_the_pip_command(monkeypatch):
         copy_of_triton_gpu(interpret=True)
 
 
+@pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("linear", [False, True])
-def test_the_kernel_compiles_for_hardware(linear, monkeypatch, tmp_path):
+def test_the_kernel_compiles_for_hardware(linear, noisy, monkeypatch, tmp_path):
     """To machine code of compute capability 9.0; nothing spills out of the registers."""
     pytest.importorskip("triton", reason="triton is for Linux alone")
     from triton import compile as compile_kernel
@@ -206,16 +282,21 @@ def test_the_kernel_compiles_for_hardware(linear, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
     compiled = copy_of_triton_gpu(interpret=False)
-    kernel = compiled._advance_kernel
-    constants = {"linear": linear, "block": 1024}
-    types = {"luma_bnp": "*u8", "pending_bp": "*u8", "packed_bgp": "*u8", "pending_after_bp": "*u8"}
+    constants = {"linear": linear, "zero": not linear, "noisy": noisy, "block": 512}
+    numbers = {"pixels", "frames", "groups", "tick", "ticks", "period"}
+    of_bytes = {"luma_bnp", "pending_bp", "packed_bgp", "pending_after_bp"}
     signature = {
         name: "constexpr"
         if name in constants
-        else types.get(name, "*i32" if name[-3:-2] == "_" or name[-4:-3] == "_" else "i32")
-        for name in kernel.arg_names
+        else "i32"
+        if name in numbers
+        else "*u8"
+        if name in of_bytes
+        else "*i32"
+        for name in compiled._advance_kernel.arg_names
     }
-    source = ASTSource(kernel, signature, constexprs=constants)
+    source = ASTSource(compiled._advance_kernel, signature, constexprs=constants)
     made = compile_kernel(source, target=GPUTarget("cuda", 90, 32))
     assert made.asm["cubin"][:4] == b"\x7fELF"
     assert ".local" not in made.asm["ptx"]
+    assert ("sqrt.rn.f32" in made.asm["ptx"]) == noisy

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spikedata.errors import MissingExtraError, SpikeDataError
-from spikedata.simulator.sensor import SensorConfig, SensorState
+from spikedata.simulator.maps import SensorMaps
+from spikedata.simulator.noise import tick_words
+from spikedata.simulator.sensor import NoiseAmounts, NoisyPixels, SensorConfig, SensorState
 from spikedata.stream import TICKS_PER_GROUP, group_count
 
 try:
@@ -44,31 +46,59 @@ IN_FLIGHT = 3
 _TUNING = threading.Lock()
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _light(luma_p, table_x, inside, response, dark, noisy: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Light codes of a block of pixels as each gathers them."""
+    light = tl.load(table_x + tl.load(luma_p, mask=inside, other=0).to(tl.int32))
+    if noisy:
+        light = ((light * response + (1 << 13)) >> 14) + dark
+    return light
+
+
 @triton.jit(do_not_specialize=["frames", "groups", "tick", "ticks", "period"])  # type: ignore[untyped-decorator]
 def _advance_kernel(  # type: ignore[no-untyped-def]
     luma_bnp, table_bx, residue_bp, pending_bp, numbers_bq,
+    response_bp, dark_bp, threshold_bp, pixel_words_bp, tick_words_b2t,
     packed_bgp, residue_after_bp, pending_after_bp,
     pixels, frames, groups, tick, ticks, period,
-    linear: tl.constexpr, block: tl.constexpr,
+    linear: tl.constexpr, zero: tl.constexpr, noisy: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Take a block of pixels of one clip from ``tick`` on through ``ticks`` ticks."""
+    """Take a block of pixels of one clip from ``tick`` on through ``ticks`` ticks.
+
+    The five noise arrays are not looked at unless ``noisy``.
+    """
     clip = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * block + tl.arange(0, block)
     inside = pixel < pixels
-    numbers = numbers_bq + clip * 2
+    at = clip * pixels + pixel
+    numbers = numbers_bq + clip * 8
     threshold = tl.load(numbers)
-    limit = tl.load(numbers + 1)
+    part = tl.load(numbers + 1)
+    shot = tl.load(numbers + 2)
+    jitter = tl.load(numbers + 3)
+    dead = tl.load(numbers + 4)
+    dead_shift = tl.load(numbers + 5)
+    response = threshold
+    dark = threshold
+    if noisy:
+        threshold = tl.load(threshold_bp + at, mask=inside, other=1)
+        response = tl.load(response_bp + at, mask=inside, other=0)
+        dark = tl.load(dark_bp + at, mask=inside, other=0)
+        pixel_word = tl.load(pixel_words_bp + at, mask=inside, other=0).to(tl.uint32, bitcast=True)
+        tick_words = tick_words_b2t + clip * 2 * ticks
     table = table_bx + clip * 256
     luma = luma_bnp + clip * frames * pixels + pixel
     packed = packed_bgp + clip * groups * pixels + pixel
-    residue = tl.load(residue_bp + clip * pixels + pixel, mask=inside, other=0)
-    byte = tl.load(pending_bp + clip * pixels + pixel, mask=inside, other=0).to(tl.int32)
+    residue = tl.load(residue_bp + at, mask=inside, other=0)
+    byte = tl.load(pending_bp + at, mask=inside, other=0).to(tl.int32)
     left = frames
     k = tick % period
-    following = tl.load(table + tl.load(luma, mask=inside, other=0).to(tl.int32))
+    following = _light(luma, table, inside, response, dark, noisy)
     light = following
     step = following
     charge = following
+    sigma = following
+    loss = following
     fresh = True
     for now in range(tick, tick + ticks):
         if fresh:
@@ -76,15 +106,37 @@ def _advance_kernel(  # type: ignore[no-untyped-def]
             left -= 1
             if left > 0:
                 luma += pixels
-                following = tl.load(table + tl.load(luma, mask=inside, other=0).to(tl.int32))
+                following = _light(luma, table, inside, response, dark, noisy)
             if linear:
-                charge = light * (2 * period - 2 * k - 1) + following * (2 * k + 1)
-                step = 2 * (following - light)
+                step = (following - light) * (2 * part)
+                charge = light * ((2 * period - 2 * k - 1) * part) + following * (
+                    (2 * k + 1) * part
+                )
             else:
-                charge = light * (2 * period)
-        residue += charge
-        fired = residue >= threshold
-        residue = tl.where(fired, tl.minimum(residue - threshold, limit), residue)
+                charge = light * (2 * period * part)
+            if noisy:
+                total = light + (following if linear else light)
+                # The nearest float, so that its floor is the whole root; tl.sqrt is less exact.
+                sigma = (tl.sqrt_rn((total * 32).to(tl.float32)).to(tl.int32) * shot) >> 15
+                loss = (total * dead) >> dead_shift
+        if noisy:
+            flip = tl.load(tick_words + (now - tick)).to(tl.uint32, bitcast=True)
+            factor = tl.load(tick_words + (now - tick) + ticks).to(tl.uint32, bitcast=True)
+            word = (pixel_word ^ flip) * factor
+            word = word ^ (word >> 16)
+            sums = ((word & 0x00FF00FF) + ((word >> 8) & 0x00FF00FF)).to(tl.int32, bitcast=True)
+            first = sums & 0xFFFF
+            second = sums >> 16
+            residue += tl.maximum(charge + sigma * (first + second - 510), 0)
+            level = residue + jitter * (first - second)
+            spent = threshold + loss
+        else:
+            residue += charge
+            level = residue
+            spent = threshold
+        fired = level >= threshold
+        rest = threshold - spent if zero else tl.minimum(level - spent, threshold - 1)
+        residue = tl.where(fired, rest, residue)
         byte |= fired.to(tl.int32) << (now & 7)
         if linear:
             charge += step
@@ -98,12 +150,44 @@ def _advance_kernel(  # type: ignore[no-untyped-def]
             k = 0
     if ((tick + ticks) & 7) != 0:
         tl.store(packed, byte.to(tl.uint8), mask=inside)
-    tl.store(pending_after_bp + clip * pixels + pixel, byte.to(tl.uint8), mask=inside)
-    tl.store(residue_after_bp + clip * pixels + pixel, residue, mask=inside)
+    tl.store(pending_after_bp + at, byte.to(tl.uint8), mask=inside)
+    tl.store(residue_after_bp + at, residue, mask=inside)
 
 
 INTERPRETED = not isinstance(_advance_kernel, triton.JITFunction)
 """The kernel was defined under Triton's interpreter, so it runs on CPU tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPixels:
+    """What tells the pixels of noisy sensors apart, int32 (B, H, W) each, on their device."""
+
+    response_bhw: Tensor
+    """Charge for light, 16384 = 1."""
+    dark_bhw: Tensor
+    """Light code gathered without light."""
+    threshold_bhw: Tensor
+    """Threshold, cu."""
+    word_bhw: Tensor
+    """Each pixel's part in the draws of every tick; the bits of a uint32."""
+    clips: tuple[NoisyPixels, ...]
+    """The same, clip by clip, in the host's memory."""
+
+    @classmethod
+    def of(cls, clips: Sequence[NoisyPixels], device: torch.device) -> Self:
+        """Pixels of single clips together."""
+        return cls(
+            response_bhw=_carried([pixels.response_hw for pixels in clips], device),
+            dark_bhw=_carried([pixels.dark_hw for pixels in clips], device),
+            threshold_bhw=_carried([pixels.threshold_hw for pixels in clips], device),
+            word_bhw=_carried([pixels.word_hw.view(np.int32) for pixels in clips], device),
+            clips=tuple(clips),
+        )
+
+    def tick_words_b2t(self, tick: int, ticks: int) -> Tensor:
+        """Each tick's part in the draws, int32 (B, 2, T)."""
+        words = [tick_words(pixels.tick_key, tick, ticks).view(np.int32) for pixels in self.clips]
+        return _carried(words, self.word_bhw.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,26 +200,37 @@ class BatchState:
     """Ticks done so far, the same for all clips."""
     pending_bhw: Tensor
     """Spikes of the unfinished group, uint8 (B, H, W)."""
+    pixels: BatchPixels | None = None
+    """What tells the pixels apart; only with noise."""
 
     @classmethod
     def of(cls, states: Sequence[SensorState], device: torch.device) -> Self:
         """The states of single clips together.
 
         Raises:
-            ValueError: no states, or they differ in size or tick.
+            ValueError: no states, or they differ in size or tick, or only some have noise.
         """
-        ticks = {state.tick for state in states}
-        shapes = {state.residue_hw.shape for state in states}
-        if len(ticks) != 1 or len(shapes) != 1:
-            raise ValueError(f"clips of a batch share size and tick, got {shapes} and {ticks}")
-        residue_bhw = torch.from_numpy(np.stack([state.residue_hw for state in states]))
-        pending_bhw = torch.from_numpy(np.stack([state.pending_hw for state in states]))
-        return cls(residue_bhw.to(device), ticks.pop(), pending_bhw.to(device))
+        kinds = {(state.residue_hw.shape, state.tick, state.pixels is None) for state in states}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"clips of a batch share size, tick and whether there is noise, got {kinds}"
+            )
+        noisy = [state.pixels for state in states if state.pixels is not None]
+        return cls(
+            residue_bhw=_carried([state.residue_hw for state in states], device),
+            tick=states[0].tick,
+            pending_bhw=_carried([state.pending_hw for state in states], device),
+            pixels=BatchPixels.of(noisy, device) if noisy else None,
+        )
 
     def clip(self, index: int) -> SensorState:
         """The state of one clip, in the host's memory."""
-        residue_hw, pending_hw = self.residue_bhw[index].cpu(), self.pending_bhw[index].cpu()
-        return SensorState(residue_hw.numpy(), self.tick, pending_hw.numpy())
+        return SensorState(
+            self.residue_bhw[index].cpu().numpy(),
+            self.tick,
+            self.pending_bhw[index].cpu().numpy(),
+            None if self.pixels is None else self.pixels.clips[index],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +255,27 @@ class BatchSensors:
 
     @functools.cached_property
     def numbers_bq(self) -> Tensor:
-        """Threshold and residue limit, int32 (B, 2), cu."""
-        rows = [(sensor.threshold_cu, sensor.residue_limit_cu) for sensor in self.sensors]
-        return torch.tensor(rows, dtype=torch.int32).to(self.device)
+        """What the kernel needs of each sensor, int32 (B, 8)."""
+        return _carried([_numbers(sensor) for sensor in self.sensors], self.device)
 
     @functools.cached_property
     def light_bx(self) -> Tensor:
         """Light code of each luma code, int32 (B, 256)."""
-        tables = [sensor.light_table() for sensor in self.sensors]
-        return torch.from_numpy(np.stack(tables)).to(self.device)
+        return _carried([sensor.light_table() for sensor in self.sensors], self.device)
+
+
+def _numbers(sensor: SensorConfig) -> NDArray[np.int32]:
+    amounts = NoiseAmounts.of(sensor)
+    part = sensor.light_charge_cu // (2 * sensor.ticks_per_frame)
+    numbers = (sensor.threshold_cu, part, amounts.shot, amounts.jitter, amounts.dead,
+               amounts.dead_shift, 0, 0)  # fmt: skip
+    return np.array(numbers, np.int32)
+
+
+def _carried(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
+    """Arrays of one shape as one tensor on the device; CUDA work under way is not waited for."""
+    here = torch.from_numpy(np.stack(arrays))
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here
 
 
 def compute_device() -> torch.device:
@@ -212,18 +319,37 @@ def advance_batch(
     groups = group_count(state.tick % TICKS_PER_GROUP + ticks)
     packed_bghw = luma_bnhw.new_empty((clips, groups, height_px, width_px))
     after = BatchState(
-        torch.empty_like(state.residue_bhw), state.tick + ticks, torch.empty_like(state.pending_bhw)
+        torch.empty_like(state.residue_bhw),
+        state.tick + ticks,
+        torch.empty_like(state.pending_bhw),
+        state.pixels,
     )
     pixels = height_px * width_px
     sensor = sensors.sensors[0]
     _launch(
         clips, pixels, block,
         luma_bnhw.contiguous(), sensors.light_bx, state.residue_bhw, state.pending_bhw,
-        sensors.numbers_bq, packed_bghw, after.residue_bhw, after.pending_bhw,
+        sensors.numbers_bq, *_noise_arrays(state, ticks),
+        packed_bghw, after.residue_bhw, after.pending_bhw,
         pixels, frames, groups, state.tick, ticks, sensor.ticks_per_frame,
         linear=sensor.interpolation == "linear",
+        zero=sensor.reset == "zero",
+        noisy=state.pixels is not None,
     )  # fmt: skip
     return packed_bghw, after
+
+
+def _noise_arrays(state: BatchState, ticks: int) -> tuple[Tensor, ...]:
+    pixels = state.pixels
+    if pixels is None:
+        return (state.residue_bhw,) * 5  # not looked at
+    return (
+        pixels.response_bhw,
+        pixels.dark_bhw,
+        pixels.threshold_bhw,
+        pixels.word_bhw,
+        pixels.tick_words_b2t(state.tick, ticks),
+    )
 
 
 def _check_batch(luma_bnhw: Tensor, state: BatchState, sensors: BatchSensors) -> None:
@@ -237,6 +363,8 @@ def _check_batch(luma_bnhw: Tensor, state: BatchState, sensors: BatchSensors) ->
             f"luma of shape {tuple(luma_bnhw.shape)} with a state of "
             f"{tuple(state.residue_bhw.shape)} and {len(sensors.sensors)} sensors"
         )
+    if any((sensor.noise is None) != (state.pixels is None) for sensor in sensors.sensors):
+        raise ValueError("the state was made for sensors with other noise")
     devices = {luma_bnhw.device, state.residue_bhw.device, sensors.device}
     if len(devices) > 1:
         raise ValueError(f"luma, state and sensors are on different devices: {devices}")
@@ -259,7 +387,9 @@ def _launch(clips: int, pixels: int, block: int, *arguments: Any, **constants: A
 def _tuned_kernel() -> Any:
     """The kernel, which tries every size of block the first time it meets a kind of call."""
     sizes = [triton.Config({"block": block}) for block in BLOCKS]
-    return triton.autotune(configs=sizes, key=["pixels"])(_advance_kernel)
+    return triton.autotune(configs=sizes, key=["pixels", "linear", "zero", "noisy"])(
+        _advance_kernel
+    )
 
 
 def advance(
@@ -288,6 +418,7 @@ def simulate_on_gpu(
     *,
     clip_id: str,
     block_ticks: int = 256,
+    maps: SensorMaps | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Simulate a whole clip, streaming; the results are those of ``simulate``.
 
@@ -297,8 +428,9 @@ def simulate_on_gpu(
     Args:
         luma_blocks: uint8 (n, H, W) each, any n, all of one size: the clip's frames in order.
         sensor: the camera.
-        clip_id: with ``sensor.seed`` chooses the random start.
+        clip_id: with ``sensor.seed`` chooses the random start and the noise of each tick.
         block_ticks: no block that is given has more ticks; it bounds the memory.
+        maps: how the camera's pixels differ, in place of what ``sensor.noise`` says.
 
     Yields:
         packed_ghw: uint8 (G, H, W), never empty; whole groups except at the clip's end.
@@ -314,7 +446,7 @@ def simulate_on_gpu(
     for luma_nhw, intervals in _with_last_frame(luma_blocks, sensor):
         if line is None:
             _, height_px, width_px = luma_nhw.shape
-            start = SensorState.initial(sensor, height_px, width_px, clip_id)
+            start = SensorState.initial(sensor, height_px, width_px, clip_id, maps=maps)
             line = _Line(start, sensor, compute_device())
         for flight in line.send(luma_nhw, intervals, block_ticks):
             flights.append(flight)
