@@ -16,7 +16,7 @@ LAYERS = [
     {"video", "interpolate", "simulator", "camera", "store"},
     {"corpora", "stats", "parquet"},
     {"loader", "hdf5", "recordings", "hub_card"},
-    {"convert", "pack", "view", "export", "calibrate"},
+    {"convert", "pack", "view", "export", "calibrate", "spike_camera"},
     {"hub", "compare"},
 ]
 
