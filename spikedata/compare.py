@@ -107,6 +107,16 @@ class Comparison:
             for item in self.statistics
         ]
 
+    def table(self) -> str:
+        """The rows as lines of aligned columns, with a head."""
+        rows = self.rows()
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
 
 def compare_streams(
     real: SpikeSource | SpikeStream,

@@ -11,12 +11,15 @@ the simulator then draws lines between them, with ``ticks_per_frame`` divided ac
 Shapes: N frames, M frames between two, H rows, W columns.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spikedata.errors import SpikeDataError
 
 Frames = NDArray[np.uint8]
 Field = NDArray[np.float32]
@@ -97,6 +100,30 @@ def _with_between(
             f"{made_mhw.dtype} {made_mhw.shape}"
         )
     return np.concatenate([first_hw[None], made_mhw])
+
+
+def find_interpolator(name: str) -> Interpolator:
+    """The function that ``package.module:function`` names; ``flow`` is :func:`flow_frames`.
+
+    Args:
+        name: a module that Python can import, a colon, and a function in it.
+
+    Raises:
+        SpikeDataError: no such module or function.
+    """
+    if name == "flow":
+        return flow_frames
+    module_name, colon, function_name = name.partition(":")
+    if not (colon and module_name and function_name):
+        raise SpikeDataError(f"interpolator {name!r}: expected flow or package.module:function")
+    try:
+        found = getattr(importlib.import_module(module_name), function_name, None)
+    except ImportError as error:
+        raise SpikeDataError(f"interpolator {name!r}: {error}") from error
+    if not callable(found):
+        raise SpikeDataError(f"interpolator {name!r}: {module_name} has no such function")
+    interpolator: Interpolator = found
+    return interpolator
 
 
 def flow_frames(first_hw: Frames, second_hw: Frames, count: int) -> Frames:

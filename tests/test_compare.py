@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -82,6 +83,26 @@ def test_cutting_into_blocks_changes_nothing(ticks, cuts, seed):
         np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
     assert whole.count_chw.sum() == whole.spikes_kt.sum() == planes_thw.sum()
     assert whole.sums_chws[..., 0].sum() == whole.length_ckl.sum()
+
+
+def test_a_block_is_let_go_before_the_next_but_one():
+    alive = set()
+
+    class Piece(np.ndarray):
+        pass
+
+    class Long:
+        ticks, height_px, width_px, tick_rate_hz = 8 * 200, 4, 4, 20_000.0
+
+        def blocks(self):
+            for number in range(200):
+                piece = np.full((1, 4, 4), 0b00100101, np.uint8).view(Piece)
+                alive.add(number)
+                weakref.finalize(piece, alive.discard, number)
+                assert len(alive) <= 2
+                yield piece
+
+    assert scan(Long()).count_chw.sum() == 3 * 200 * 16
 
 
 def test_blocks_that_do_not_fit_are_refused():
@@ -238,6 +259,12 @@ def test_recordings_of_other_sizes_and_lengths_compare():
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["real"]["width_px"] == 30
     assert len(found.rows()) == len(MEANINGS)
     assert {row["within"] for row in found.rows()} <= {"yes", "NO", "-"}
+    lines = found.table().splitlines()
+    assert lines[0].split()[:4] == ["statistic", "real", "simulated", "distance"]
+    assert len(lines) == len(MEANINGS) + 1
+    assert {line.index(row["real"]) for line, row in zip(lines[1:], found.rows(), strict=True)} == {
+        lines[0].index("real")
+    }
 
 
 @pytest.mark.parametrize("value", [0, 1])

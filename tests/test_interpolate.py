@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.interpolate import flow_frames, more_frames, steps_per_frame
+from spikedata.errors import SpikeDataError
+from spikedata.interpolate import find_interpolator, flow_frames, more_frames, steps_per_frame
 from spikedata.simulator import SensorConfig, simulate
 
 
@@ -174,3 +175,19 @@ def test_the_simulator_takes_the_frames():
     spikes = [int(np.bitwise_count(packed).sum()) for packed in (direct, stepped)]
     # Rounding moves a grey level by half at most, of 40 and more: 1.25% of the charge.
     assert spikes[1] == pytest.approx(spikes[0], rel=0.0125)
+
+
+def test_an_interpolator_is_found_by_name(tmp_path, monkeypatch):
+    (tmp_path / "my_frames.py").write_text("def made(a, b, count): ...\nnumber = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_interpolator("flow") is flow_frames
+    assert find_interpolator("my_frames:made").__module__ == "my_frames"
+    for name, problem in (
+        ("made", "expected flow or package.module:function"),
+        ("my_frames:", "expected flow or package.module:function"),
+        ("my_frames:number", "my_frames has no such function"),
+        ("my_frames:absent", "my_frames has no such function"),
+        ("absent_frames:made", "No module named 'absent_frames'"),
+    ):
+        with pytest.raises(SpikeDataError, match=problem):
+            find_interpolator(name)
