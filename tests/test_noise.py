@@ -6,7 +6,12 @@ fixed, so a test passes always or never.
 
 import hashlib
 import math
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,6 +347,27 @@ GOLDEN = {
     "vidar-40khz": "110617ee2a30fa248e032edb3e8caa0d30f5f4afc9018ccf65d5c53958614b9f",
 }
 
+GOLDEN_WITHOUT_NOISE = [
+    ({}, "e38026315499088dea1ca95747c0541172a72cbe814309a89c16b2fdae9888d6"),
+    (
+        {"interpolation": "hold"},
+        "a9cf112b52f0ac256728be7b4973ffba1585ac91a695e91e39074ad430ba6eb9",
+    ),
+    (
+        {"threshold": 0.4, "seed": 3},
+        "a10da97f30ff72bc2125a9e627d5af97b99ff2e330c6b7c5ee82b9e6127b0fbe",
+    ),
+    (
+        {"reset": "zero", "transfer": "srgb", "ticks_per_frame": 33},
+        "098d401b9f356663740f12ca321472e9074e41b229a9242294ee5409dd863ad1",
+    ),
+    (
+        {"transfer": "bt709", "threshold": 1.3, "ticks_per_frame": 7},
+        "a075b71e570c8b970293b514658744f7f2d4f8d6350818f1ec340c4bd8f158f1",
+    ),
+]
+"""From before there was noise: stores made then must come out the same."""
+
 
 def clip_hash(sensor, **options):
     luma_nhw = np.random.default_rng(11).integers(0, 256, (9, 13, 37), dtype=np.uint8)
@@ -363,3 +389,36 @@ def test_every_preset_has_its_golden_bits():
 )
 def test_a_preset_gives_the_same_bits_everywhere(name, options):
     assert clip_hash(load_sensor(name, ["seed=5"]), **options) == GOLDEN[name]
+
+
+@pytest.mark.parametrize(("values", "want"), GOLDEN_WITHOUT_NOISE, ids=str)
+def test_without_noise_the_bits_are_what_they_were(values, want):
+    assert clip_hash(SensorConfig(**values)) == want
+
+
+@pytest.mark.parametrize("threshold", [0.4, 1.0, 2.0])
+def test_noise_of_no_amount_changes_no_bit(threshold):
+    """Charge is counted in finer units then; what it comes to is the same."""
+    sensor = SensorConfig(threshold=threshold, start="zero")
+    assert clip_hash(replace(sensor, noise=NoiseConfig())) == clip_hash(sensor)
+
+
+@pytest.mark.parametrize(
+    "target", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_NAME": "haswell"}], ids=str
+)
+def test_older_processors_give_the_same_bits(target):
+    """Without AVX-512, and without any vector instruction newer than the architecture itself."""
+    if platform.machine() != "x86_64":
+        pytest.skip("names of x86-64 processors")
+    features = {} if target["NUMBA_CPU_NAME"] == "generic" else {"NUMBA_CPU_FEATURES": "+avx2"}
+    program = (
+        "import test_noise; from spikedata.simulator import load_sensor;"
+        "print(test_noise.clip_hash(load_sensor('vidar-20khz', ['seed=5'])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | target | features | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == GOLDEN["vidar-20khz"], done.stderr

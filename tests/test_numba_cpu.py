@@ -38,7 +38,7 @@ def in_pieces(luma_nhw, sensor, cuts, **options):
     return np.concatenate(groups), state
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(recording=recordings(), threads=st.sampled_from([1, 2, 3]))
 def test_numba_gives_the_reference_bits(recording, threads):
     luma_nhw, sensor, ticks = recording
@@ -50,7 +50,7 @@ def test_numba_gives_the_reference_bits(recording, threads):
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(recording=recordings(), data=st.data())
 def test_cutting_a_clip_anywhere_changes_no_bit(backend, recording, data):
     luma_nhw, sensor, ticks = recording

@@ -160,6 +160,7 @@ class TestMaps:
         self.maps().save(tmp_path / "maps.npz")
         (tmp_path / "mine.yaml").write_text("noise: {maps: maps.npz, shot_quanta: 1000}\n")
         by_file = load_sensor(tmp_path / "mine.yaml")
+        assert len(by_file.noise.maps_sha256) == 64
         by_hand = SensorConfig(noise=NoiseConfig(shot_quanta=1000.0))
         luma_nhw = np.full((5, 5, 7), 200, np.uint8)
         states = (
@@ -183,6 +184,14 @@ class TestMaps:
         np.testing.assert_array_equal(
             *(simulate_ticks(luma_nhw, state, sensor, 40)[0] for state in (drawn, given))
         )
+
+    def test_a_file_of_maps_that_changed_is_refused(self, tmp_path):
+        self.maps().save(tmp_path / "maps.npz")
+        noise = NoiseConfig(maps=str(tmp_path / "maps.npz"), maps_sha256="0" * 64)
+        with pytest.raises(
+            RecipeError, match=r"maps.npz: SHA-256 is .*, the sensor was made with 0"
+        ):
+            SensorState.initial(SensorConfig(noise=noise), 5, 7, "clip")
 
     def test_maps_of_another_size_are_refused(self):
         sensor = SensorConfig(noise=NoiseConfig())

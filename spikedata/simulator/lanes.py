@@ -10,12 +10,22 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
-from numba.core import types
+from numba.core import config, types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, register_model
 
-FEATURES = llvm.get_host_cpu_features()
-WIDE = bool(FEATURES.get("avx512bw"))
+
+def _features() -> set[str]:
+    """What the processor that numba compiles for can do: this one, or the one it was told."""
+    told: Any = config
+    if told.CPU_NAME or told.CPU_FEATURES:
+        words = (told.CPU_FEATURES or "").split(",")
+        return {word[1:] for word in words if word.startswith("+")}
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
+FEATURES = _features()
+WIDE = "avx512bw" in FEATURES
 
 
 class Lanes(types.Type):
@@ -131,6 +141,19 @@ larger = _lanewise(
 
 
 @operation
+def high_bytes(typingctx: Any, words: Any) -> Any:
+    """The upper byte of each half of 32-bit lanes, in the place of the lower."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        halves = ir.VectorType(ir.IntType(16), 2 * words.count)
+        eight = ir.Constant(halves, [8] * halves.count)
+        upper = builder.lshr(builder.bitcast(args[0], halves), eight)
+        return builder.bitcast(upper, args[0].type)
+
+    return words(words), codegen
+
+
+@operation
 def exceeds(typingctx: Any, charge: Any, limit: Any) -> Any:
     """One bit a lane: signed ``charge > limit``."""
 
@@ -193,7 +216,7 @@ def dot(typingctx: Any, left: Any, right: Any) -> Any:
     One instruction (pmaddwd) where there is AVX2 or AVX-512.
     """
     lanes = 16 if WIDE else 8
-    native = left.count % lanes == 0 and (WIDE or bool(FEATURES.get("avx2")))
+    native = left.count % lanes == 0 and (WIDE or "avx2" in FEATURES)
     name = "llvm.x86.avx512.pmaddw.d.512" if WIDE else "llvm.x86.avx2.pmadd.wd"
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -4,6 +4,7 @@ Shapes: H rows, W columns.
 """
 
 import functools
+import hashlib
 import os
 import tempfile
 import zipfile
@@ -127,6 +128,11 @@ def camera_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) ->
         RecipeError: ``noise.maps`` cannot be read or has another size.
     """
     if noise.maps is not None:
+        digest = file_sha256(noise.maps)
+        if noise.maps_sha256 not in (None, digest):
+            raise RecipeError(
+                f"{noise.maps}: SHA-256 is {digest}, the sensor was made with {noise.maps_sha256}"
+            )
         maps = SensorMaps.load(noise.maps)
         check_size(maps, height_px, width_px, noise.maps)
         return maps
@@ -149,6 +155,19 @@ def _drawn_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) ->
     drawn["dark_hw"][dead_hw] = 0
     drawn["response_hw"][dead_hw] = 0
     return SensorMaps(**{name: _cut(array, name) for name, array in drawn.items()})
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def check_size(maps: SensorMaps, height_px: int, width_px: int, name: str) -> None:

@@ -66,6 +66,8 @@ class NoiseConfig:
     """Share of pixels that never fire."""
     maps: str | None = None
     """File of per-pixel maps (.npz) in place of the drawn ones, see :class:`SensorMaps`."""
+    maps_sha256: str | None = None
+    """SHA-256 of that file, if it must be that very one; :func:`load_sensor` fills it in."""
 
     def __post_init__(self) -> None:
         for name, most in _RANGES.items():

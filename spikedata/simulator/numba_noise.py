@@ -20,6 +20,7 @@ from spikedata.simulator.lanes import (
     dot,
     either,
     exceeds,
+    high_bytes,
     inlined,
     larger,
     light_of,
@@ -47,13 +48,23 @@ def noisy_light(luma, at, table, factor, scratch, count, response, dark):  # typ
     return add(shift_right(light, splat(14, light)), dark)
 
 
+@inlined
+def sums_of(pixel_word, flips, factor, low_bytes):  # type: ignore[no-untyped-def]
+    """The two sums of two bytes of a pixel and tick, in the halves of a lane."""
+    word = differ(pixel_word, splat(flips, pixel_word))
+    word = mul(word, splat(factor, word))
+    word = differ(word, shift_right(word, splat(16, word)))
+    return add(both(word, low_bytes), high_bytes(word))
+
+
 @functools.cache
 def noisy_kernel(linear: bool, zero: bool) -> Any:
     """The kernel for one interpolation and reset rule.
 
     It simulates ``ticks`` ticks from ``tick`` on for pixels ``first`` to ``last``, at least one
-    vector of them. Its arrays are flat, as in the kernel without noise; ``words`` are the two
-    of each tick, (2 T). ``part`` is the charge of a light code over 2 K.
+    vector of them. Its arrays are flat, as in the kernel without noise; ``flips`` and ``factors``
+    are the words of each tick from the first on. ``part`` is the charge of a light code
+    over 2 K. ``low_byte_mask``, 0x00FF00FF, is no constant, lest LLVM load it again at every tick.
     """
     count = PIXELS
 
@@ -73,13 +84,13 @@ def noisy_kernel(linear: bool, zero: bool) -> Any:
                 response = mul(response, splat(factor, response))
             pixel_word = load(pixel_words, at, count)
             low_bytes = splat(low_byte_mask, lanes)
-            least = splat(-1, lanes)
-            nothing = splat(0, lanes)
+            least, nothing = splat(-1, lanes), splat(0, lanes)
             jitters = splat((jitter & 0xFFFF) | (-jitter << 16), lanes)
             spikes = load(pending, at, count)
             bit_index = tick % 8
             bit = splat(1 << bit_index, spikes)
-            group, frame, k, left, done = at, at, tick % period, ticks, 0
+            group, frame, k, left = at, at, tick % period, ticks
+            done = 0
             following = noisy_light(luma, frame, table, factor, scratch, count, response, dark)
             while left > 0:
                 light = following
@@ -108,12 +119,8 @@ def noisy_kernel(linear: bool, zero: bool) -> Any:
                     in_interval -= in_group
                     bit_index += in_group
                     for _ in range(in_group):
-                        word = differ(pixel_word, splat(flips[done], pixel_word))
-                        word = mul(word, splat(factors[done], word))
+                        sums = sums_of(pixel_word, flips[done], factors[done], low_bytes)
                         done += 1
-                        word = differ(word, shift_right(word, splat(16, word)))
-                        high = both(shift_right(word, splat(8, word)), low_bytes)
-                        sums = add(both(word, low_bytes), high)
                         lanes = add(lanes, larger(add(charge, dot(sums, sigmas)), nothing))
                         level = add(lanes, dot(sums, jitters))
                         fired = exceeds(level, least)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spikedata.errors import RecipeError
 from spikedata.recipe import load_recipe, parse_recipe
+from spikedata.simulator.maps import file_sha256
 from spikedata.simulator.sensor import SensorConfig
 
 PACKAGE = "spikedata_recipes"
@@ -23,6 +24,7 @@ def load_sensor(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sens
 
     Args:
         name_or_path: for example ``vidar-20khz`` or ``my/camera.yaml``.
+            A file of maps that it names is looked for beside it.
         overrides: ``key=value`` words that win over the file, for example ``threshold=2.0`` or
             ``noise.shot_quanta=2e4``.
 
@@ -41,4 +43,6 @@ def load_sensor(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sens
     sensor = load_recipe(path, SensorConfig, overrides)
     if sensor.noise is None or sensor.noise.maps is None:
         return sensor
-    return replace(sensor, noise=replace(sensor.noise, maps=str(path.parent / sensor.noise.maps)))
+    maps = str(path.parent / sensor.noise.maps)
+    digest = sensor.noise.maps_sha256 or file_sha256(maps)
+    return replace(sensor, noise=replace(sensor.noise, maps=maps, maps_sha256=digest))
