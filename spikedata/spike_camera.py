@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikedata.loader import unpack_planes
-from spikedata.simulator import NoiseConfig, SensorConfig, SensorState, simulate
+from spikedata.simulator import NoiseConfig, SensorConfig, simulate
 from spikedata.simulator.noise import draw_key
 
 Output = Literal["packed", "planes"]
@@ -153,8 +152,7 @@ class SpikeCamera(nn.Module):
         packed_bghw = simulate_batch(codes_bnhw, sensors, ids)
         if self.output == "packed":
             return packed_bghw
-        planes_bthw = unpack_planes(packed_bghw, self.ticks(luma_bnhw.shape[1]))
-        planes_bthw = planes_bthw.to(luma_bnhw.dtype)
+        planes_bthw = _planes(packed_bghw, self.ticks(luma_bnhw.shape[1])).to(luma_bnhw.dtype)
         if not (luma_bnhw.requires_grad and torch.is_grad_enabled()):
             return planes_bthw
         rate_bthw = expected_spikes(luma_bnhw, sensors).to(luma_bnhw.dtype)
@@ -187,17 +185,19 @@ def _with_triton(
     from spikedata.simulator import triton_gpu  # noqa: PLC0415  # loads triton
 
     _, frames, height_px, width_px = luma_bnhw.shape
-    starts = [
-        SensorState.initial(sensor, height_px, width_px, clip_id)
-        for sensor, clip_id in zip(sensors, clip_ids, strict=True)
-    ]
     packed_bghw: Tensor = triton_gpu.advance_batch(
         luma_bnhw,
-        triton_gpu.BatchState.of(starts, luma_bnhw.device),
+        triton_gpu.BatchState.initial(sensors, height_px, width_px, clip_ids, luma_bnhw.device),
         triton_gpu.BatchSensors(tuple(sensors), luma_bnhw.device),
         frames * sensors[0].ticks_per_frame,
     )[0]
     return packed_bghw
+
+
+def _planes(packed_bghw: Tensor, ticks: int) -> Tensor:
+    bit_811 = torch.arange(8, dtype=torch.uint8, device=packed_bghw.device).view(8, 1, 1)
+    planes_bthw = (packed_bghw.unsqueeze(2) >> bit_811).bitwise_and_(1).flatten(1, 2)
+    return planes_bthw[:, :ticks]
 
 
 def expected_spikes(luma_bnhw: Tensor, sensors: Sequence[SensorConfig]) -> Tensor:

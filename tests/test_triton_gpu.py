@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import luma_frames, sensors
-from triton_modules import copy_of_triton_gpu, load_triton_gpu
+from strategies import luma_frames, noises, sensors
+from triton_modules import copy_of, load_triton_gpu
 
 from spikedata.errors import MissingExtraError, SpikeDataError
 from spikedata.simulator import (
     NoiseConfig,
     SensorConfig,
+    SensorMaps,
     SensorState,
     load_sensor,
     sensor_names,
@@ -62,7 +63,7 @@ def assert_same(left, right):
     assert left_state.tick == right_state.tick
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(recording=recordings())
 def test_the_kernel_gives_the_reference_bits(gpu, recording):
     luma_nhw, sensor, ticks = recording
@@ -195,6 +196,43 @@ def test_clips_of_a_batch_have_their_own_sensor_and_start(gpu, noisy):
         assert_same((got_ghw, after.clip(i)), (want_ghw, want))
 
 
+@settings(max_examples=8)
+@given(noisy=st.booleans(), data=st.data())
+def test_a_batch_starts_as_its_clips_do(gpu, noisy, data):
+    """Maps, words and residues, drawn on the device."""
+    noise = noises().filter(lambda noise: (noise is not None) == noisy)
+    kinds = [data.draw(sensors(ticks_per_frame=10, noise=data.draw(noise))) for _ in "ab"]
+    batch = gpu.BatchState.initial(kinds, 5, 67, ["a", "b"], gpu.compute_device())
+    for i, (sensor, clip_id) in enumerate(zip(kinds, "ab", strict=True)):
+        want, got = SensorState.initial(sensor, 5, 67, clip_id), batch.clip(i)
+        assert_same((want.pending_hw[None], want), (got.pending_hw[None], got))
+        assert (got.pixels is not None) == noisy
+        for name in ("response_hw", "dark_hw", "threshold_hw", "word_hw") if noisy else ():
+            left, right = getattr(got.pixels, name), getattr(want.pixels, name)
+            np.testing.assert_array_equal(left, right)
+        assert not noisy or got.pixels.tick_key == want.pixels.tick_key
+
+
+def test_maps_from_a_file_are_those_of_the_batch(gpu, tmp_path):
+    rng = np.random.default_rng(0)
+    maps = SensorMaps.from_shares(*(rng.uniform(0.8, 1.2, (4, 6)) * f for f in (1, 0.01, 1)))
+    maps.save(tmp_path / "maps.npz")
+    named = SensorConfig(noise=NoiseConfig(maps=str(tmp_path / "maps.npz")))
+    batch = gpu.BatchState.initial([named], 4, 6, ["clip"], gpu.compute_device())
+    np.testing.assert_array_equal(batch.clip(0).pixels.dark_hw, maps.dark_hw)
+    plain = SensorConfig(noise=NoiseConfig())
+    luma_nhw = random_luma(2, 4, 6)
+    want = np.concatenate(list(simulate([luma_nhw], named, clip_id="clip")))
+    got = list(gpu.simulate_on_gpu([luma_nhw], plain, clip_id="clip", maps=maps))
+    np.testing.assert_array_equal(np.concatenate(got), want)
+
+
+def test_a_batch_with_and_without_noise_is_refused(gpu):
+    kinds = [SensorConfig(), SensorConfig(noise=NOISE)]
+    with pytest.raises(ValueError, match="all have noise or none"):
+        gpu.BatchState.initial(kinds, 2, 2, ["a", "b"], gpu.compute_device())
+
+
 def test_past_the_last_frame_its_light_holds(gpu):
     sensor = SensorConfig(ticks_per_frame=4)
     luma_nhw = random_luma(3, 2, 3)
@@ -257,7 +295,7 @@ def test_a_state_of_a_sensor_with_other_noise_is_refused(gpu):
 
 def test_without_a_cuda_device_the_error_says_so(monkeypatch):
     pytest.importorskip("triton", reason="triton is for Linux alone")
-    compiled = copy_of_triton_gpu(interpret=False)
+    compiled = copy_of("triton_gpu", interpret=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     luma_nhw, sensor = random_luma(2, 1, 1), SensorConfig()
     with pytest.raises(SpikeDataError, match="needs a CUDA device"):
@@ -267,12 +305,20 @@ def test_without_a_cuda_device_the_error_says_so(monkeypatch):
 def test_without_triton_the_error_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'spikedata\[gpu\]'"):
-        copy_of_triton_gpu(interpret=True)
+        copy_of("triton_gpu", interpret=True)
 
 
-@pytest.mark.parametrize("noisy", [False, True])
-@pytest.mark.parametrize("linear", [False, True])
-def test_the_kernel_compiles_for_hardware(linear, noisy, monkeypatch, tmp_path):
+BYTES = {"luma_bnp", "pending_bp", "packed_bgp", "pending_after_bp"}
+NUMBERS = {"pixels", "frames", "groups", "tick", "ticks", "period"}
+KERNELS = [
+    ("start_kernel", {"noisy": True}),
+    ("advance_kernel", {"linear": False, "zero": True, "noisy": False}),
+    ("advance_kernel", {"linear": True, "zero": False, "noisy": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "constants"), KERNELS)
+def test_the_kernels_compile_for_hardware(name, constants, monkeypatch, tmp_path):
     """To machine code of compute capability 9.0; nothing spills out of the registers."""
     pytest.importorskip("triton", reason="triton is for Linux alone")
     from triton import compile as compile_kernel
@@ -281,22 +327,16 @@ def test_the_kernel_compiles_for_hardware(linear, noisy, monkeypatch, tmp_path):
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
-    compiled = copy_of_triton_gpu(interpret=False)
-    constants = {"linear": linear, "zero": not linear, "noisy": noisy, "block": 512}
-    numbers = {"pixels", "frames", "groups", "tick", "ticks", "period"}
-    of_bytes = {"luma_bnp", "pending_bp", "packed_bgp", "pending_after_bp"}
+    kernel = getattr(copy_of("triton_kernels", interpret=False), name)
+    constants = constants | {"block": 512}
+    types = {"draws_bq": "*i64"} | dict.fromkeys(BYTES, "*u8") | dict.fromkeys(NUMBERS, "i32")
     signature = {
-        name: "constexpr"
-        if name in constants
-        else "i32"
-        if name in numbers
-        else "*u8"
-        if name in of_bytes
-        else "*i32"
-        for name in compiled._advance_kernel.arg_names
+        argument: "constexpr" if argument in constants else types.get(argument, "*i32")
+        for argument in kernel.arg_names
     }
-    source = ASTSource(compiled._advance_kernel, signature, constexprs=constants)
+    source = ASTSource(kernel, signature, constexprs=constants)
     made = compile_kernel(source, target=GPUTarget("cuda", 90, 32))
     assert made.asm["cubin"][:4] == b"\x7fELF"
     assert ".local" not in made.asm["ptx"]
-    assert ("sqrt.rn.f32" in made.asm["ptx"]) == noisy
+    rooted = name == "advance_kernel" and constants["noisy"]
+    assert ("sqrt.rn.f32" in made.asm["ptx"]) == rooted

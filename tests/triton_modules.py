@@ -5,37 +5,39 @@ a copy of the module of its own.
 """
 
 import functools
-import importlib.util
+import importlib
 import os
 import sys
-from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
 import pytest
 import torch
 
-import spikedata
-
-NAME = "spikedata.simulator.triton_gpu"
-FILE = Path(spikedata.__file__).parent / "simulator/triton_gpu.py"
+PACKAGE = "spikedata.simulator"
+NAMES = ("triton_kernels", "triton_batch", "triton_gpu")
 
 
 @functools.cache
 def load_triton_gpu(*, interpret: bool) -> ModuleType:
-    """A copy of the module; the test is skipped where it cannot run."""
+    """A copy of triton_gpu; the test is skipped where it cannot run."""
     pytest.importorskip("triton", reason="triton is for Linux alone")
     if not interpret and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return copy_of_triton_gpu(interpret=interpret)
+    return copy_of("triton_gpu", interpret=interpret)
 
 
-def copy_of_triton_gpu(*, interpret: bool) -> ModuleType:
-    """The same, wherever triton is installed."""
-    name = f"{NAME}_{'interpreted' if interpret else 'compiled'}"
-    spec = importlib.util.spec_from_file_location(name, FILE)
-    copy = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(os.environ, {"TRITON_INTERPRET": str(int(interpret))}):
-        sys.modules[name] = copy  # dataclasses look their module up
-        spec.loader.exec_module(copy)
-    return copy
+def copy_of(name: str, *, interpret: bool) -> ModuleType:
+    """The same of any of the modules; what was loaded before stays as it was."""
+    package = importlib.import_module(PACKAGE)
+    loaded = {other: sys.modules.pop(f"{PACKAGE}.{other}", None) for other in NAMES}
+    try:
+        with mock.patch.dict(os.environ, {"TRITON_INTERPRET": str(int(interpret))}):
+            return importlib.import_module(f"{PACKAGE}.{name}")
+    finally:
+        for other, module in loaded.items():
+            sys.modules.pop(f"{PACKAGE}.{other}", None)
+            vars(package).pop(other, None)
+            if module is not None:
+                sys.modules[f"{PACKAGE}.{other}"] = module
+                setattr(package, other, module)
