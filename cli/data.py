@@ -47,34 +47,55 @@ SPIKES = Path("spikes.zarr")
 @app.command()
 def simulate(
     corpus: Annotated[
-        Path,
+        Path | None,
         typer.Argument(help="Folder of videos: UCF101, HMDB51, class folders or metadata.jsonl."),
-    ],
+    ] = None,
     out: Annotated[Path, typer.Option(help="Store to write or continue.")] = SPIKES,
+    sensor: Annotated[
+        str, typer.Option(help="Preset or YAML file: ideal, vidar-20khz, vidar-40khz, my.yaml.")
+    ] = "ideal",
     threshold: Annotated[
-        float, typer.Option(help="Ticks of full-scale light that fire one spike.")
-    ] = 2.0,
+        float | None,
+        typer.Option(help="Ticks of full-scale light that fire one spike.  [default: SENSOR's, 2]"),
+    ] = None,
     ticks_per_frame: Annotated[
-        int | None, typer.Option(help="Ticks between two frames.  [default: 10]")
+        int | None, typer.Option(help="Ticks between two frames.  [default: SENSOR's, 10]")
     ] = None,
     tick_rate: Annotated[
         float | None,
         typer.Option(help="Ticks a second wanted, Hz, instead of --ticks-per-frame."),
     ] = None,
     interpolation: Annotated[
-        Literal["hold", "linear"], typer.Option(help="Light between two frames.")
-    ] = "linear",
+        str | None,
+        typer.Option(
+            help="Light between two frames: hold, linear, flow (optical flow, then linear) or "
+            "your own package.module:function.  [default: SENSOR's, linear]"
+        ),
+    ] = None,
     reset: Annotated[
-        Literal["subtract", "zero"],
+        Literal["subtract", "zero"] | None,
         typer.Option(help="What a spike leaves: the surplus charge, or nothing."),
-    ] = "subtract",
+    ] = None,
     transfer: Annotated[
-        Literal["identity", "srgb", "bt709"], typer.Option(help="Grey level to light.")
-    ] = "identity",
+        Literal["identity", "srgb", "bt709"] | None, typer.Option(help="Grey level to light.")
+    ] = None,
     start: Annotated[
-        Literal["random", "zero"], typer.Option(help="Charge before the first tick.")
-    ] = "random",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+        Literal["random", "zero"] | None, typer.Option(help="Charge before the first tick.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random.  [default: SENSOR's, 0]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other value: noise.dead_time=0."),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Recording of a still scene whose rates give the light, for compare."),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of LIKE: a name from `spikedata cameras`.")
+    ] = None,
     resize: Annotated[
         str | None, typer.Option(metavar="HxW", help="Resize frames, for example 120x160.")
     ] = None,
@@ -107,6 +128,9 @@ def simulate(
         Literal["keep", "refuse"],
         typer.Option(help="Damaged videos: keep what can be read, or refuse them."),
     ] = "keep",
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where spikes are simulated; same bits.")
+    ] = "cpu",
     workers: Workers = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -118,23 +142,34 @@ def simulate(
     """
     if ticks_per_frame is not None and tick_rate is not None:
         fail("give --ticks-per-frame or --tick-rate, not both", STATUS_USAGE)
-    sensor = {
+    if (corpus is None) == (like is None):
+        fail("give a folder of videos, or --like RECORDING", STATUS_USAGE)
+    own = interpolation if interpolation not in (None, "hold", "linear") else None
+    given = {
         "threshold": threshold,
-        "ticks_per_frame": 10 if ticks_per_frame is None else ticks_per_frame,
-        "interpolation": interpolation,
+        "ticks_per_frame": ticks_per_frame,
+        "interpolation": None if own else interpolation,
         "reset": reset,
         "transfer": transfer,
         "start": start,
         "seed": seed,
     }
-    video = {"decoder": decoder, "resize": _size(resize), "fps": fps, "damaged": damaged}
+    words = [f"{key}={value}" for key, value in given.items() if value is not None]
+    recipe = {
+        "video": {"decoder": decoder, "resize": _size(resize), "fps": fps, "damaged": damaged},
+        "interpolator": own,
+        "tick_rate_hz": tick_rate,
+        "split": split,
+    }
     with errors_in_one_line():
+        resolved = _resolve(sensor, [*words, *(settings or ())], recipe)
+        if like is not None:
+            _simulate_like(like, out, resolved, camera, workers, as_json)
+            return
         from spikedata import find_corpus
 
-        settings = {"sensor": sensor, "video": video, "tick_rate_hz": tick_rate, "split": split}
-        recipe = _recipe(settings)
         found = find_corpus(
-            corpus,
+            str(corpus),
             kind=layout,
             split=split,
             splits=splits,
@@ -143,9 +178,9 @@ def simulate(
             **({"caption_templates": caption} if caption else {}),
         )
         if dry_run:
-            _print(_plan(found, recipe, out), as_json)
+            _print(_plan(found, resolved, out), as_json)
         else:
-            _simulate(found, recipe, out, workers, as_json)
+            _simulate(found, out, resolved, device, workers, as_json)
 
 
 def _size(text: str | None) -> list[int] | None:
@@ -157,11 +192,12 @@ def _size(text: str | None) -> list[int] | None:
     return [int(height), int(width)]
 
 
-def _recipe(settings: dict[str, Any]) -> "SimulationRecipe":
-    from spikedata import RecipeError, SimulationRecipe, from_dict
+def _resolve(sensor: str, words: list[str], recipe: dict[str, Any]) -> "SimulationRecipe":
+    from spikedata import RecipeError, SimulationRecipe, from_dict, load_sensor, to_dict
 
     try:
-        return from_dict(SimulationRecipe, settings, where="options")
+        values = {"sensor": to_dict(load_sensor(sensor, words)), **recipe}
+        return from_dict(SimulationRecipe, values, where="options")
     except RecipeError as error:
         fail(str(error), STATUS_USAGE)
 
@@ -183,8 +219,30 @@ def _plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path) -> dict[str, 
     }
 
 
+def _simulate_like(
+    recording: Path,
+    out: Path,
+    recipe: "SimulationRecipe",
+    camera: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    from spikedata import available_cores, simulate_recording
+
+    with usage_errors_in_one_line():
+        stored = simulate_recording(
+            recording, out, recipe.sensor, camera=camera, threads=workers or available_cores()
+        )
+    _print({"store": out, "clip": stored.clip.id, "ticks": stored.ticks}, as_json)
+
+
 def _simulate(
-    corpus: "Corpus", recipe: "SimulationRecipe", out: Path, workers: int | None, as_json: bool
+    corpus: "Corpus",
+    out: Path,
+    recipe: "SimulationRecipe",
+    device: Literal["cpu", "cuda"],
+    workers: int | None,
+    as_json: bool,
 ) -> None:
     from spikedata import Failure, available_cores, simulate_corpus
 
@@ -202,6 +260,7 @@ def _simulate(
             out,
             recipe,
             workers=workers or available_cores(),
+            device=device,
             progress=advance,
             stop=stop,
         )
@@ -480,6 +539,96 @@ def cameras(as_json: AsJson = False) -> None:
         return
     other = {"HxW": "Any other plain .dat: its rows and columns, for example 500x800."}
     _print({camera.name: camera.description for camera in CAMERAS.values()} | other, as_json)
+
+
+@app.command()
+def compare(
+    real: Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")],
+    simulated: Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")],
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of files: a name from `spikedata cameras`.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Clip of stores.  [default: the only one]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Page with pictures to write, .html.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how like REAL a SIMULATED recording is, by its statistics.
+
+    `spikedata simulate --like REAL --sensor vidar-20khz` makes one of the same scene.
+    """
+    with errors_in_one_line():
+        from spikedata import available_cores, compare_streams, comparison_html, open_spikes
+
+        sources = [open_spikes(path, camera=camera, clip=clip) for path in (real, simulated)]
+        with usage_errors_in_one_line():
+            comparison = compare_streams(*sources, threads=available_cores())
+        if out is not None:
+            comparison_html(comparison, out, title=f"{real.name} and {simulated.name}")
+    if as_json:
+        _print(comparison.to_dict(), as_json)
+    else:
+        typer.echo(comparison.table())
+
+
+@app.command()
+def calibrate(
+    dark: Annotated[Path, typer.Argument(help="Recording in the dark.")],
+    medium: Annotated[Path, typer.Argument(help="Recording of an even, medium light.")],
+    bright: Annotated[Path, typer.Argument(help="Recording of an even, bright light.")],
+    out: Annotated[Path, typer.Option(help="Sensor to write, .yaml; its maps lie beside it.")],
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of the files: a name from `spikedata cameras`.")
+    ] = None,
+    sensor: Annotated[
+        str, typer.Option(help="Preset that gives what changes from tick to tick.")
+    ] = "vidar-20khz",
+    as_json: AsJson = False,
+) -> None:
+    """Measure each pixel's response and dark charge from three flat fields.
+
+    `spikedata simulate --sensor OUT` then simulates that camera.
+    """
+    with errors_in_one_line():
+        from spikedata import calibrate_pixels, load_sensor, open_spikes, write_sensor
+
+        base = load_sensor(sensor)
+        sources = [open_spikes(path, camera=camera) for path in (dark, medium, bright)]
+        with usage_errors_in_one_line():
+            found = calibrate_pixels(*sources)
+            write_sensor(found, out, base)
+    _print(found.summary() | {"sensor": out}, as_json)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Store or recording.")],
+    out: Annotated[
+        Path, typer.Argument(help="File: .npy of (x, y, t) events, or .npz of planes as `spk`.")
+    ],
+    clip: Annotated[
+        str | None, typer.Option(help="Clip of a store.  [default: the only one]")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of a file: a name from `spikedata cameras`.")
+    ] = None,
+) -> None:
+    """Write a clip as other tools read it: Tonic's event arrays, Spike-Zoo's planes.
+
+    For .dat files, which SpikeCV reads, use `spikedata pack --to dat`.
+    """
+    with errors_in_one_line():
+        from spikedata import open_spikes, write_events, write_npz
+
+        if out.suffix not in (".npy", ".npz"):
+            fail(f"{out}: expected a name that ends in .npy or .npz", STATUS_USAGE)
+        spikes = open_spikes(source, camera=camera, clip=clip)
+        if out.suffix == ".npy":
+            write_events(out, spikes)
+        else:
+            write_npz(out, spikes)
+    typer.echo(out)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Write reference/cli.md and reference/python.md from the code: `python docs/build_reference.py`."""
+"""Write reference/cli.md and reference/python.md from the code; run it by its path."""
 
 import importlib
 import inspect

@@ -14,7 +14,7 @@ import html
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.camera import read_recording
-from spikedata.errors import SpikeDataError, StoreError
+from spikedata.sources import as_source
 from spikedata.stats import Profile, Scan, SpikeSource, profile, scan
-from spikedata.store import SpikeStore, open_store
 from spikedata.stream import SpikeStream
 from spikedata.view import to_grey
 
@@ -188,72 +186,6 @@ MEANINGS: dict[str, str] = {
     "silent_share": "share of pixels that never fire",
 }
 """What is compared, in the order of the table."""
-
-
-# --- sources ------------------------------------------------------------------------------------
-
-
-def open_spikes(
-    path: Path | str, *, camera: str | None = None, clip: str | None = None
-) -> SpikeSource:
-    """Open a recording or one clip of a store for :func:`compare_streams`.
-
-    Args:
-        path: a ``.dat`` or ``.npz`` file, or a store.
-        camera: whose file it is.
-        clip: which clip of a store; it may be left out where there is but one.
-
-    Returns:
-        A :class:`~spikedata.stats.SpikeSource`.
-
-    Raises:
-        SpikeDataError: nothing tells the camera or the clip, or the file does not fit.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        if camera is None:
-            raise SpikeDataError(
-                f"{path}: no file tells its camera. Give --camera NAME or HxW; see "
-                "`spikedata cameras`"
-            )
-        return read_recording(path, camera)
-    store = open_store(path)
-    if clip is None and len(store.clips) != 1:
-        raise StoreError(f"{path}: holds {len(store.clips)} clips; give --clip ID")
-    clip = next(iter(store.clips)) if clip is None else clip
-    if clip not in store.clips:
-        raise StoreError(f"{path}: no clip {clip!r}; it holds {len(store.clips)} clips")
-    return _ClipSource(store, clip)
-
-
-class _ClipSource:
-    """A clip of a store, read block by block."""
-
-    def __init__(self, store: SpikeStore, clip_id: str) -> None:
-        stored = store.clips[clip_id]
-        self.ticks, self.tick_rate_hz = stored.ticks, stored.tick_rate_hz
-        self.height_px, self.width_px = stored.height_px, stored.width_px
-        self._store, self._clip_id = store, clip_id
-
-    def blocks(self) -> Iterator[NDArray[np.uint8]]:
-        return self._store.blocks(self._clip_id)
-
-
-class _StreamSource:
-    """A stream held in memory."""
-
-    def __init__(self, stream: SpikeStream) -> None:
-        self.ticks, self.tick_rate_hz = stream.ticks, stream.tick_rate_hz
-        self.height_px, self.width_px = stream.height_px, stream.width_px
-        self._packed_ghw = stream.packed_ghw
-
-    def blocks(self) -> Sequence[NDArray[np.uint8]]:
-        return [self._packed_ghw]
-
-
-def as_source(spikes: SpikeSource | SpikeStream) -> SpikeSource:
-    """A stream in memory as something to be read block by block; what is that already stays."""
-    return _StreamSource(spikes) if isinstance(spikes, SpikeStream) else spikes
 
 
 # --- distances ----------------------------------------------------------------------------------

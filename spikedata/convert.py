@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.catalog import check_distinct_ids
-from spikedata.corpora import Corpus, CorpusClip
-from spikedata.errors import SpikeDataError, StoreError
+from spikedata.calibrate import simulate_like
+from spikedata.catalog import Clip, check_distinct_ids
+from spikedata.corpora import Corpus, CorpusClip, clip_id_of
+from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
+from spikedata.interpolate import find_interpolator, more_frames, steps_per_frame
 from spikedata.provenance import versions
 from spikedata.recipe import to_dict
 from spikedata.simulator import SensorConfig, simulate
+from spikedata.sources import open_spikes
 from spikedata.store import StoredClip, StoreWriter, create_store
 from spikedata.video import Video, VideoConfig, open_video
 
@@ -39,6 +42,9 @@ class SimulationRecipe:
     """The camera that is simulated."""
     video: VideoConfig = field(default_factory=VideoConfig)
     """How the videos are read."""
+    interpolator: str | None = None
+    """What makes frames between frames before the sensor: ``flow`` or ``package.module:function``;
+    None leaves it to the sensor's ``interpolation``."""
     tick_rate_hz: float | None = None
     """Ticks a second wanted; each clip gets the nearest whole number of ticks per frame."""
     split: int = 1
@@ -88,6 +94,8 @@ class SimulationReport:
     """JSON Lines, one failure a line; absent if there was none."""
 
 
+Device = Literal["cpu", "cuda"]
+Block = NDArray[np.uint8]
 Progress = Callable[[StoredClip | Failure], None]
 
 
@@ -102,6 +110,7 @@ def simulate_corpus(
     recipe: SimulationRecipe,
     *,
     workers: int = 1,
+    device: Device = "cpu",
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> SimulationReport:
@@ -115,6 +124,7 @@ def simulate_corpus(
         out: path of the store.
         recipe: sensor and video settings; a store made with others is refused.
         workers: clips simulated at once, one thread each.
+        device: where the sensor is simulated; the bits are the same.
         progress: called in this thread for each clip tried, with what is stored of it or with
             its failure.
         stop: set it to end early; what is unfinished is removed, what is finished stays.
@@ -132,6 +142,7 @@ def simulate_corpus(
         raise ValueError(f"workers must be at least 1, got {workers}")
     out = Path(out)
     check_distinct_ids(item.clip.id for item in corpus.clips)
+    _check_tools(recipe, device)
     with create_store(
         out,
         recipe=to_dict(recipe),
@@ -140,7 +151,7 @@ def simulate_corpus(
         resume=out.exists(),
     ) as writer:
         todo = [item for item in corpus.clips if not writer.has(item.clip.id)]
-        run = _Run(writer, recipe, stop or threading.Event(), progress or (lambda _: None))
+        run = _Run(writer, recipe, device, stop or threading.Event(), progress)
         run.all_clips(todo, workers)
     report = SimulationReport(
         store=out,
@@ -161,13 +172,15 @@ class _Run:
         self,
         writer: StoreWriter,
         recipe: SimulationRecipe,
+        device: Device,
         stop: threading.Event,
-        progress: Progress,
+        progress: Progress | None,
     ) -> None:
         self.writer = writer
         self.recipe = recipe
+        self.device = device
         self.stop = stop
-        self.progress = progress
+        self.progress = progress or (lambda _: None)
         self.written = 0
         self.failures: list[Failure] = []
 
@@ -221,7 +234,7 @@ class _Run:
                 tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
                 threads=threads,
             ) as target:
-                spikes = simulate(counter.blocks(), sensor, clip_id=item.clip.id, threads=threads)
+                spikes = self.spikes(counter.blocks(), sensor, item.clip.id, threads)
                 with closing(_one_ahead(spikes, threads)) as blocks:
                     for packed_ghw in blocks:
                         target.append(packed_ghw)
@@ -234,6 +247,62 @@ class _Run:
                     },
                 )
 
+    def spikes(
+        self, blocks: Iterator[Block], sensor: SensorConfig, clip_id: str, threads: int
+    ) -> Iterator[Block]:
+        """Frames to packed ticks, by way of more frames if the recipe says so."""
+        if self.recipe.interpolator:
+            steps = steps_per_frame(sensor.ticks_per_frame)
+            make = find_interpolator(self.recipe.interpolator)
+            blocks = more_frames(blocks, steps, interpolator=make)
+            ticks = sensor.ticks_per_frame // steps
+            sensor = replace(sensor, ticks_per_frame=ticks, interpolation="linear")
+        if self.device == "cuda":
+            from spikedata.simulator.triton_gpu import simulate_on_gpu  # noqa: PLC0415  loads torch
+
+            return simulate_on_gpu(blocks, sensor, clip_id=clip_id)
+        return simulate(blocks, sensor, clip_id=clip_id, threads=threads)
+
+
+def simulate_recording(
+    recording: Path | str,
+    out: Path | str,
+    sensor: SensorConfig,
+    *,
+    camera: str | None = None,
+    threads: int = 1,
+) -> StoredClip:
+    """Simulate the still scene of a recording into a new store of one clip, to compare the two.
+
+    Args:
+        recording: camera file, or store of one clip, whose rates give the light.
+        out: store to write.
+        sensor: the camera to simulate.
+        camera: whose file the recording is.
+        threads: how many share the pixels; the bits are the same.
+
+    Raises:
+        SpikeDataError: the recording cannot be read, or ``out`` exists.
+        ValueError: the threshold is too high for the recording's rates.
+    """
+    recording, out = Path(recording), Path(out)
+    source = open_spikes(recording, camera=camera)
+    clip = Clip(id=clip_id_of(recording.stem), source={"name": recording.name})
+    recipe = {"sensor": to_dict(sensor), "like": clip.source}
+    with (
+        create_store(out, recipe=recipe, class_names=(), name=clip.id) as writer,
+        writer.clip(
+            clip,
+            height_px=source.height_px,
+            width_px=source.width_px,
+            tick_rate_hz=source.tick_rate_hz,
+        ) as target,
+    ):
+        for packed_ghw in simulate_like(source, sensor, clip_id=clip.id, threads=threads):
+            target.append(packed_ghw)
+        attributes = {"sensor": to_dict(sensor), "versions": versions()}
+        return target.finish(ticks=source.ticks, attributes=attributes)
+
 
 class _CountedFrames:
     """A video's frames, counted on the way, cut off when the run is told to stop."""
@@ -243,7 +312,7 @@ class _CountedFrames:
         self.stop = stop
         self.frames = 0
 
-    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+    def blocks(self) -> Iterator[Block]:
         for luma_nhw in self.video.blocks(FRAMES_PER_BLOCK):
             if self.stop.is_set():
                 raise CancelledError
@@ -251,14 +320,26 @@ class _CountedFrames:
             yield luma_nhw
 
 
+def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
+    """Miss what is missing before the first clip, not at every clip."""
+    if recipe.interpolator:
+        find_interpolator(recipe.interpolator)
+    if device == "cuda":
+        try:
+            from spikedata.simulator.triton_gpu import compute_device  # noqa: PLC0415  loads torch
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"device cuda needs {error.name}: pip install 'spikedata[gpu]'"
+            ) from error
+        compute_device()
+
+
 def _data_set_name(corpus: Corpus) -> str:
     """A known data set's own name; the folder's for one's own videos."""
     return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.root.resolve().name
 
 
-def _one_ahead(
-    blocks: Iterator[NDArray[np.uint8]], threads: int
-) -> Generator[NDArray[np.uint8], None, None]:
+def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.uint8], None, None]:
     """The same blocks; if there are threads, the next is made in one while one is in use."""
     if threads == 1:
         yield from blocks

@@ -15,9 +15,8 @@ LAYERS = [
     {"stream", "catalog", "recipe", "provenance", "bit_transpose"},
     {"video", "interpolate", "simulator", "camera", "store"},
     {"corpora", "stats", "parquet"},
-    {"loader", "hdf5", "recordings", "hub_card"},
-    {"convert", "pack", "view", "export", "calibrate", "spike_camera"},
-    {"hub", "compare"},
+    {"loader", "hdf5", "recordings", "hub_card", "sources", "calibrate", "export", "view"},
+    {"convert", "pack", "hub", "compare", "spike_camera"},
 ]
 
 HEAVY = {

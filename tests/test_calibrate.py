@@ -14,7 +14,6 @@ from spikedata.calibrate import (
     write_sensor,
 )
 from spikedata.camera import read_recording
-from spikedata.compare import as_source
 from spikedata.errors import RecordingError
 from spikedata.simulator import (
     NoiseConfig,
@@ -23,6 +22,7 @@ from spikedata.simulator import (
     load_sensor,
     simulate,
 )
+from spikedata.sources import as_source
 from spikedata.stats import profile, rate_between_spikes, scan
 from spikedata.stream import SpikeStream, pack_ticks
 

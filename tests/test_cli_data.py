@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 from hub_server import HubServer
 from tools import BIN, digest_of_folder, one_line_error, run_program, write_corpus, write_grey
@@ -86,9 +87,9 @@ def test_options_that_do_not_fit_are_usage_errors(home, words, message):
 
 
 def test_a_choice_that_does_not_exist_shows_those_that_do(home):
-    done = simulate(home, "--interpolation", "cubic")
+    done = simulate(home, "--reset", "maybe")
     assert done.returncode == 2
-    assert "'cubic' is not one of 'hold', 'linear'" in done.stderr
+    assert "'maybe' is not one of 'subtract', 'zero'" in done.stderr
 
 
 def test_an_unknown_class_is_refused_with_a_suggestion(home):
@@ -303,3 +304,90 @@ def test_push_hub_and_pull_bring_back_the_same_bits(home):
         assert "hf_wrong" not in done.stderr
     want = {k: c.bits_sha256 for k, c in open_store(home / "spikes.zarr").clips.items()}
     assert {k: c.bits_sha256 for k, c in open_store(home / "back.zarr").clips.items()} == want
+
+
+def test_a_preset_gives_the_sensor_and_options_win_over_it(home):
+    words = ["--sensor", "vidar-20khz", "--threshold", "1.5", "--set", "noise.dead_time=0"]
+    done = simulate(home, *words, "--dry-run", "--json")
+    sensor = json.loads(done.stdout)["recipe"]["sensor"]
+    assert (sensor["threshold"], sensor["noise"]["dead_time"]) == (1.5, 0.0)
+    assert sensor["noise"]["dark_charge"] == 0.00468
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sensor", "vidar"], "unknown sensor 'vidar'. Known: ideal, vidar-20khz, vidar-40khz"),
+        (["--set", "noise.dead_tme=0"], "Did you mean 'dead_time'?"),
+        (["--sensor", "vidar-20khz", "--set", "noise.dark_spread=-1"], "dark_spread"),
+        (["--sensor", "vidar-20khz", "--set", "noise.dark_charge=2"], "dark_charge"),
+        (["--like", "x.npz"], "give a folder of videos, or --like RECORDING"),
+    ],
+)
+def test_impossible_sensors_are_one_line(home, words, message):
+    assert message in one_line_error(simulate(home, *words), 2)
+
+
+def test_flow_makes_frames_between_and_keeps_the_clip_length(tmp_path):
+    write_grey(tmp_path / "videos/a/1.mkv", frames(1, 5, 32, 48))
+    done = simulate(tmp_path, "--interpolation", "flow")
+    assert done.returncode == 0, done.stderr
+    (stored,) = open_store(tmp_path / "spikes.zarr").clips.values()
+    assert (stored.ticks, stored.tick_rate_hz) == (50, 250.0)
+    done = simulate(tmp_path, "--interpolation", "cubic", "--out", "b.zarr")
+    assert "expected flow or package.module:function" in one_line_error(done, 1)
+
+
+def test_cuda_without_a_device_is_one_line(home):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert "CUDA device" in one_line_error(simulate(home, "--device", "cuda"), 1)
+    assert not (home / "spikes.zarr").exists()
+
+
+def test_a_recording_is_simulated_compared_and_exported(tmp_path):
+    rng = np.random.default_rng(0)
+    planes_hwt = (rng.random((12, 16, 400)) < 0.3).astype(np.uint8)
+    np.savez(tmp_path / "real.npz", planes_hwt)
+    how = ["--camera", "npz-hwt"]
+    done = run_program(
+        "spikedata", "simulate", "--like", "real.npz", *how, "--sensor", "vidar-20khz", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    done = run_program(
+        "spikedata",
+        "compare",
+        "real.npz",
+        "spikes.zarr",
+        *how,
+        "--json",
+        "--out",
+        "c.html",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rates = json.loads(done.stdout)["statistics"]["firing_rate"]
+    assert rates["real"] == pytest.approx(planes_hwt.mean(), rel=1e-12)
+    assert abs(rates["simulated"] - rates["real"]) < 0.01
+    assert (tmp_path / "c.html").exists()
+    done = run_program("spikedata", "export", "real.npz", "e.npy", *how, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(np.load(tmp_path / "e.npy")) == planes_hwt.sum()
+    done = run_program("spikedata", "compare", "real.npz", "spikes.zarr", cwd=tmp_path)
+    assert "Give --camera" in one_line_error(done, 1)
+
+
+def test_three_flat_fields_make_a_sensor(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, rate in (("dark", 0.01), ("medium", 0.2), ("bright", 0.5)):
+        np.savez(tmp_path / f"{name}.npz", (rng.random((8, 8, 2000)) < rate).astype(np.uint8))
+    files = ["dark.npz", "medium.npz", "bright.npz"]
+    done = run_program(
+        "spikedata", "calibrate", *files, "--camera", "npz-hwt", "--out", "mine.yaml", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    write_grey(tmp_path / "videos/a/1.mkv", frames(1, 5, 8, 8))
+    done = simulate(tmp_path, "--sensor", "mine.yaml")
+    assert done.returncode == 0, done.stderr

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from spikedata.camera import read_recording
 from spikedata.catalog import Clip
-from spikedata.compare import MEANINGS, compare_streams, comparison_html, open_spikes
+from spikedata.compare import MEANINGS, compare_streams, comparison_html
 from spikedata.errors import SpikeDataError, StoreError
+from spikedata.sources import open_spikes
 from spikedata.stats import MIN_INTERVALS, Scan, profile, scan
 from spikedata.store import create_store
 from spikedata.stream import SpikeStream, pack_ticks
