@@ -9,7 +9,13 @@ from numba.core.caching import CacheImpl
 from numba.core.registry import CPUDispatcher
 from strategies import SIZES_HW, recordings
 
-from spikedata.simulator import SensorConfig, SensorState, numba_cpu, simulate_ticks
+from spikedata.simulator import (
+    SensorConfig,
+    SensorState,
+    load_sensor,
+    numba_cpu,
+    simulate_ticks,
+)
 from spikedata.simulator.numba_cpu import PICTURES, _pieces
 from spikedata.video import open_video
 
@@ -132,6 +138,35 @@ def test_where_nothing_can_be_cached_the_kernel_is_compiled_all_the_same(monkeyp
         numba.njit(cache=True)(start_of)
     kernel = numba_cpu._kernel.__wrapped__(16, False, False)
     assert isinstance(kernel, CPUDispatcher)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("interpolation", ["hold", "linear"])
+@pytest.mark.parametrize("ticks_per_frame", [1, 10, 33])
+def test_long_noisy_runs_give_the_reference_bits(ticks_per_frame, interpolation, reset):
+    """Several runs of the kernel, on two threads, from a tick inside a group and an interval."""
+    words = ["noise.hot_share=0.02", "noise.dead_share=0.02", f"reset={reset}"]
+    words += [f"ticks_per_frame={ticks_per_frame}", f"interpolation={interpolation}"]
+    sensor = load_sensor("vidar-20khz", words)
+    frames = sensor.frames_needed(0, 301)
+    luma_nhw = np.random.default_rng(4).integers(0, 256, (frames, 17, 31), dtype=np.uint8)
+    want = in_pieces(luma_nhw, sensor, [0, 301], backend="reference")
+    got = in_pieces(luma_nhw, sensor, [0, 5, 301], backend="numba", threads=2)
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize(
+    "word", ["noise.maps=null", "noise.shot_quanta=3e3", "threshold=300", "noise.dead_time=1"]
+)
+def test_extreme_noise_gives_the_reference_bits(word):
+    """Every light code up to the largest, response near 2, amounts near 16 bits."""
+    noisy = ["noise.hot_share=0.3", "noise.hot_charge=1", "noise.threshold_jitter=0.01"]
+    sensor = load_sensor("vidar-20khz", [*noisy, "noise.response_spread=0.3", word])
+    luma_nhw = np.array([255, 0, 255, 255, 1, 0, 0], np.uint8)[:, None, None]
+    luma_nhw = luma_nhw.repeat(40, axis=1).repeat(50, axis=2)
+    want = in_pieces(luma_nhw, sensor, [0, 60], backend="reference")
+    got = in_pieces(luma_nhw, sensor, [0, 60], backend="numba")
+    assert_same(got, want)
 
 
 @pytest.mark.parametrize("interpolation", ["hold", "linear"])

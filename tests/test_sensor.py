@@ -1,6 +1,8 @@
 """SensorConfig, SensorState, and what simulate_ticks refuses."""
 
 import hashlib
+import math
+import re
 import subprocess
 import sys
 from decimal import Decimal, getcontext
@@ -13,6 +15,7 @@ from strategies import sensors
 
 from spikedata.recipe import from_dict, to_dict
 from spikedata.simulator import NoiseConfig, SensorConfig, SensorState, simulate, simulate_ticks
+from spikedata.simulator.sensor import NoiseAmounts
 
 
 def test_threshold_and_full_scale_in_charge_units():
@@ -114,6 +117,38 @@ def test_the_largest_ticks_per_frame_told_fits_and_one_more_does_not():
     assert SensorConfig(ticks_per_frame=5461).threshold == 2.0
     with pytest.raises(ValueError, match="overflows"):
         SensorConfig(ticks_per_frame=5462)
+
+
+@given(
+    threshold=st.floats(0.05, 2000.0),
+    ticks_per_frame=st.integers(1, 3000),
+    quanta=st.none() | st.floats(10.0, 1e9),
+    jitter=st.floats(0, 0.1),
+    dead_time=st.floats(0, 1),
+)
+def test_noise_that_is_accepted_fits_32_bits(threshold, ticks_per_frame, quanta, jitter, dead_time):
+    """Every sum and product of the definition, at the most that a pixel and a byte can be."""
+    noise = NoiseConfig(shot_quanta=quanta, threshold_jitter=jitter, dead_time=dead_time)
+    try:
+        sensor = SensorConfig(threshold=threshold, ticks_per_frame=ticks_per_frame, noise=noise)
+    except ValueError as error:
+        assert re.search("the (largest|fewest) that fits?|is the largest", str(error))  # noqa: PT017
+        return
+    amounts = NoiseAmounts.of(sensor)
+    light = 65535 * 32767 // 16384 + 1 + 65535  # response just under 2, dark charge of a full tick
+    sigma = math.isqrt(32 * 2 * light) * amounts.shot >> 15
+    noise_cu = 510 * sigma + 2 * 510 * amounts.jitter
+    level_cu = 1.5 * sensor.threshold_cu + light * sensor.light_charge_cu + noise_cu
+    assert max(sigma, amounts.jitter) < 2**15  # for products of 16-bit numbers
+    assert 32 * 2 * light < 2**24  # for an exact root
+    products = (
+        65535 * 32767 + 8192,
+        math.isqrt(64 * light) * amounts.shot,
+        2 * light * amounts.dead,
+    )
+    assert max(level_cu, *products) < 2**31
+    loss = 2 * light * amounts.dead >> amounts.dead_shift
+    assert loss <= light * sensor.light_charge_cu * dead_time * 1.001 + 1
 
 
 @given(sensor=sensors())
