@@ -148,8 +148,11 @@ def advance_kernel(  # type: ignore[no-untyped-def]
     luma = luma_bnp + clip * frames * pixels + pixel
     packed = packed_bgp + clip * groups * pixels + pixel
     residue = tl.load(residue_bp + at, mask=inside, other=0)
-    byte = tl.load(pending_bp + at, mask=inside, other=0).to(tl.int32)
-    left = frames
+    # What did not fire enters at the highest bit and moves down a bit a tick; after eight ticks the
+    # top byte is a group, inverted.
+    silent = ~tl.load(pending_bp + at, mask=inside, other=0).to(tl.uint32) << 24
+    silent = silent << (8 - (tick & 7))
+    frames_left = frames
     k = tick % period
     following = _light(luma, table, inside, response, dark, noisy)
     light = following
@@ -161,8 +164,8 @@ def advance_kernel(  # type: ignore[no-untyped-def]
     for now in range(tick, tick + ticks):
         if fresh:
             light = following
-            left -= 1
-            if left > 0:
+            frames_left -= 1
+            if frames_left > 0:
                 luma += pixels
                 following = _light(luma, table, inside, response, dark, noisy)
             if linear:
@@ -177,6 +180,7 @@ def advance_kernel(  # type: ignore[no-untyped-def]
                 # The nearest float, so that its floor is the whole root; tl.sqrt is less exact.
                 sigma = (tl.sqrt_rn((total * 32).to(tl.float32)).to(tl.int32) * shot) >> 15
                 loss = (total * dead) >> dead_shift
+                charge -= 510 * sigma
         if noisy:
             flip = tl.load(tick_words + (now - tick)).to(tl.uint32, bitcast=True)
             factor = tl.load(tick_words + (now - tick) + ticks).to(tl.uint32, bitcast=True)
@@ -185,30 +189,36 @@ def advance_kernel(  # type: ignore[no-untyped-def]
             sums = ((word & 0x00FF00FF) + ((word >> 8) & 0x00FF00FF)).to(tl.int32, bitcast=True)
             first = sums & 0xFFFF
             second = sums >> 16
-            residue += tl.maximum(charge + sigma * (first + second - 510), 0)
-            level = residue + jitter * (first - second)
-            spent = threshold + loss
+            residue += tl.maximum(charge + sigma * (first + second), 0)
+            rest = residue + jitter * (first - second) - threshold
+            left = -loss if zero else tl.minimum(rest - loss, threshold - 1)
+            residue = tl.where(rest >= 0, left, residue)
         else:
             residue += charge
-            level = residue
-            spent = threshold
-        fired = level >= threshold
-        rest = threshold - spent if zero else tl.minimum(level - spent, threshold - 1)
-        residue = tl.where(fired, rest, residue)
-        byte |= fired.to(tl.int32) << (now & 7)
+            rest = residue - threshold
+            if zero:
+                residue = tl.where(rest >= 0, 0, residue)
+            else:
+                # As unsigned numbers: a rest below 0 is larger than any residue.
+                smaller = tl.minimum(
+                    rest.to(tl.uint32, bitcast=True), residue.to(tl.uint32, bitcast=True)
+                )
+                residue = tl.minimum(smaller.to(tl.int32, bitcast=True), threshold - 1)
+        silent = (silent >> 1) | (rest.to(tl.uint32, bitcast=True) & 0x80000000)
         if linear:
             charge += step
         if (now & 7) == 7:
-            tl.store(packed, byte.to(tl.uint8), mask=inside)
+            tl.store(packed, (~silent >> 24).to(tl.uint8), mask=inside)
             packed += pixels
-            byte = tl.full((block,), 0, tl.int32)
         k += 1
         fresh = k == period
         if fresh:
             k = 0
-    if ((tick + ticks) & 7) != 0:
-        tl.store(packed, byte.to(tl.uint8), mask=inside)
-    tl.store(pending_after_bp + at, byte.to(tl.uint8), mask=inside)
+    done = (tick + ticks) & 7
+    pending = ((~silent >> 24) >> (8 - done)).to(tl.uint8)
+    if done != 0:
+        tl.store(packed, pending, mask=inside)
+    tl.store(pending_after_bp + at, pending, mask=inside)
     tl.store(residue_after_bp + at, residue, mask=inside)
 
 
