@@ -233,6 +233,15 @@ def test_a_batch_with_and_without_noise_is_refused(gpu):
         gpu.BatchState.initial(kinds, 2, 2, ["a", "b"], gpu.compute_device())
 
 
+def test_it_is_one_of_the_backends(gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spikedata.simulator.triton_gpu", gpu)
+    monkeypatch.setattr("spikedata.simulator.triton_gpu", gpu, raising=False)
+    sensor, luma_nhw = SensorConfig(noise=NOISE, ticks_per_frame=4), random_luma(3, 2, 5)
+    blocks = simulate([luma_nhw], sensor, clip_id="clip", backend="triton", block_ticks=9)
+    want = simulate([luma_nhw], sensor, clip_id="clip", backend="reference")
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), np.concatenate(list(want)))
+
+
 def test_past_the_last_frame_its_light_holds(gpu):
     sensor = SensorConfig(ticks_per_frame=4)
     luma_nhw = random_luma(3, 2, 3)

@@ -27,7 +27,7 @@ __all__ = [
     "simulate_ticks",
 ]
 
-Backend = Literal["auto", "reference", "numba"]
+Backend = Literal["auto", "reference", "numba", "triton"]
 Advanced = tuple[NDArray[np.uint8], SensorState]
 
 
@@ -47,8 +47,20 @@ def _numba(
     return numba_cpu.advance(luma_nhw, state, sensor, ticks, threads)
 
 
-BACKENDS: dict[str, Callable[..., Advanced]] = {"reference": _reference, "numba": _numba}
-"""Ways to the same bits; ``auto`` is numba."""
+def _triton(
+    luma_nhw: NDArray[np.uint8], state: SensorState, sensor: SensorConfig, ticks: int, threads: int
+) -> Advanced:
+    from spikedata.simulator import triton_gpu  # noqa: PLC0415  # loads torch and triton
+
+    return triton_gpu.advance(luma_nhw, state, sensor, ticks)
+
+
+BACKENDS: dict[str, Callable[..., Advanced]] = {
+    "reference": _reference,
+    "numba": _numba,
+    "triton": _triton,
+}
+"""Ways to the same bits; ``auto`` is numba. ``triton`` needs a CUDA device."""
 
 
 def simulate_ticks(
