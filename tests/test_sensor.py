@@ -241,7 +241,10 @@ class TestRefusals:
             ({"ticks": -1}, "ticks must not be negative, got -1"),
             ({"ticks": 21}, "21 ticks from tick 0 need 4 frames .*, got 3"),
             ({"threads": 0}, "threads must be at least 1, got 0"),
-            ({"backend": "cuda"}, "backend must be one of auto, reference, numba, triton, got 'cuda'"),
+            (
+                {"backend": "cuda"},
+                "backend must be one of auto, reference, numba, triton, got 'cuda'",
+            ),
         ],
     )
     def test_simulate_ticks_refuses(self, arguments, message):
