@@ -13,11 +13,6 @@ STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
 
 
-# OpenMP's threads spin while they wait. Where something else wants the cores too, such as the
-# processes that read the next batch, that makes a step several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def new_app(help_text: str) -> typer.Typer:
     """A typer application with plain output."""
     return typer.Typer(
@@ -28,6 +23,16 @@ def new_app(help_text: str) -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line.
+
+    OpenMP's threads spin while they wait. Where something else wants the cores too, such as the
+    process that reads the next batch, that makes a step several times as long: let them sleep.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app()
 
 
 def fail(message: str, status: int = STATUS_ERROR) -> NoReturn:

@@ -20,6 +20,7 @@ from .common import (
     fail,
     new_app,
     progress_bar,
+    run,
     usage_errors_in_one_line,
 )
 
@@ -662,5 +663,5 @@ def _print(values: dict[str, Any], as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run `spikedata`."""
+    run(app)

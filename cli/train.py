@@ -1,13 +1,13 @@
 """The commands `spklip-train` and `spklip-eval`: recipe in, trained and judged model out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .common import as_table, errors_in_one_line, fail, new_app
+from .common import as_table, errors_in_one_line, fail, new_app, run
 
 PACKAGED = "spikedata_recipes"
 """The installed package that holds the recipes this project comes with."""
@@ -118,11 +118,11 @@ def _print_metrics(metrics: Mapping[str, Any], out: Path, as_json: bool) -> None
     typer.echo(f"report: {out / 'report.html'}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run `spklip-train`."""
-    app(arguments)
+    run(app)
 
 
-def eval_main(arguments: Sequence[str] | None = None) -> None:
+def eval_main() -> None:
     """Run `spklip-eval`."""
-    eval_app(arguments)
+    run(eval_app)

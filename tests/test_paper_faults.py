@@ -131,7 +131,7 @@ def test_fault_7_a_few_steps_of_training_tell_four_clips_apart():
     planes_bsthw = torch.zeros(4, 1, 15, 8, 8, dtype=torch.uint8)
     planes_bsthw[0, ..., :4, :] = planes_bsthw[3, ..., 4:, :] = 1
     planes_bsthw[1, ..., :4] = planes_bsthw[2, ..., 4:] = 1
-    optimizer = torch.optim.AdamW(model.parameter_groups(3e-3, 0.0))
+    optimizer = torch.optim.AdamW(model.parameter_groups(1e-3, 0.0))
     for _ in range(30):
         out = model(packed(planes_bsthw), 15, **batch, label_b=torch.arange(4))
         out.loss.backward()
