@@ -139,7 +139,8 @@ def _launch(clips: int, pixels: int, block: int, *arguments: Any, **constants: A
     """Run the kernel on all blocks of pixels of all clips."""
     if INTERPRETED or block:
         block = block or INTERPRETED_BLOCK
-        advance_kernel[(-(-pixels // block), clips)](*arguments, **constants, block=block)
+        with on(arguments[0].device):
+            advance_kernel[(-(-pixels // block), clips)](*arguments, **constants, block=block)
         return
     with _TUNING, on(arguments[0].device):
         tuned_advance_kernel()[lambda chosen: (-(-pixels // chosen["block"]), clips)](
@@ -258,7 +259,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class _Line:
-    """One clip's way through the device."""
+    """One clip's way through the device.
+
+    What lasts from block to block is made and used in the stream ``run`` alone; what crosses from
+    stream to stream is recorded with the one that takes it, so its memory is not reused early.
+    """
 
     def __init__(
         self, sensor: SensorConfig, size_hw: tuple[int, ...], clip_id: str, maps: SensorMaps | None
@@ -266,15 +271,20 @@ class _Line:
         self.device = compute_device()
         self.sensor = sensor
         self.sensors = BatchSensors((sensor,), self.device)
-        height_px, width_px = size_hw
-        if maps is None:
-            self.state = BatchState.initial([sensor], height_px, width_px, [clip_id], self.device)
-        else:
-            start = SensorState.initial(sensor, height_px, width_px, clip_id, maps=maps)
-            self.state = BatchState.of([start], self.device)
         if self.device.type == "cuda":
             self.up, self.run, self.down = (_stream(self.device) for _ in range(3))
-            self.run.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self.run):
+                self.state = self._start(size_hw, clip_id, maps)
+        else:
+            self.state = self._start(size_hw, clip_id, maps)
+
+    def _start(self, size_hw: tuple[int, ...], clip_id: str, maps: SensorMaps | None) -> BatchState:
+        height_px, width_px = size_hw
+        if maps is None:
+            sensors, ids = [self.sensor], [clip_id]
+            return BatchState.initial(sensors, height_px, width_px, ids, self.device)
+        start = SensorState.initial(self.sensor, height_px, width_px, clip_id, maps=maps)
+        return BatchState.of([start], self.device)
 
     def send(
         self, luma_nhw: NDArray[np.uint8], intervals: int, block_ticks: int
