@@ -184,7 +184,7 @@ def test_clips_of_a_batch_have_their_own_sensor_and_start(gpu, noisy):
     if noisy:
         others = [NOISE, NoiseConfig(), NoiseConfig(shot_quanta=1e5, dead_time=0.01)]
         kinds = [replace(kind, noise=noise) for kind, noise in zip(kinds, others, strict=True)]
-    luma_bnhw = random_luma(3, 4, 2, 17)
+    luma_bnhw = random_luma(3, 4, 2, 9)
     ids = ["a", "b", "c"]
     luma, state, batch = batch_of(gpu, kinds, luma_bnhw, ids)
     first_bghw, middle = gpu.advance_batch(luma, state, batch, 11, block=BLOCK)
@@ -196,7 +196,7 @@ def test_clips_of_a_batch_have_their_own_sensor_and_start(gpu, noisy):
         assert_same((got_ghw, after.clip(i)), (want_ghw, want))
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(noisy=st.booleans(), data=st.data())
 def test_a_batch_starts_as_its_clips_do(gpu, noisy, data):
     """Maps, words and residues, drawn on the device."""
@@ -251,7 +251,7 @@ def test_past_the_last_frame_its_light_holds(gpu):
     np.testing.assert_array_equal(packed_bghw[0].cpu().numpy(), want_ghw)
 
 
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(
     cuts=st.lists(st.integers(0, 6), max_size=3).map(sorted),
     block_ticks=st.sampled_from([8, 11, 256]),
