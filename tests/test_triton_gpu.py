@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -267,6 +268,20 @@ def test_a_whole_clip_streams_through_the_device(gpu, cuts, block_ticks, interpo
     got = list(gpu.simulate_on_gpu(blocks, sensor, clip_id="clip", block_ticks=block_ticks))
     np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
     assert max(len(packed_ghw) for packed_ghw in got) <= max(1, block_ticks // 8)
+
+
+def test_several_threads_may_simulate_at_once(gpu):
+    """As the converter does, a clip a thread."""
+    sensor = SensorConfig(ticks_per_frame=3, noise=NOISE)
+    luma_bnhw = random_luma(6, 5, 3, 5)
+
+    def one(i):
+        return np.concatenate(list(gpu.simulate_on_gpu([luma_bnhw[i]], sensor, clip_id=f"{i}")))
+
+    with ThreadPoolExecutor(3) as pool:
+        for i, got_ghw in enumerate(pool.map(one, range(6))):
+            want = simulate([luma_bnhw[i]], sensor, clip_id=f"{i}")
+            np.testing.assert_array_equal(got_ghw, np.concatenate(list(want)))
 
 
 def test_a_clip_without_frames_gives_nothing(gpu):

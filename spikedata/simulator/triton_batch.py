@@ -8,7 +8,8 @@ Shapes: B clips, H rows, W columns, T ticks, X = 256 luma codes, Q numbers.
 
 import contextlib
 import functools
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,6 +25,8 @@ from spikedata.simulator.triton_kernels import start_kernel
 
 START_BLOCK = 256
 """Pixels a program of the start kernel takes."""
+
+_LAUNCHING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +129,7 @@ class BatchState:
         shape_bhw = (len(pairs), height_px, width_px)
         drawn = [torch.empty(shape_bhw, dtype=torch.int32, device=device) for _ in range(5)]
         pixels = height_px * width_px
-        with on(device):
+        with launching(device):
             start_kernel[(-(-pixels // START_BLOCK), len(pairs))](
                 _carried([_draws(*pair) for pair in pairs], device),
                 *drawn,
@@ -224,9 +227,15 @@ def _bell(seed: int, term: str, mean: float, sd: float) -> list[int]:
     return [round(sd / BELL_SD * 2**32), fixed, *keys]
 
 
-def on(device: torch.device) -> Any:
-    """Triton launches on the current device: make it this one."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+@contextlib.contextmanager
+def launching(device: torch.device) -> Iterator[None]:
+    """Launch kernels inside: on this device, one thread at a time.
+
+    Triton launches on the current device, tries sizes of blocks where no other work should
+    disturb it, and in its interpreter patches its own language while a kernel runs.
+    """
+    with _LAUNCHING, torch.cuda.device(device if device.type == "cuda" else -1):
+        yield
 
 
 def _carried(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:

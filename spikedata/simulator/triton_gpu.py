@@ -7,7 +7,6 @@ ever written.
 Shapes: B clips, N frames, G groups of eight ticks, H rows, W columns.
 """
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from spikedata.errors import SpikeDataError
 from spikedata.simulator.maps import SensorMaps
 from spikedata.simulator.sensor import SensorConfig, SensorState
-from spikedata.simulator.triton_batch import BatchSensors, BatchState, on
+from spikedata.simulator.triton_batch import BatchSensors, BatchState, launching
 from spikedata.simulator.triton_kernels import INTERPRETED, advance_kernel, tuned_advance_kernel
 from spikedata.stream import TICKS_PER_GROUP, group_count
 
@@ -39,8 +38,6 @@ INTERPRETED_BLOCK = 256
 
 IN_FLIGHT = 3
 """Blocks of a clip that may be on their way to, through and from the device at once."""
-
-_TUNING = threading.Lock()
 
 
 def compute_device() -> torch.device:
@@ -137,15 +134,14 @@ def _check_batch(luma_bnhw: Tensor, state: BatchState, sensors: BatchSensors) ->
 
 def _launch(clips: int, pixels: int, block: int, *arguments: Any, **constants: Any) -> None:
     """Run the kernel on all blocks of pixels of all clips."""
-    if INTERPRETED or block:
-        block = block or INTERPRETED_BLOCK
-        with on(arguments[0].device):
+    with launching(arguments[0].device):
+        if INTERPRETED or block:
+            block = block or INTERPRETED_BLOCK
             advance_kernel[(-(-pixels // block), clips)](*arguments, **constants, block=block)
-        return
-    with _TUNING, on(arguments[0].device):
-        tuned_advance_kernel()[lambda chosen: (-(-pixels // chosen["block"]), clips)](
-            *arguments, **constants
-        )
+        else:
+            tuned_advance_kernel()[lambda chosen: (-(-pixels // chosen["block"]), clips)](
+                *arguments, **constants
+            )
 
 
 def advance(
