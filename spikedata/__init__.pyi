@@ -42,6 +42,7 @@ from .simulator import load_sensor as load_sensor
 from .simulator import simulate as simulate
 from .simulator import simulate_ticks as simulate_ticks
 from .sources import open_spikes as open_spikes
+from .spike_camera import CameraVariation as CameraVariation
 from .spike_camera import SpikeCamera as SpikeCamera
 from .store import SpikeStore as SpikeStore
 from .store import create_store as create_store

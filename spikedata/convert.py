@@ -28,7 +28,7 @@ from spikedata.sources import open_spikes
 from spikedata.store import StoredClip, StoreWriter, create_store
 from spikedata.video import Video, VideoConfig, open_video
 
-FRAMES_PER_BLOCK = 16
+FRAMES_PER_BLOCK = 64
 """Frames decoded and simulated at a time; bounds memory, changes no bit."""
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -339,16 +339,24 @@ class ClipWriter:
             self._close_shard()
 
     def _compress(self, band_pg: NDArray[np.uint8]) -> bytes:
-        # A compressor serves one thread at a time; making one costs little beside a chunk.
-        return zstandard.ZstdCompressor(level=self._writer._options.zstd_level).compress(
-            band_pg.data
-        )
+        return _compressor(self._writer._options.zstd_level).compress(band_pg.data)
 
     def _close_shard(self) -> None:
         assert self._shard is not None
         self._shard.close()
         self._shard = None
         self._shards += 1
+
+
+_OF_THREAD = threading.local()
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """This thread's compressor: it serves one thread at a time, and its tables are large."""
+    held: dict[int, zstandard.ZstdCompressor] = _OF_THREAD.__dict__
+    if level not in held:
+        held[level] = zstandard.ZstdCompressor(level=level)
+    return held[level]
 
 
 class _Lock:
