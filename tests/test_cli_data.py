@@ -343,7 +343,8 @@ def test_cuda_without_a_device_is_one_line(home):
 
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    assert "CUDA device" in one_line_error(simulate(home, "--device", "cuda"), 1)
+    line = one_line_error(simulate(home, "--device", "cuda"), 1)
+    assert "CUDA device" in line or "pip install 'spikedata[gpu]'" in line
     assert not (home / "spikes.zarr").exists()
 
 
