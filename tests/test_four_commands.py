@@ -18,13 +18,12 @@ import hashlib, json, re, sys
 import datasets, numpy as np
 sys.modules["spikedata"] = None  # importing it from here on is an error
 card = open(datasets.DownloadManager().download(sys.argv[1])).read()
-decode = re.search(r"```python\\n(.*?)```", card, re.DOTALL)[1]
+namespace = {}
+exec(re.findall(r"```python\\n(.*?)```", card, re.DOTALL)[-1], namespace)
 digests = {}
 for split, rows in datasets.load_dataset(sys.argv[2], streaming=True).items():
     for row in rows:
-        namespace = {"row": row}
-        exec(decode, namespace)
-        packed = np.packbits(namespace["planes"], axis=0, bitorder="little")
+        packed = np.packbits(namespace["spike_planes"](row), axis=0, bitorder="little")
         digests[row["id"]] = hashlib.sha256(packed.tobytes()).hexdigest()
 print(json.dumps(digests))
 """
