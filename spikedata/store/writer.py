@@ -353,10 +353,11 @@ _OF_THREAD = threading.local()
 
 def _compressor(level: int) -> zstandard.ZstdCompressor:
     """This thread's compressor: it serves one thread at a time, and its tables are large."""
-    held: dict[int, zstandard.ZstdCompressor] = _OF_THREAD.__dict__
-    if level not in held:
-        held[level] = zstandard.ZstdCompressor(level=level)
-    return held[level]
+    if getattr(_OF_THREAD, "level", None) != level:
+        _OF_THREAD.level = level
+        _OF_THREAD.compressor = zstandard.ZstdCompressor(level=level)
+    compressor: zstandard.ZstdCompressor = _OF_THREAD.compressor
+    return compressor
 
 
 class _Lock:
