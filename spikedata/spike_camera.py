@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikedata.loader import unpack_planes
 from spikedata.simulator import NoiseConfig, SensorConfig, simulate
 from spikedata.simulator.noise import draw_key
 
@@ -152,7 +153,7 @@ class SpikeCamera(nn.Module):
         packed_bghw = simulate_batch(codes_bnhw, sensors, ids)
         if self.output == "packed":
             return packed_bghw
-        planes_bthw = _planes(packed_bghw, self.ticks(luma_bnhw.shape[1])).to(luma_bnhw.dtype)
+        planes_bthw = unpack_planes(packed_bghw, self.ticks(luma_bnhw.shape[1])).to(luma_bnhw.dtype)
         if not (luma_bnhw.requires_grad and torch.is_grad_enabled()):
             return planes_bthw
         rate_bthw = expected_spikes(luma_bnhw, sensors).to(luma_bnhw.dtype)
@@ -192,12 +193,6 @@ def _with_triton(
         frames * sensors[0].ticks_per_frame,
     )[0]
     return packed_bghw
-
-
-def _planes(packed_bghw: Tensor, ticks: int) -> Tensor:
-    bit_811 = torch.arange(8, dtype=torch.uint8, device=packed_bghw.device).view(8, 1, 1)
-    planes_bthw = (packed_bghw.unsqueeze(2) >> bit_811).bitwise_and_(1).flatten(1, 2)
-    return planes_bthw[:, :ticks]
 
 
 def expected_spikes(luma_bnhw: Tensor, sensors: Sequence[SensorConfig]) -> Tensor:
