@@ -156,9 +156,8 @@ class Scan:
     """int64 (H, W): whole ticks of each pixel's mean interval, m."""
     sums_chws: NDArray[np.int64]
     """int64 (2, H, W, :data:`SUMS`): sums over a pixel's intervals."""
-    values_chw: NDArray[np.uint64]
-    """uint64 (2, H, W): bit 32 + l - m is set if an interval of l ticks occurs, m being the whole
-    ticks of the pixel's mean interval; the outermost bits also stand for all beyond."""
+    lengths_chwn: NDArray[np.int64]
+    """int64 (2, H, W, 3): the first three lengths of interval that occur, 0 where fewer do."""
     length_ckl: NDArray[np.int64]
     """int64 (2, tiles, longest + 1): intervals of each length; the last entry, all longer ones."""
     spikes_kt: NDArray[np.uint32]
@@ -224,11 +223,11 @@ def scan(source: SpikeSource, *, longest: int = 255) -> Scan:
         count_spikes(packed_gp, tick, *state, count_cp, length_ckl, spikes_kt)
     mean_p = (last_p - first_p) // np.maximum(count_cp.sum(axis=0) - 1, 1)
     sums_cps = np.zeros((2, height * width, len(SUMS)), np.int64)
-    values_cp = np.zeros((2, height * width), np.uint64)
+    lengths_cpn = np.zeros((2, height * width, 3), np.int64)
     last_p, before_p = np.full_like(last_p, -1), np.full_like(last_p, _NONE)
     for tick, packed_gp in _flat_blocks(source):
         sum_intervals(
-            packed_gp, tick, source.ticks // 2, mean_p, last_p, before_p, sums_cps, values_cp
+            packed_gp, tick, source.ticks // 2, mean_p, last_p, before_p, sums_cps, lengths_cpn
         )
     return Scan(
         ticks=source.ticks,
@@ -237,7 +236,7 @@ def scan(source: SpikeSource, *, longest: int = 255) -> Scan:
         count_chw=count_cp.reshape(2, height, width),
         base_hw=mean_p.reshape(height, width),
         sums_chws=sums_cps.reshape(2, height, width, len(SUMS)),
-        values_chw=values_cp.reshape(2, height, width),
+        lengths_chwn=lengths_cpn.reshape(2, height, width, 3),
         length_ckl=length_ckl,
         spikes_kt=spikes_kt,
     )
@@ -355,9 +354,12 @@ def _sum_intervals(
     last_p: NDArray[np.int64],
     before_p: NDArray[np.int64],
     sums_cps: NDArray[np.int64],
-    values_cp: NDArray[np.uint64],
+    lengths_cpn: NDArray[np.int64],
 ) -> None:
-    """Add a block's intervals to :data:`SUMS`; ``before_p`` is each pixel's interval before."""
+    """Add a block's intervals to :data:`SUMS` and their lengths to the first three of each pixel.
+
+    ``before_p`` is each pixel's interval before.
+    """
     groups, pixels = packed_gp.shape
     for begin in range(0, pixels, _STRIP):
         for g in range(groups):
@@ -373,7 +375,8 @@ def _sum_intervals(
                     if last_p[p] >= 0:
                         c = 1 if tick >= half_tick else 0
                         sums_s = sums_cps[c, p]
-                        d, a = tick - last_p[p] - mean_p[p], before_p[p]
+                        length = tick - last_p[p]
+                        d, a = length - mean_p[p], before_p[p]
                         sums_s[0] += 1
                         sums_s[1] += d
                         sums_s[2] += d * d
@@ -386,7 +389,12 @@ def _sum_intervals(
                             sums_s[8] += a * d
                         if d < 0 or d > 1:
                             sums_s[9] += 1
-                        values_cp[c, p] |= np.uint64(1) << np.uint64(min(max(d + 32, 0), 63))
+                        for n in range(3):
+                            known = lengths_cpn[c, p, n]
+                            if known == 0:
+                                lengths_cpn[c, p, n] = length
+                            if known in (0, length):
+                                break
                         before_p[p] = d
                     last_p[p] = tick
 
@@ -497,11 +505,11 @@ def _maps_of(scanned: Scan, half: int | None) -> _Maps:
     """Maps of one half of the time, or of all of it."""
     if half is None:
         sums_hws, count_hw = scanned.sums_chws.sum(axis=0), scanned.count_chw.sum(axis=0)
-        values_hw = np.bitwise_or.reduce(scanned.values_chw, axis=0)
+        lengths_hwn = np.concatenate(list(scanned.lengths_chwn), axis=-1)
         ticks, least = scanned.ticks, MIN_INTERVALS
     else:
         sums_hws, count_hw = scanned.sums_chws[half], scanned.count_chw[half]
-        values_hw = scanned.values_chw[half]
+        lengths_hwn = scanned.lengths_chwn[half]
         ticks = scanned.half_tick if half == 0 else scanned.ticks - scanned.half_tick
         least = MIN_INTERVALS // 2
     n, d, dd, pairs, a, b, aa, bb, ab, off = np.moveaxis(sums_hws, -1, 0)
@@ -524,10 +532,18 @@ def _maps_of(scanned: Scan, half: int | None) -> _Maps:
         excess_hw=excess_hw,
         relative_hw=excess_hw / mean_hw**2,
         lag1_hw=lag1_hw,
-        many_hw=np.bitwise_count(values_hw) > 2,
+        many_hw=_distinct(lengths_hwn) > 2,
         full_hw=count_hw == ticks,
         silent_hw=count_hw == 0,
     )
+
+
+def _distinct(lengths_hwn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many different numbers other than 0 each pixel has."""
+    sorted_hwn = np.sort(lengths_hwn, axis=-1)
+    new_hwn = np.diff(sorted_hwn, axis=-1, prepend=0) > 0
+    count_hw: NDArray[np.int64] = np.count_nonzero(new_hwn, axis=-1)
+    return count_hw
 
 
 def _profile(

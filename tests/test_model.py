@@ -1,5 +1,6 @@
 """SPKLIP's shapes, windows, towers and checkpoints."""
 
+import copy
 import dataclasses
 import json
 
@@ -330,6 +331,9 @@ def test_saving_and_loading_changes_nothing(model, tmp_path):
     assert not told["unexpected_keys"]
     assert same_weights(model, again)
     assert again.config.to_diff_dict() == model.config.to_diff_dict()
+    # Loaded weights lie at odd addresses of the mapped file, and a matrix product's rounding
+    # depends on its operands' alignment; those of a copy lie as the first model's do.
+    again = copy.deepcopy(again)
     with torch.no_grad():
         assert torch.equal(
             again.encode_video(planes(1, 1, 9, 8, 8)), model.encode_video(planes(1, 1, 9, 8, 8))
