@@ -41,11 +41,13 @@ def _transposed(builder: ir.IRBuilder, words: ir.Value) -> ir.Value:
 
 
 @intrinsic
-def _transpose_run(typingctx: Any, planes: Any, plane: Any, byte: Any, out: Any) -> Any:
-    """out[byte : byte + _RUN] = words of planes[plane : plane + 8, byte : byte + _RUN]."""
+def _transpose_run(
+    typingctx: Any, planes: Any, plane: Any, byte: Any, pixels: Any, pixel: Any
+) -> Any:
+    """pixels[pixel:] = groups of the 8 _RUN pixels in planes[plane : plane + 8, byte:]."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        planes_in, words_out = (
+        planes_in, pixels_out = (
             context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3)
         )
         stride = builder.extract_value(planes_in.strides, 0)
@@ -60,11 +62,11 @@ def _transpose_run(typingctx: Any, planes: Any, plane: Any, byte: Any, out: Any)
             pairs = zip(parts[::2], parts[1::2], strict=True)
             parts = [_interleave(builder, a, b) for a, b in pairs]
         words = _transposed(builder, parts[0])
-        pointer = builder.bitcast(builder.gep(words_out.data, [args[2]]), words.type.as_pointer())
-        builder.store(words, pointer, align=1)
+        pointer = builder.gep(pixels_out.data, [args[4]])
+        builder.store(words, builder.bitcast(pointer, words.type.as_pointer()), align=1)
         return context.get_dummy_value()
 
-    return types.void(planes, types.intp, types.intp, out), codegen
+    return types.void(planes, types.intp, types.intp, pixels, types.intp), codegen
 
 
 @numba.njit(inline="always")
@@ -90,30 +92,51 @@ def decode_groups(planes_nb, scratch, out_ghw, row_bits, runs, flip, big):  # ty
         flip: the file's first row is the last of the picture.
         big: the leftmost pixel of eight is the most significant bit.
     """
-    size, height = scratch.size, out_ghw.shape[1]
-    whole = size // _RUN * _RUN
-    pixels = scratch.view(np.uint8)
+    height = out_ghw.shape[1]
+    direct = not big and row_bits % 8 == 0
+    for first, count in runs:
+        direct = direct and first % 8 == 0 and count % 8 == 0 and count >= 8 * _RUN
     for g in range(out_ghw.shape[0]):
-        for b in range(0, whole, _RUN):
-            _transpose_run(planes_nb, 8 * g, b, scratch)  # type: ignore[call-arg]
-        for b in range(whole, size):
-            x = uint64(0)
-            for tick in range(8):
-                x |= uint64(planes_nb[8 * g + tick, b]) << uint64(8 * tick)
-            scratch[b] = _transpose_word(x)
+        if not direct:
+            _transpose_planes(planes_nb, 8 * g, scratch)
         for row in range(height):
             out_w = out_ghw[g, height - 1 - row if flip else row]
             at = 0
             for first, count in runs:
                 begin = row * row_bits + first
-                if big:
-                    for i in range(count):
-                        out_w[at + i] = pixels[(begin + i) ^ 7]
+                if direct:
+                    for i in range(0, count, 8 * _RUN):
+                        i = min(i, count - 8 * _RUN)  # the last overlaps the one before it
+                        _transpose_run(planes_nb, 8 * g, (begin + i) // 8, out_w, at + i)  # type: ignore[call-arg]
                 else:
-                    to_w, from_w = out_w[at : at + count], pixels[begin : begin + count]
-                    for i in range(count):  # slice assignment is five times slower in numba
-                        to_w[i] = from_w[i]
+                    _copy_pixels(scratch.view(np.uint8), begin, out_w[at : at + count], big)
                 at += count
+
+
+@numba.njit(inline="always")
+def _transpose_planes(planes_nb, plane, scratch):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Eight planes from ``plane`` on to one group of all their bits, padding included."""
+    size = scratch.size
+    whole = size // _RUN * _RUN
+    pixels = scratch.view(np.uint8)
+    for b in range(0, whole, _RUN):
+        _transpose_run(planes_nb, plane, b, pixels, 8 * b)  # type: ignore[call-arg]
+    for b in range(whole, size):
+        x = uint64(0)
+        for tick in range(8):
+            x |= uint64(planes_nb[plane + tick, b]) << uint64(8 * tick)
+        scratch[b] = _transpose_word(x)
+
+
+@numba.njit(inline="always")
+def _copy_pixels(pixels, begin, out_w, big):  # type: ignore[no-untyped-def]  # pragma: no cover
+    if big:
+        for i in range(out_w.size):
+            out_w[i] = pixels[(begin + i) ^ 7]
+    else:
+        from_w = pixels[begin : begin + out_w.size]
+        for i in range(out_w.size):  # slice assignment is five times slower in numba
+            out_w[i] = from_w[i]
 
 
 @numba.njit(nogil=True, cache=True)

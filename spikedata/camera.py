@@ -12,9 +12,7 @@ import functools
 import re
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -72,6 +70,11 @@ class Camera:
             raise ValueError(
                 f"camera {self.name}: {self.width_px} pixels do not fit in {self.row_bytes} bytes"
             )
+
+    @property
+    def is_npz(self) -> bool:
+        """Files are NumPy archives of unpacked planes, not ``.dat``."""
+        return self.layout in ("npz_hwt", "npz_thw")
 
     @property
     def plane_bytes(self) -> int:
@@ -186,12 +189,11 @@ class Recording:
     label: str | None = None
     """What the file itself says it shows (``uhsr`` only)."""
 
-    def blocks(self, ticks: int | None = None, *, threads: int = 1) -> Iterator[NDArray[np.uint8]]:
+    def blocks(self, ticks: int | None = None) -> Iterator[NDArray[np.uint8]]:
         """Packed blocks, uint8 (g, H, W), whole groups except perhaps the last.
 
         Args:
             ticks: ticks a block, a multiple of eight; default about 1 MiB of packed bytes.
-            threads: how many decode, a block each.
 
         Raises:
             ValueError: ``ticks`` is not a positive multiple of eight.
@@ -206,18 +208,21 @@ class Recording:
             return _npz_hwt_blocks(self, ticks)
         if self.camera.layout == "npz_thw":
             return _npz_thw_blocks(self, ticks)
-        return _dat_blocks(self, ticks, threads)
+        starts = range(0, self.ticks, ticks)
+        return _dat_blocks(self, (self._room(min(ticks, self.ticks - at)) for at in starts))
 
     def read(self) -> SpikeStream:
         """The whole recording."""
-        packed_ghw = np.empty(
-            (group_count(self.ticks), self.height_px, self.width_px), dtype=np.uint8
-        )
-        done = 0
-        for block_ghw in self.blocks():
-            packed_ghw[done : done + len(block_ghw)] = block_ghw
-            done += len(block_ghw)
+        packed_ghw = self._room(self.ticks)
+        if self.camera.is_npz:
+            np.concatenate(list(self.blocks()), out=packed_ghw)
+        else:
+            for _ in _dat_blocks(self, [packed_ghw]):
+                pass
         return SpikeStream(packed_ghw, self.ticks, self.tick_rate_hz)
+
+    def _room(self, ticks: int) -> NDArray[np.uint8]:
+        return np.empty((group_count(ticks), self.height_px, self.width_px), np.uint8)
 
 
 def read_recording(
@@ -242,7 +247,7 @@ def read_recording(
     camera = find_camera(camera) if isinstance(camera, str) else camera
     flip = camera.bottom_up if flip is None else flip
     rate = tick_rate_hz or camera.tick_rate_hz
-    if camera.layout in ("npz_hwt", "npz_thw"):
+    if camera.is_npz:
         return _open_npz(path, camera, flip, rate)
     height, width = camera._size()
     try:
@@ -283,7 +288,7 @@ def write_recording(
     """
     path = Path(path)
     camera = find_camera(camera) if isinstance(camera, str) else camera
-    if camera.layout in ("npz_hwt", "npz_thw"):
+    if camera.is_npz:
         raise ValueError(f"camera {camera.name}: only .dat files can be written")
     flip = camera.bottom_up if flip is None else flip
     partial = path.with_name(path.name + ".partial")
@@ -312,51 +317,39 @@ def _write_planes(
 # --- .dat ---------------------------------------------------------------------------------------
 
 
-def _dat_blocks(recording: Recording, ticks: int, threads: int) -> Iterator[NDArray[np.uint8]]:
-    def decode(start: int) -> NDArray[np.uint8]:
-        count = min(ticks, recording.ticks - start)
-        size = (group_count(count), recording.height_px, recording.width_px)
-        block_ghw = np.empty(size, np.uint8)
-        _decode_span(recording, start, count, block_ghw)
-        return block_ghw
-
-    starts = range(0, recording.ticks, ticks)
-    if threads == 1:
-        yield from map(decode, starts)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        under_way: deque[Future[NDArray[np.uint8]]] = deque()
-        for start in starts:
-            under_way.append(pool.submit(decode, start))
-            if len(under_way) > threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-
-
-def _decode_span(recording: Recording, start: int, count: int, out_ghw: NDArray[np.uint8]) -> None:
-    """Read and decode ticks ``start`` to ``start + count`` into the first groups of ``out_ghw``."""
-    camera = recording.camera
+def _dat_blocks(
+    recording: Recording, rooms: Iterable[NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Fill one array after another, uint8 (g, H, W), with the groups that follow, and yield it."""
     from spikedata.bit_transpose import decode_groups  # noqa: PLC0415  numba loads when needed
 
-    piece_ticks = _PIECE_GROUPS * TICKS_PER_GROUP
-    planes_nb = np.empty((piece_ticks, camera.plane_bytes), np.uint8)
+    camera = recording.camera
+    planes_nb = np.empty((_PIECE_GROUPS * TICKS_PER_GROUP, camera.plane_bytes), np.uint8)
     scratch = np.empty(camera.plane_bytes, np.uint64)
-    layout = (camera._row_bits(), camera._runs(), recording.flip, camera.bit_order == "big")
+    layout = camera._row_bits(), camera._runs(), recording.flip, camera.bit_order == "big"
+    tick = 0
     with _open(recording.path) as file:
-        file.seek(recording.first_byte + start * camera.plane_bytes)
-        for at in range(0, count, piece_ticks):
-            here = min(piece_ticks, count - at)
-            if file.readinto(planes_nb[:here].data) != here * camera.plane_bytes:
-                raise RecordingError(f"{recording.path}: ended before tick {start + at + here}")
-            if camera.layout == "half_rows":
-                _check_markers(recording.path, planes_nb[:here], start + at)
-            whole = group_count(here) * TICKS_PER_GROUP
-            planes_nb[here:whole] = 0
-            first = at // TICKS_PER_GROUP
-            decode_groups(
-                planes_nb[:whole], scratch, out_ghw[first : first + group_count(here)], *layout
-            )
+        file.seek(recording.first_byte)
+        for room_ghw in rooms:
+            for first in range(0, len(room_ghw), _PIECE_GROUPS):
+                piece_ghw = room_ghw[first : first + _PIECE_GROUPS]
+                piece_nb = planes_nb[: len(piece_ghw) * TICKS_PER_GROUP]
+                count = min(len(piece_nb), recording.ticks - tick)
+                _read_planes(recording, file, piece_nb[:count], tick)
+                piece_nb[count:] = 0
+                decode_groups(piece_nb, scratch, piece_ghw, *layout)
+                tick += count
+            yield room_ghw
+
+
+def _read_planes(
+    recording: Recording, file: FileIO, planes_nb: NDArray[np.uint8], tick: int
+) -> None:
+    """Fill ``planes_nb`` with the file's next planes, of which the first is that of ``tick``."""
+    if file.readinto(planes_nb.data) != planes_nb.size:
+        raise RecordingError(f"{recording.path}: ended before tick {tick + len(planes_nb)}")
+    if recording.camera.layout == "half_rows":
+        _check_markers(recording.path, planes_nb, tick)
 
 
 def _encode(block_ghw: NDArray[np.uint8], camera: Camera, flip: bool) -> NDArray[np.uint8]:
@@ -416,12 +409,16 @@ def _find_frame(path: Path) -> int | None:
     template = _marker_template()
     with path.open("rb") as file:
         data = np.frombuffer(file.read(2 * frame_bytes), np.uint8)
-    for phase in range(min(_HALF_ROW_BYTES, len(data))):
-        whole = (len(data) - phase) // _HALF_ROW_BYTES * _HALF_ROW_BYTES
-        markers = _markers(data[phase : phase + whole][None])[0] & _MARKER_MASK
-        for at in np.flatnonzero(markers == template[0]):
-            if np.array_equal(markers[at : at + len(template)], template):
-                return phase + int(at) * _HALF_ROW_BYTES
+    if len(data) < frame_bytes:
+        return None
+    # What each byte and the next would say if they were a marker.
+    markers = (data[:-1] | data[1:].astype(np.uint16) << 8) & _MARKER_MASK
+    markers = markers[_HALF_ROW_BYTES - 2 :]
+    begins = len(data) - frame_bytes + 1
+    likely = (markers[:begins] == template[0]) & (markers[_HALF_ROW_BYTES:][:begins] == template[1])
+    for begin in np.flatnonzero(likely):
+        if np.array_equal(markers[begin::_HALF_ROW_BYTES][: len(template)], template):
+            return int(begin)
     return None
 
 

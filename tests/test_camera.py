@@ -44,10 +44,9 @@ def naive_bytes(planes_thw: np.ndarray, camera: Camera, flip: bool) -> bytes:
     bit_order=st.sampled_from(["little", "big"]),
     flip=st.booleans(),
     block=st.sampled_from([8, 16, 64, None]),
-    threads=st.integers(1, 3),
 )
 def test_any_layout_decodes_to_the_pixels_it_was_built_from(
-    tmp_path_factory, ticks, height, width, spare, bit_order, flip, block, threads
+    tmp_path_factory, ticks, height, width, spare, bit_order, flip, block
 ):
     camera = Camera(
         name="odd",
@@ -62,7 +61,7 @@ def test_any_layout_decodes_to_the_pixels_it_was_built_from(
     path.write_bytes(naive_bytes(planes_thw, camera, flip))
 
     recording = read_recording(path, camera, flip=flip)
-    blocks = list(recording.blocks(block, threads=threads))
+    blocks = list(recording.blocks(block))
 
     assert recording.ticks == ticks
     assert np.array_equal(np.concatenate(blocks), pack_ticks(planes_thw))
