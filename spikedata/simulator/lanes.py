@@ -131,26 +131,12 @@ smaller = _lanewise(
     lambda builder, left, right: builder.select(builder.icmp_signed("<", left, right), left, right)
 )
 
-both = _lanewise(lambda builder, left, right: builder.and_(left, right))
 either = _lanewise(lambda builder, left, right: builder.or_(left, right))
 differ = _lanewise(lambda builder, left, right: builder.xor(left, right))
 shift_left = _lanewise(lambda builder, left, right: builder.shl(left, right))
 larger = _lanewise(
     lambda builder, left, right: builder.select(builder.icmp_signed(">", left, right), left, right)
 )
-
-
-@operation
-def high_bytes(typingctx: Any, words: Any) -> Any:
-    """The upper byte of each half of 32-bit lanes, in the place of the lower."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        halves = ir.VectorType(ir.IntType(16), 2 * words.count)
-        eight = ir.Constant(halves, [8] * halves.count)
-        upper = builder.lshr(builder.bitcast(args[0], halves), eight)
-        return builder.bitcast(upper, args[0].type)
-
-    return words(words), codegen
 
 
 @operation
@@ -210,29 +196,69 @@ def root(typingctx: Any, square: Any) -> Any:
 
 
 @operation
+def byte_pairs(typingctx: Any, words: Any) -> Any:
+    """The sum of the lower and that of the upper two bytes of 32-bit lanes, in the lanes' halves.
+
+    One instruction (pmaddubsw, times 1) where there is AVX2 or AVX-512.
+    """
+    name = "llvm.x86.avx512.pmaddubs.w.512" if WIDE else "llvm.x86.avx2.pmadd.ub.sw"
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not _native(words):
+            return _plain_byte_pairs(builder, args[0])
+        ones = ir.Constant(args[0].type, [0x01010101] * words.count)
+        return _in_parts(builder, name, 8, [args[0], ones])
+
+    return words(words), codegen
+
+
+@operation
 def dot(typingctx: Any, left: Any, right: Any) -> Any:
     """Products of the signed 16-bit halves of 32-bit lanes, the two of a lane added.
 
     One instruction (pmaddwd) where there is AVX2 or AVX-512.
     """
-    lanes = 16 if WIDE else 8
-    native = left.count % lanes == 0 and (WIDE or "avx2" in FEATURES)
     name = "llvm.x86.avx512.pmaddw.d.512" if WIDE else "llvm.x86.avx2.pmadd.wd"
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if not native:
+        if not _native(left):
             return _plain_dot(builder, *args)
-        halves = ir.VectorType(ir.IntType(16), 2 * lanes)
-        words = ir.VectorType(ir.IntType(32), lanes)
-        madd = _declared(builder, name, ir.FunctionType(words, [halves, halves]))
-        parts = []
-        for first in range(0, left.count, lanes):
-            pair = [_part(builder, arg, first, lanes) for arg in args]
-            pair = [builder.bitcast(part, halves) for part in pair]
-            parts.append(builder.call(madd, pair))
-        return _joined(builder, parts)
+        return _in_parts(builder, name, 16, args)
 
     return left(left, right), codegen
+
+
+_NATIVE_LANES = 16 if WIDE else 8
+"""32-bit lanes that an instruction of the processor takes."""
+
+
+def _native(lanes: Lanes) -> bool:
+    return lanes.count % _NATIVE_LANES == 0 and (WIDE or "avx2" in FEATURES)
+
+
+def _in_parts(builder: Any, name: str, bits: int, args: Any) -> Any:
+    """LLVM's ``name`` of vectors of 32-bit lanes, as many at a time as the processor takes.
+
+    It takes its arguments as integers of ``bits`` bits and gives some of twice as many.
+    """
+    vectors = [
+        ir.VectorType(ir.IntType(size), _NATIVE_LANES * 32 // size) for size in (bits, 2 * bits)
+    ]
+    function = _declared(builder, name, ir.FunctionType(vectors[1], [vectors[0]] * len(args)))
+    parts = []
+    for first in range(0, args[0].type.count, _NATIVE_LANES):
+        some = [_part(builder, arg, first, _NATIVE_LANES) for arg in args]
+        given = builder.call(function, [builder.bitcast(part, vectors[0]) for part in some])
+        parts.append(builder.bitcast(given, ir.VectorType(ir.IntType(32), _NATIVE_LANES)))
+    return _joined(builder, parts)
+
+
+def _plain_byte_pairs(builder: Any, words: Any) -> Any:
+    halves = ir.VectorType(ir.IntType(16), 2 * words.type.count)
+    low, eight = (ir.Constant(halves, [number] * halves.count) for number in (0xFF, 8))
+    pairs = builder.bitcast(words, halves)
+    sums = builder.add(builder.and_(pairs, low), builder.lshr(pairs, eight))
+    return builder.bitcast(sums, words.type)
 
 
 def _plain_dot(builder: Any, left: Any, right: Any) -> Any:

@@ -256,7 +256,7 @@ def _prepare(
     )  # fmt: skip
 
     def noisy_numbers(tick: int) -> tuple[Any, ...]:
-        return (table, factor, *maps_p, *words_2t[:, tick - state.tick :], 0x00FF00FF, *last)
+        return (table, factor, *maps_p, *words_2t[:, tick - state.tick :], *last)
 
     return numba_noise.noisy_kernel(linear, sensor.reset == "zero"), noisy_numbers
 

@@ -15,12 +15,11 @@ import numpy as np
 from spikedata.simulator.lanes import (
     WIDE,
     add,
-    both,
+    byte_pairs,
     differ,
     dot,
     either,
     exceeds,
-    high_bytes,
     inlined,
     larger,
     light_of,
@@ -49,12 +48,12 @@ def noisy_light(luma, at, table, factor, scratch, count, response, dark):  # typ
 
 
 @inlined
-def sums_of(pixel_word, flips, factor, low_bytes):  # type: ignore[no-untyped-def]
+def sums_of(pixel_word, flips, factor):  # type: ignore[no-untyped-def]
     """The two sums of two bytes of a pixel and tick, in the halves of a lane."""
     word = differ(pixel_word, splat(flips, pixel_word))
     word = mul(word, splat(factor, word))
     word = differ(word, shift_right(word, splat(16, word)))
-    return add(both(word, low_bytes), high_bytes(word))
+    return byte_pairs(word)
 
 
 @functools.cache
@@ -64,14 +63,14 @@ def noisy_kernel(linear: bool, zero: bool) -> Any:
     It simulates ``ticks`` ticks from ``tick`` on for pixels ``first`` to ``last``, at least one
     vector of them. Its arrays are flat, as in the kernel without noise; ``flips`` and ``factors``
     are the words of each tick from the first on. ``part`` is the charge of a light code
-    over 2 K. ``low_byte_mask``, 0x00FF00FF, is no constant, lest LLVM load it again at every tick.
+    over 2 K.
     """
     count = PIXELS
 
     def advance(  # type: ignore[no-untyped-def]
         luma, residue_cu, pending, packed, residue_out_cu, pending_out, first, last,
         tick, ticks, period, table, factor, responses, darks, thresholds_cu, pixel_words,
-        flips, factors, low_byte_mask, part, shot, jitter, dead, dead_shift,
+        flips, factors, part, shot, jitter, dead, dead_shift,
     ):  # fmt: skip
         pixels = residue_cu.size
         scratch = np.empty(count, np.int32)
@@ -83,14 +82,13 @@ def noisy_kernel(linear: bool, zero: bool) -> Any:
             if factor:
                 response = mul(response, splat(factor, response))
             pixel_word = load(pixel_words, at, count)
-            low_bytes = splat(low_byte_mask, lanes)
             least, nothing = splat(-1, lanes), splat(0, lanes)
             jitters = splat((jitter & 0xFFFF) | (-jitter << 16), lanes)
             spikes = load(pending, at, count)
             bit_index = tick % 8
             bit = splat(1 << bit_index, spikes)
             group, frame, k, left = at, at, tick % period, ticks
-            done = 0
+            done = np.uintp(0)  # a signed index may be negative, which costs a check
             following = noisy_light(luma, frame, table, factor, scratch, count, response, dark)
             while left > 0:
                 light = following
@@ -114,22 +112,19 @@ def noisy_kernel(linear: bool, zero: bool) -> Any:
                 left -= in_interval
                 k = 0
                 frame += pixels
-                while in_interval > 0:
-                    in_group = min(in_interval, 8 - bit_index)
-                    in_interval -= in_group
-                    bit_index += in_group
-                    for _ in range(in_group):
-                        sums = sums_of(pixel_word, flips[done], factors[done], low_bytes)
-                        done += 1
-                        lanes = add(lanes, larger(add(charge, dot(sums, sigmas)), nothing))
-                        level = add(lanes, dot(sums, jitters))
-                        fired = exceeds(level, least)
-                        rest = sub(nothing, loss) if zero else smaller(sub(level, loss), least)
-                        lanes = where(fired, rest, lanes)
-                        spikes = where(fired, add(spikes, bit), spikes)
-                        bit = add(bit, bit)
-                        if linear:
-                            charge = add(charge, step)
+                for _ in range(in_interval):
+                    sums = sums_of(pixel_word, flips[done], factors[done])
+                    done += np.uintp(1)
+                    lanes = add(lanes, larger(add(charge, dot(sums, sigmas)), nothing))
+                    level = add(lanes, dot(sums, jitters))
+                    fired = exceeds(level, least)
+                    rest = sub(nothing, loss) if zero else smaller(sub(level, loss), least)
+                    lanes = where(fired, rest, lanes)
+                    spikes = where(fired, add(spikes, bit), spikes)
+                    bit = add(bit, bit)
+                    if linear:
+                        charge = add(charge, step)
+                    bit_index += 1
                     if bit_index == 8:
                         store(packed, group, spikes)
                         group += pixels
