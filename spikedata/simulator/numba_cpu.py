@@ -46,9 +46,10 @@ PIXELS = {16: 128, 32: 64} if WIDE else {16: 64, 32: 32}
 """Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition,
 as far as the registers go (measured with AVX2: 12 Gpt/s linear at 64 pixels, 7 at 128)."""
 
-PICTURES = 36
-"""Frames and groups that one run of the kernel touches; with more, a processor's table of memory
-pages overflows at every vector of pixels (measured: a third of the speed at 64 + 80 pictures)."""
+PICTURES = 16
+"""Frames and groups that one run of the kernel touches. Pictures of 240x320, 480x640 and the like
+lie a multiple of 1,024 bytes apart, so that one pixel of all of them shares few sets of a cache
+(measured with 36: two thirds of the speed, at times half; with less than 16 the runs get short)."""
 
 
 @functools.cache
