@@ -1,6 +1,6 @@
 """`simulate_corpus` beside its unavoidable part: decoding and compressing, on the same cores.
 
-Tiny and drawn by default. On real clips (SPIKEDATA_BENCH is a folder of videos):
+Tiny and drawn by default. On real clips, with a folder of videos:
 
     SPIKEDATA_BENCH_CORPUS=../shared/data/ucf101 pytest -s tests/benchmarks/test_convert_speed.py
 """
