@@ -45,6 +45,24 @@ StoreArgument = Annotated[Path, typer.Argument(help="Spike store (.zarr).")]
 SPIKES = Path("spikes.zarr")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("spikedata"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
+    ] = False,
+) -> None:
+    """Options of the program itself; its help is the application's."""
+
+
 @app.command()
 def simulate(
     corpus: Annotated[
@@ -122,6 +140,10 @@ def simulate(
     limit: Annotated[
         int | None, typer.Option(help="At most so many clips, spread over classes and splits.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only part I of N, one a machine; pack joins the stores."),
+    ] = None,
     decoder: Annotated[
         Literal["auto", "pyav", "opencv", "decord"], typer.Option(help="What decodes videos.")
     ] = "auto",
@@ -178,6 +200,8 @@ def simulate(
             limit=limit,
             **({"caption_templates": caption} if caption else {}),
         )
+        if shard is not None:
+            found = _shard(found, shard)
         if dry_run:
             _print(_plan(found, resolved, out), as_json)
         else:
@@ -191,6 +215,14 @@ def _size(text: str | None) -> list[int] | None:
     if not (height.isdigit() and width.isdigit()):
         fail(f"--resize: expected HxW, for example 120x160, got {text!r}", STATUS_USAGE)
     return [int(height), int(width)]
+
+
+def _shard(corpus: "Corpus", text: str) -> "Corpus":
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit()):
+        fail(f"--shard: expected I/N, for example 1/8, got {text!r}", STATUS_USAGE)
+    with usage_errors_in_one_line():
+        return corpus.shard(int(number), int(of))
 
 
 def _resolve(sensor: str, words: list[str], recipe: dict[str, Any]) -> "SimulationRecipe":

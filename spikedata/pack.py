@@ -255,20 +255,21 @@ class _Found:
 
     @property
     def name(self) -> str:
-        return self._readers[0].name if len(self._readers) == 1 else "spikes"
+        """That of all sources, such as the shards of one corpus; else ``spikes``."""
+        names = {reader.name for reader in self._readers}
+        return names.pop() if len(names) == 1 else "spikes"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of a lone source; else all that there are, sorted."""
-        if len(self._readers) == 1:
-            return self._readers[0].class_names
-        return tuple(sorted({name for reader in self._readers for name in reader.class_names}))
+        """In the order in which all sources have them; else all that there are, sorted."""
+        orders = {reader.class_names for reader in self._readers}
+        return orders.pop() if len(orders) == 1 else tuple(sorted({n for o in orders for n in o}))
 
     @property
     def recipe(self) -> dict[str, Any]:
-        if len(self._readers) == 1:
-            return self._readers[0].recipe
-        return {"packed_from": [reader.recipe for reader in self._readers]}
+        """That of all sources; else one of each."""
+        first, *others = [reader.recipe for reader in self._readers]
+        return {"packed_from": [first, *others]} if any(r != first for r in others) else first
 
     def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
         """The clip's blocks; after the last one, an error if they are not the bits noted."""

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ def test_help_teaches_every_command(tmp_path):
     done = run_program("spikedata", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "spikedata simulate ucf101/ --threshold 2.0" in done.stdout
+    done = run_program("spikedata", "--version", cwd=tmp_path)
+    assert done.stdout.strip() == version("spikedata")
     done = run_program("spikedata", "simulate", "--help", cwd=tmp_path)
     assert "--ticks-per-frame" in done.stdout
 
@@ -59,6 +62,19 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(home):
     assert sorted(path.name for path in home.iterdir()) == ["videos"]
 
 
+def test_shards_of_a_corpus_pack_into_what_the_whole_gives(home):
+    for number in (3, 1, 2):
+        words = ["--shard", f"{number}/3", "--out", f"part{number}.zarr"]
+        done = simulate(home, *words, "--threshold", "1.5", "--json")
+        assert json.loads(done.stdout)["written"] == 2, done.stderr
+    simulate(home, "--threshold", "1.5")
+    parts = [f"part{number}.zarr" for number in (1, 2, 3)]
+    for sources, out in ((parts, "joined.zarr"), (["spikes.zarr"], "whole.zarr")):
+        done = run_program("spikedata", "pack", *sources, "--out", out, cwd=home)
+        assert done.returncode == 0, done.stderr
+    assert digest_of_folder(home / "joined.zarr") == digest_of_folder(home / "whole.zarr")
+
+
 def test_options_reach_the_sensor_and_the_decoder(home):
     done = simulate(home, "--tick-rate", "100", "--resize", "4x6", "--limit", "2", "--seed", "7")
     assert done.returncode == 0, done.stderr
@@ -72,6 +88,8 @@ def test_options_reach_the_sensor_and_the_decoder(home):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--shard", "2"], "--shard: expected I/N, for example 1/8, got '2'"),
+        (["--shard", "0/4"], "shard must be from 1 to 4, got 0"),
         (["--threshold", "0"], "threshold must be a positive number, got 0.0"),
         (["--threshold", "-1"], "threshold must be a positive number, got -1.0"),
         (["--threshold", "1e9"], "the largest that fits is"),

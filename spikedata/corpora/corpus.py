@@ -39,6 +39,19 @@ class Corpus:
     notes: tuple[str, ...] = ()
     """What a user should know: clips left out, without a split, twice there, groups torn apart."""
 
+    def shard(self, number: int, of: int) -> "Corpus":
+        """Every ``of``-th clip from the ``number``-th on, counted from 1; all classes stay.
+
+        Stores made of all shards, one after the other or on several machines, pack into the one
+        that the whole corpus gives.
+
+        Raises:
+            ValueError: ``number`` is not from 1 to ``of``.
+        """
+        if not 1 <= number <= of:
+            raise ValueError(f"shard must be from 1 to {of}, got {number}")
+        return replace(self, clips=self.clips[number - 1 :: of])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
