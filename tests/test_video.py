@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import av
 import numpy as np
@@ -201,14 +202,23 @@ def test_config_refuses_what_makes_no_sense(settings):
 # --- frame times ---------------------------------------------------------------------------------
 
 
-def test_variable_rate_is_resampled_to_its_average(tmp_path):
-    times_ms = [0, 40, 80, 200, 240, 400]  # five gaps in 0.4 s: 12.5 a second, every 80 ms
+def test_variable_rate_is_resampled_to_its_usual_spacing(tmp_path):
+    times_ms = [0, 80, 160, 240, 400, 440]  # three of five gaps are 80 ms: 12.5 a second
     path = write_video(tmp_path / "a.mkv", numbered(6), pix_fmt="gray", times_ms=times_ms)
     luma, account = read(path)
-    assert luma[:, 0, 0].tolist() == [0, 2, 2, 4, 4, 5]
+    assert luma[:, 0, 0].tolist() == [0, 1, 2, 3, 3, 4, 5]
     assert account["variable_rate"] is True
     assert account["frame_rate"] == "25/2"
-    assert (account["frames"], account["frames_decoded"]) == (6, 6)
+    assert (account["frames"], account["frames_decoded"]) == (7, 6)
+
+
+def test_a_pause_costs_no_frame(tmp_path):
+    times_ms = [*range(0, 800, 40), *range(20_000, 20_800, 40)]
+    path = write_video(tmp_path / "a.mkv", numbered(40), pix_fmt="gray", times_ms=times_ms)
+    luma, account = read(path)
+    assert account["frame_rate"] == "25"
+    assert np.unique(luma[:, 0, 0]).tolist() == list(range(40))
+    assert len(luma) == 25 * 20 + 20
 
 
 def test_fps_repeats_and_drops_whole_frames(tmp_path):
@@ -223,18 +233,18 @@ def test_fps_repeats_and_drops_whole_frames(tmp_path):
 
 def test_variable_rate_at_a_given_rate(tmp_path):
     path = write_video(tmp_path / "a.mkv", numbered(4), pix_fmt="gray", times_ms=[0, 100, 150, 400])
-    # the average is 7.5 a second, so the last frame lasts until 533 ms
-    assert read(path, fps=20)[0][:, 0, 0].tolist() == [0, 0, 1, 2, 2, 2, 2, 2, 3, 3, 3]
+    # the median gap is 100 ms, so the last frame lasts until 500 ms
+    assert read(path, fps=20)[0][:, 0, 0].tolist() == [0, 0, 1, 2, 2, 2, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("decoder", ["opencv", pytest.param("decord", marks=has_decord)])
 def test_other_decoders_keep_frame_times_too(tmp_path, decoder):
     codes = numbered(6, 64, 64) * 20 + 50
     path = write_video(
-        tmp_path / "a.mkv", codes, color_range=1, times_ms=[0, 40, 80, 200, 240, 400]
+        tmp_path / "a.mkv", codes, color_range=1, times_ms=[0, 80, 160, 240, 400, 440]
     )
     luma, account = read(path, decoder=decoder)
-    want = range_table(limited=True)[codes][[0, 2, 2, 4, 4, 5], 0, 0]
+    want = range_table(limited=True)[codes][[0, 1, 2, 3, 3, 4, 5], 0, 0]
     assert account["variable_rate"] is True
     assert np.abs(luma[:, 8, 8].astype(int) - want).max() <= 1
 
@@ -260,9 +270,31 @@ def test_what_counts_as_variable():
     assert not timing_of(jitter, stated=thirty).variable
     assert timing_of(gap, stated=thirty).variable
     assert timing_of(gap, stated=thirty).rate == 30  # the stated rate is within a tenth
-    assert timing_of([0, 100, 400], stated=()).rate == 5
+    assert timing_of([0, 100, 200, 500], stated=()).rate == 10
+    assert timing_of([0, 0, 0, 300], stated=()).rate == 10  # most gaps are nothing: the average
     assert timing_of([], stated=(None,)) is None
     assert timing_of([7], stated=(Fraction(25),)).rate == 25
+
+
+def name_that_is_not_utf_8(folder):
+    return Path(os.fsdecode(os.fsencode(folder) + b"/\xff.mkv"))
+
+
+def test_a_name_that_is_not_utf_8_opens(tmp_path):
+    path = name_that_is_not_utf_8(tmp_path)
+    write_video(tmp_path / "a.mkv", numbered(3), pix_fmt="gray").rename(path)
+    assert np.array_equal(read(path)[0], numbered(3))
+    path.write_text("no video")
+    with pytest.raises(VideoError, match="not a video that FFmpeg can open"):
+        open_video(path)
+
+
+@pytest.mark.parametrize("decoder", ["opencv", pytest.param("decord", marks=has_decord)])
+def test_a_name_that_crashes_a_decoder_is_refused(tmp_path, decoder):
+    path = name_that_is_not_utf_8(tmp_path)
+    write_video(tmp_path / "a.mkv", numbered(3)).rename(path)
+    with pytest.raises(VideoError, match="name that is not UTF-8"):
+        open_video(path, VideoConfig(decoder=decoder))
 
 
 def test_a_leap_in_time_is_refused(tmp_path):

@@ -307,7 +307,7 @@ class OpenCVReader:
 
         self._cv2: Any = cv2
         self.version: str = cv2.__version__
-        self._path = path
+        self._path = _utf8_name(path)
         self._capture = self._open()
         promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.promised: int | None = int(promised) if promised > 0 else None
@@ -323,7 +323,7 @@ class OpenCVReader:
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+            capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         finally:
             cv2.utils.logging.setLogLevel(level)
         if not capture.isOpened():
@@ -380,7 +380,7 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         self.version: str = decord.__version__
         try:
-            self._video: Any = decord.VideoReader(str(path), num_threads=1)
+            self._video: Any = decord.VideoReader(_utf8_name(path), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
             raise VideoError(f"is not a video that decord can open: {_said(error)}") from error
         self._error: type[Exception] = decord.DECORDError
@@ -431,6 +431,20 @@ class DecordReader:
     def close(self) -> None:
         """Release the file."""
         self._video = None
+
+
+def _utf8_name(path: Path) -> str:
+    """The path as text for a library in C++, which may crash on a name that is none.
+
+    Raises:
+        VideoError: the name is not UTF-8.
+    """
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise VideoError("has a name that is not UTF-8, which only PyAV can open") from error
+    return name
 
 
 def _said(error: Exception) -> str:

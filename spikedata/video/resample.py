@@ -23,7 +23,7 @@ class Timing:
     """What a video's frame times say about its rate."""
 
     rate: Fraction
-    """Frames a second: the container's where the times agree with it, else their average."""
+    """Frames a second: the container's where the times agree with it, else the usual spacing's."""
     variable: bool
     """Frames are not evenly spaced."""
     longest_gap_s: Fraction = Fraction(0)
@@ -47,7 +47,8 @@ def find_timing(
 
     A rate is constant if no frame strays from an even grid by more than a quarter of the spacing
     between frames, or by one time-base tick where that is coarser: containers round times, and
-    cameras jitter. A frame left out is a whole spacing, and so is never even.
+    cameras jitter. A frame left out is a whole spacing, and so is never even. A variable rate is
+    that of the median spacing: a pause then costs no frame of what moves before and after it.
 
     Args:
         times: int64 (N,), frame times in order of showing, in units of ``tick_s``.
@@ -65,9 +66,11 @@ def find_timing(
     for rate in [*rates, average]:
         if _is_even(times, float(1 / (rate * tick_s))):
             return Timing(rate=rate, variable=False)
-    near = [rate for rate in rates if Fraction(9, 10) < rate / average < Fraction(11, 10)]
-    gap_s = int(np.diff(times).max()) * tick_s
-    return Timing(rate=near[0] if near else average, variable=True, longest_gap_s=gap_s)
+    gaps = np.sort(np.diff(times))
+    usual = 1 / (int(gaps[len(gaps) // 2]) * tick_s) if gaps[len(gaps) // 2] else average
+    near = [rate for rate in rates if Fraction(9, 10) < rate / usual < Fraction(11, 10)]
+    rate = near[0] if near else usual
+    return Timing(rate=rate, variable=True, longest_gap_s=int(gaps[-1]) * tick_s)
 
 
 def _is_even(times: NDArray[np.int64], spacing: float) -> bool:
