@@ -2,11 +2,13 @@
 
 import errno
 import json
+import logging
+import math
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from hashlib import file_digest
@@ -29,7 +31,9 @@ from spikedata.store import StoredClip, StoreWriter, create_store
 from spikedata.video import Video, VideoConfig, open_video
 
 FRAMES_PER_BLOCK = 64
-"""Frames decoded and simulated at a time; bounds memory, changes no bit."""
+"""Most frames decoded and simulated at a time; bounds memory, changes no bit."""
+BLOCK_BYTES = 1 << 25
+"""Most bytes of these frames, unless one frame has more: 32 MiB are 16 frames of 1080p."""
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -51,8 +55,8 @@ class SimulationRecipe:
     """Which of the official splits the clips' ``split`` comes from."""
 
     def __post_init__(self) -> None:
-        if self.tick_rate_hz is not None and not self.tick_rate_hz > 0:
-            raise ValueError(f"tick_rate_hz must be positive, got {self.tick_rate_hz}")
+        if self.tick_rate_hz is not None and not 0 < self.tick_rate_hz < math.inf:
+            raise ValueError(f"tick_rate_hz must be a positive number, got {self.tick_rate_hz}")
 
     def sensor_at(self, frame_rate: Fraction) -> SensorConfig:
         """The sensor for a video of this frame rate.
@@ -118,6 +122,7 @@ def simulate_corpus(
 
     A store that is already there is continued: clips it holds are skipped. The bits of a clip
     depend on the recipe, the clip id and the video alone, not on ``workers`` or on interruptions.
+    A clip whose video has another size now than when it was made counts as a failure.
 
     Args:
         corpus: clips and the videos they come from.
@@ -125,8 +130,8 @@ def simulate_corpus(
         recipe: sensor and video settings; a store made with others is refused.
         workers: clips simulated at once, one thread each.
         device: where the sensor is simulated; the bits are the same.
-        progress: called in this thread for each clip tried, with what is stored of it or with
-            its failure.
+        progress: called in this thread for each clip, with what is stored of it or with its
+            failure; for those already there at once.
         stop: set it to end early; what is unfinished is removed, what is finished stays.
 
     Returns:
@@ -134,13 +139,15 @@ def simulate_corpus(
         written to ``<out stem>.failures.jsonl`` beside the store, or that file is removed.
 
     Raises:
-        StoreError: ``out`` is something else, or was made with another recipe; or the disk is
-            full (what was finished before stays).
+        StoreError: ``out`` is something else, was made with another recipe, or holds one of the
+            clips with another label, caption, split, group or licence; or the disk is full (what
+            was finished before stays).
         ValueError: ``workers`` is not positive, or two clips have the same id.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     out = Path(out)
+    failure_file = out.with_suffix(".failures.jsonl")
     check_distinct_ids(item.clip.id for item in corpus.clips)
     _check_tools(recipe, device)
     with create_store(
@@ -150,19 +157,27 @@ def simulate_corpus(
         name=_data_set_name(corpus),
         resume=out.exists(),
     ) as writer:
-        todo = [item for item in corpus.clips if not writer.has(item.clip.id)]
         run = _Run(writer, recipe, device, stop or threading.Event(), progress)
-        run.all_clips(todo, workers)
-    report = SimulationReport(
+        try:
+            run.all_clips(corpus, workers)
+        except BaseException:
+            if run.failures:
+                with suppress(OSError):  # the disk may be full, which is being told
+                    _write_failures(failure_file, run.failures)
+            raise
+    _write_failures(failure_file, run.failures)
+    return SimulationReport(
         store=out,
         written=run.written,
-        skipped=len(corpus.clips) - len(todo),
-        failures=tuple(sorted(run.failures, key=lambda failure: failure.id)),
+        skipped=run.skipped,
+        failures=tuple(sorted(run.failures, key=_id)),
         stopped=run.stop.is_set(),
-        failure_file=out.with_suffix(".failures.jsonl"),
+        failure_file=failure_file,
     )
-    _write_failures(report.failure_file, report.failures)
-    return report
+
+
+def _id(failure: Failure) -> str:
+    return failure.id
 
 
 class _Run:
@@ -182,10 +197,18 @@ class _Run:
         self.stop = stop
         self.progress = progress or (lambda _: None)
         self.written = 0
+        self.skipped = 0
         self.failures: list[Failure] = []
 
-    def all_clips(self, todo: list[CorpusClip], workers: int) -> None:
-        """Try each clip; at most ``workers`` are under way at a time."""
+    def all_clips(self, corpus: Corpus, workers: int) -> None:
+        """Try each clip that is not there; at most ``workers`` are under way at a time."""
+        there = [(item, self.writer.stored(item.clip.id)) for item in corpus.clips]
+        made = [(item, stored) for item, stored in there if stored is not None]
+        for item, stored in made:
+            _check_same_facts(self.writer.path, stored.clip, item.clip)
+        for item, stored in made:
+            self.skip(item, stored)
+        todo = [item for item, stored in there if stored is None]
         # A lone clip cannot share cores with others: its own rows and chunks do.
         threads = max(1, workers // max(1, len(todo)))
         waiting = iter(todo)
@@ -193,8 +216,8 @@ class _Run:
             under_way: dict[Future[StoredClip], CorpusClip] = {}
             try:
                 while True:
-                    while len(under_way) < workers and (item := next(waiting, None)):
-                        under_way[pool.submit(self.one_clip, item, threads)] = item
+                    while len(under_way) < workers and (ready := next(waiting, None)):
+                        under_way[pool.submit(self.one_clip, ready, threads)] = ready
                     if not under_way:
                         return
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -203,22 +226,38 @@ class _Run:
                 self.stop.set()
                 raise
 
+    def skip(self, item: CorpusClip, stored: StoredClip) -> None:
+        """Count a clip that is there, unless its video is another by now."""
+        changed = _changed_video(item.path, stored.clip)
+        if changed is None:
+            self.skipped += 1
+            self.progress(stored)
+        else:
+            folder = self.writer.path / "clips" / item.clip.id
+            self.fail(item, f"{changed}. To make the clip again, remove {folder}")
+
+    def fail(self, item: CorpusClip, said: str) -> None:
+        """Note why a clip could not be made."""
+        failure = Failure(id=item.clip.id, path=str(item.path), error=said)
+        self.failures.append(failure)
+        self.progress(failure)
+
     def account_for(self, future: Future[StoredClip], item: CorpusClip) -> None:
         """Count a finished clip, or note why it could not be made."""
         try:
-            outcome: StoredClip | Failure = future.result()
-            self.written += 1
+            stored = future.result()
         except CancelledError:
             return
-        except (SpikeDataError, ValueError, OSError) as error:
+        except Exception as error:  # whatever one video does, the others go on
             if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
                 raise StoreError(
                     f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "
                     "Finished clips are kept; make room and run the same command again"
                 ) from error
-            outcome = Failure(id=item.clip.id, path=str(item.path), error=str(error))
-            self.failures.append(outcome)
-        self.progress(outcome)
+            self.fail(item, _told(error))
+            return
+        self.written += 1
+        self.progress(stored)
 
     def one_clip(self, item: CorpusClip, threads: int) -> StoredClip:
         """Decode, simulate and write one clip."""
@@ -243,7 +282,7 @@ class _Run:
                     attributes={
                         "sensor": to_dict(sensor),
                         "video": video.account(),
-                        "versions": versions(),
+                        "versions": versions() | _interpolator_version(self.recipe),
                     },
                 )
 
@@ -313,11 +352,53 @@ class _CountedFrames:
         self.frames = 0
 
     def blocks(self) -> Iterator[Block]:
-        for luma_nhw in self.video.blocks(FRAMES_PER_BLOCK):
+        fitting = BLOCK_BYTES // (self.video.height_px * self.video.width_px)
+        for luma_nhw in self.video.blocks(max(1, min(FRAMES_PER_BLOCK, fitting))):
             if self.stop.is_set():
                 raise CancelledError
             self.frames += len(luma_nhw)
             yield luma_nhw
+
+
+def _check_same_facts(store: Path, there: Clip, asked: Clip) -> None:
+    for key in ("label", "captions", "split", "group", "licence"):
+        old, new = getattr(there, key), getattr(asked, key)
+        if old != new:
+            raise StoreError(
+                f"{store}: clip {there.id} was made with {key} = {old!r}, now asked for {new!r}. "
+                "Use the same settings, or another --out"
+            )
+
+
+def _changed_video(path: Path, made_of: Clip) -> str | None:
+    """What tells that a video is not the one that a clip was made of; None if nothing does."""
+    before = made_of.source.get("bytes")
+    try:
+        now = path.stat().st_size
+    except OSError:  # gone, and not needed any more
+        return None
+    return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
+
+
+_EXPECTED = (SpikeDataError, ValueError, OSError)
+
+
+def _told(error: Exception) -> str:
+    """One line about what went wrong; what nobody foresaw is logged with its traceback."""
+    if isinstance(error, _EXPECTED):
+        return str(error)
+    if not isinstance(error, MemoryError):
+        logging.getLogger(__name__).error("unexpected", exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _interpolator_version(recipe: SimulationRecipe) -> dict[str, str]:
+    """The version of what decides the frames in between."""
+    if recipe.interpolator != "flow":
+        return {}
+    import cv2  # noqa: PLC0415  # loads slowly, and only flow needs it
+
+    return {"opencv": cv2.__version__}
 
 
 def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
@@ -356,10 +437,11 @@ def _identity(path: Path) -> dict[str, Any]:
         return {"sha256": file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def _write_failures(path: Path, failures: tuple[Failure, ...]) -> None:
+def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
     aside = path.with_name(path.name + ".partial")
-    aside.write_text("".join(json.dumps(asdict(item)) + "\n" for item in failures))
+    lines = (json.dumps(asdict(item)) + "\n" for item in sorted(failures, key=_id))
+    aside.write_text("".join(lines))
     aside.replace(path)

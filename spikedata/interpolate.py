@@ -109,17 +109,18 @@ def find_interpolator(name: str) -> Interpolator:
         name: a module that Python can import, a colon, and a function in it.
 
     Raises:
-        SpikeDataError: no such module or function.
+        SpikeDataError: no such module or function, or the module cannot be imported.
     """
     if name == "flow":
         return flow_frames
     module_name, colon, function_name = name.partition(":")
-    if not (colon and module_name and function_name):
+    if not (colon and function_name and all(map(str.isidentifier, module_name.split(".")))):
         raise SpikeDataError(f"interpolator {name!r}: expected flow or package.module:function")
     try:
         found = getattr(importlib.import_module(module_name), function_name, None)
-    except ImportError as error:
-        raise SpikeDataError(f"interpolator {name!r}: {error}") from error
+    except Exception as error:  # the module is somebody's own and may fail in any way
+        said = f"{type(error).__name__}: {error}"
+        raise SpikeDataError(f"interpolator {name!r}: cannot be imported: {said}") from error
     if not callable(found):
         raise SpikeDataError(f"interpolator {name!r}: {module_name} has no such function")
     interpolator: Interpolator = found

@@ -1,6 +1,9 @@
 """A corpus to a store: the reference's bits, whatever the workers, blocks and interruptions."""
 
+import errno
 import json
+import math
+import shutil
 import threading
 from dataclasses import replace
 from fractions import Fraction
@@ -105,6 +108,76 @@ def test_one_bad_video_never_stops_the_rest(tmp_path, corpus):
     assert not report.failure_file.exists()
 
 
+def test_what_is_known_of_a_clip_must_stay_what_the_store_says(tmp_path, corpus):
+    out = tmp_path / "s.zarr"
+    simulate_corpus(corpus, out, SimulationRecipe())
+    before = digest_of_folder(out)
+    other = find_corpus(corpus.root, caption_templates=["{name} again"])
+    with pytest.raises(StoreError, match=r"captions = \('a video of class0',\), now asked for"):
+        simulate_corpus(other, out, SimulationRecipe())
+    assert digest_of_folder(out) == before
+
+
+def test_a_video_that_was_replaced_is_told_and_can_be_made_again(tmp_path, corpus):
+    out, video = tmp_path / "s.zarr", corpus.root / "class1" / "clip0.mkv"
+    simulate_corpus(corpus, out, SimulationRecipe())
+    write_grey(video, random_frames(7, frames=9))
+    report = simulate_corpus(corpus, out, SimulationRecipe())
+    assert (report.written, report.skipped) == (0, 5)
+    (failure,) = report.failures
+    folder = out / "clips" / "class1__clip0"
+    assert failure.error.endswith(f"To make the clip again, remove {folder}")
+    shutil.rmtree(folder)
+    assert simulate_corpus(corpus, out, SimulationRecipe()).written == 1
+    assert open_store(out).clips["class1__clip0"].ticks == 90
+    assert open_store(out).read("class1__clip0").ticks == 90
+
+
+def test_whatever_an_interpolator_does_the_rest_is_done(tmp_path, corpus, monkeypatch, caplog):
+    (tmp_path / "touchy_frames.py").write_text(
+        "def frames(first_hw, second_hw, count):\n"
+        "    if first_hw[0, 0] == FIRST:\n"
+        "        raise TypeError('not today')\n"
+        "    return first_hw[None].repeat(count, 0)\n"
+        f"FIRST = {random_frames(0)[0, 0, 0]}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = SimulationRecipe(interpolator="touchy_frames:frames")
+    report = simulate_corpus(corpus, tmp_path / "s.zarr", recipe)
+    assert report.written == 5
+    assert [item.error for item in report.failures] == ["TypeError: not today"]
+    assert "not today" in caplog.text
+
+
+def test_a_full_disk_leaves_the_list_of_failures(tmp_path, corpus, monkeypatch):
+    (corpus.root / "class0" / "clip0.mkv").write_text("not a video")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(convert._CountedFrames, "blocks", full)
+    with pytest.raises(StoreError, match="No space left on device while writing class0__clip1"):
+        simulate_corpus(corpus, tmp_path / "s.zarr", SimulationRecipe())
+    (line,) = (tmp_path / "s.failures.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "class0__clip0"
+
+
+def test_large_frames_come_in_small_blocks(tmp_path, corpus, monkeypatch):
+    simulate_corpus(corpus, tmp_path / "a.zarr", SimulationRecipe())
+    monkeypatch.setattr(convert, "BLOCK_BYTES", 2 * 8 * 10)
+    sizes = []
+    simulate_block = convert.simulate
+
+    def watched(blocks, *words, **options):
+        watch = (sizes.append(len(block)) or block for block in blocks)
+        return simulate_block(watch, *words, **options)
+
+    monkeypatch.setattr(convert, "simulate", watched)
+    simulate_corpus(corpus, tmp_path / "b.zarr", SimulationRecipe())
+    assert set(sizes) == {2}
+    assert digest_of_folder(tmp_path / "a.zarr") == digest_of_folder(tmp_path / "b.zarr")
+
+
 def test_a_run_that_is_stopped_keeps_what_is_whole(tmp_path, corpus):
     stop = threading.Event()
     report = simulate_corpus(
@@ -122,8 +195,10 @@ def test_ticks_per_frame_follow_the_tick_rate():
     assert recipe.sensor_at(Fraction(30000, 1001)).ticks_per_frame == 33
     with pytest.raises(ValueError, match="tick rate 10 Hz is below the frame rate 25 Hz"):
         SimulationRecipe(tick_rate_hz=10.0).sensor_at(Fraction(25))
-    with pytest.raises(ValueError, match="tick_rate_hz must be positive"):
+    with pytest.raises(ValueError, match="tick_rate_hz must be a positive number"):
         SimulationRecipe(tick_rate_hz=0.0)
+    with pytest.raises(ValueError, match="tick_rate_hz must be a positive number, got inf"):
+        SimulationRecipe(tick_rate_hz=math.inf)
 
 
 def test_the_store_tells_how_each_clip_was_made(tmp_path, corpus):

@@ -179,6 +179,7 @@ def test_the_simulator_takes_the_frames():
 
 def test_an_interpolator_is_found_by_name(tmp_path, monkeypatch):
     (tmp_path / "my_frames.py").write_text("def made(a, b, count): ...\nnumber = 3\n")
+    (tmp_path / "broken_frames.py").write_text("def made(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert find_interpolator("flow") is flow_frames
     assert find_interpolator("my_frames:made").__module__ == "my_frames"
@@ -188,6 +189,8 @@ def test_an_interpolator_is_found_by_name(tmp_path, monkeypatch):
         ("my_frames:number", "my_frames has no such function"),
         ("my_frames:absent", "my_frames has no such function"),
         ("absent_frames:made", "No module named 'absent_frames'"),
+        (".frames:made", "expected flow or package.module:function"),
+        ("broken_frames:made", "cannot be imported: SyntaxError"),
     ):
         with pytest.raises(SpikeDataError, match=problem):
             find_interpolator(name)

@@ -130,6 +130,11 @@ class StoreWriter:
         """Whether the clip is there, whole."""
         return clip_id in self._lines
 
+    def stored(self, clip_id: str) -> StoredClip | None:
+        """What is stored of a clip that is there, whole."""
+        line = self._lines.get(clip_id)
+        return None if line is None else StoredClip.from_catalog_line(line)
+
     def clip(
         self,
         clip: Clip,
