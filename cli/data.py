@@ -25,7 +25,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from spikedata import Corpus, SimulationRecipe
+    from spikedata import Corpus, Failure, SimulationRecipe
+    from spikedata.store import StoredClip
 
 app = new_app(
     "Spike-camera data sets: simulate them from video, pack recordings, look, check, publish.\n\n"
@@ -70,9 +71,16 @@ def simulate(
         typer.Argument(help="Folder of videos: UCF101, HMDB51, class folders or metadata.jsonl."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Store to write or continue.")] = SPIKES,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with all settings, such as a published data set has."),
+    ] = None,
     sensor: Annotated[
-        str, typer.Option(help="Preset or YAML file: ideal, vidar-20khz, vidar-40khz, my.yaml.")
-    ] = "ideal",
+        str | None,
+        typer.Option(
+            help="Preset or YAML file: ideal, vidar-20khz, vidar-40khz, my.yaml.  [default: ideal]"
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Ticks of full-scale light that fire one spike.  [default: SENSOR's, 2]"),
@@ -125,7 +133,10 @@ def simulate(
         Literal["auto", "ucf101", "hmdb51", "folder", "metadata"],
         typer.Option(help="How CORPUS is laid out."),
     ] = "auto",
-    split: Annotated[int, typer.Option(help="Official split of UCF101 or HMDB51: 1 to 3.")] = 1,
+    split: Annotated[
+        int | None,
+        typer.Option(help="Official split of UCF101 or HMDB51: 1 to 3.  [default: 1]"),
+    ] = None,
     splits: Annotated[
         Path | None,
         typer.Option(help="Folder of the official split files, if not in or beside CORPUS."),
@@ -145,12 +156,13 @@ def simulate(
         typer.Option(metavar="I/N", help="Only part I of N, one a machine; pack joins the stores."),
     ] = None,
     decoder: Annotated[
-        Literal["auto", "pyav", "opencv", "decord"], typer.Option(help="What decodes videos.")
-    ] = "auto",
+        Literal["auto", "pyav", "opencv", "decord"] | None,
+        typer.Option(help="What decodes videos.  [default: auto]"),
+    ] = None,
     damaged: Annotated[
-        Literal["keep", "refuse"],
-        typer.Option(help="Damaged videos: keep what can be read, or refuse them."),
-    ] = "keep",
+        Literal["keep", "refuse"] | None,
+        typer.Option(help="Damaged videos: keep what can be read, or refuse.  [default: keep]"),
+    ] = None,
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="Where spikes are simulated; same bits.")
     ] = "cpu",
@@ -165,36 +177,53 @@ def simulate(
     """
     if ticks_per_frame is not None and tick_rate is not None:
         fail("give --ticks-per-frame or --tick-rate, not both", STATUS_USAGE)
+    if recipe is not None and sensor is not None:
+        fail("give --recipe or --sensor, not both: a recipe has its sensor", STATUS_USAGE)
     if (corpus is None) == (like is None):
         fail("give a folder of videos, or --like RECORDING", STATUS_USAGE)
     own = interpolation if interpolation not in (None, "hold", "linear") else None
     given = {
-        "threshold": threshold,
-        "ticks_per_frame": ticks_per_frame,
-        "interpolation": None if own else interpolation,
-        "reset": reset,
-        "transfer": transfer,
-        "start": start,
-        "seed": seed,
-    }
-    words = [f"{key}={value}" for key, value in given.items() if value is not None]
-    recipe = {
-        "video": {"decoder": decoder, "resize": _size(resize), "fps": fps, "damaged": damaged},
+        "sensor.threshold": threshold,
+        "sensor.ticks_per_frame": ticks_per_frame,
+        "sensor.interpolation": None if own else interpolation,
+        "sensor.reset": reset,
+        "sensor.transfer": transfer,
+        "sensor.start": start,
+        "sensor.seed": seed,
+        "video.decoder": decoder,
+        "video.resize": _size(resize),
+        "video.fps": fps,
+        "video.damaged": damaged,
         "interpolator": own,
         "tick_rate_hz": tick_rate,
         "split": split,
     }
+    words = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    words += ["tick_rate_hz=null"] if ticks_per_frame is not None else []
+    words += [f"sensor.{word}" for word in settings or ()]
     with errors_in_one_line():
-        resolved = _resolve(sensor, [*words, *(settings or ())], recipe)
         if like is not None:
-            _simulate_like(like, out, resolved, camera, workers, as_json)
+            videos_only = {
+                "--recipe": recipe,
+                "--splits": splits,
+                "--classes": classes,
+                "--caption": caption,
+                "--limit": limit,
+                "--shard": shard,
+                "--device": None if device == "cpu" else device,
+                **{f"--{key.rpartition('.')[2]}": given[key] for key in _OF_VIDEOS},
+            }
+            _refuse_with_like([name for name, value in videos_only.items() if value is not None])
+        resolved = _resolve(recipe, sensor or "ideal", words)
+        if like is not None:
+            _simulate_like(like, out, resolved, camera, workers, dry_run, as_json)
             return
         from spikedata import find_corpus
 
         found = find_corpus(
             str(corpus),
             kind=layout,
-            split=split,
+            split=resolved.split,
             splits=splits,
             classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
             limit=limit,
@@ -206,6 +235,28 @@ def simulate(
             _print(_plan(found, resolved, out), as_json)
         else:
             _simulate(found, out, resolved, device, workers, as_json)
+
+
+_OF_VIDEOS = (
+    "sensor.ticks_per_frame",
+    "sensor.interpolation",
+    "sensor.transfer",
+    "video.decoder",
+    "video.resize",
+    "video.fps",
+    "video.damaged",
+    "interpolator",
+    "tick_rate_hz",
+    "split",
+)
+"""Settings that mean nothing for a still scene."""
+
+
+def _refuse_with_like(options: list[str]) -> None:
+    spelled = {"--tick_rate_hz": "--tick-rate", "--interpolator": "--interpolation"}
+    if options:
+        names = ", ".join(spelled.get(name, name.replace("_", "-")) for name in options)
+        fail(f"--like simulates a still scene and takes no {names}", STATUS_USAGE)
 
 
 def _size(text: str | None) -> list[int] | None:
@@ -225,12 +276,11 @@ def _shard(corpus: "Corpus", text: str) -> "Corpus":
         return corpus.shard(int(number), int(of))
 
 
-def _resolve(sensor: str, words: list[str], recipe: dict[str, Any]) -> "SimulationRecipe":
-    from spikedata import RecipeError, SimulationRecipe, from_dict, load_sensor, to_dict
+def _resolve(file: Path | None, sensor: str, words: list[str]) -> "SimulationRecipe":
+    from spikedata import RecipeError, simulation_recipe
 
     try:
-        values = {"sensor": to_dict(load_sensor(sensor, words)), **recipe}
-        return from_dict(SimulationRecipe, values, where="options")
+        return simulation_recipe(words, sensor=sensor, file=file)
     except RecipeError as error:
         fail(str(error), STATUS_USAGE)
 
@@ -258,10 +308,16 @@ def _simulate_like(
     recipe: "SimulationRecipe",
     camera: str | None,
     workers: int | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
-    from spikedata import available_cores, simulate_recording
+    from spikedata import available_cores, open_spikes, simulate_recording, to_dict
 
+    if dry_run:
+        ticks = open_spikes(recording, camera=camera).ticks
+        plan = {"like": recording, "ticks": ticks, "out": out, "sensor": to_dict(recipe.sensor)}
+        _print(plan, as_json)
+        return
     with usage_errors_in_one_line():
         stored = simulate_recording(
             recording, out, recipe.sensor, camera=camera, threads=workers or available_cores()
@@ -281,12 +337,17 @@ def _simulate(
 
     for note in corpus.notes:
         typer.echo(f"note: {note}", err=True)
+    sys.path.insert(0, "")  # where `python` itself would look for one's own interpolator
+    resampled = 0
     with _stop_on_interrupt() as stop, progress_bar(len(corpus.clips), "clip", "simulate") as bar:
 
-        def advance(outcome: object) -> None:
+        def advance(outcome: "StoredClip | Failure") -> None:
+            nonlocal resampled
             bar.update()
             if isinstance(outcome, Failure):
                 bar.write(f"failed: {outcome.id}: {outcome.error}", file=sys.stderr)
+            else:
+                resampled += outcome.attributes.get("video", {}).get("variable_rate", False)
 
         report = simulate_corpus(
             corpus,
@@ -296,6 +357,11 @@ def _simulate(
             device=device,
             progress=advance,
             stop=stop,
+        )
+    if resampled:
+        typer.echo(
+            f"note: {resampled} videos of variable frame rate were resampled; --fps sets a rate",
+            err=True,
         )
     failures = report.failures
     _print(

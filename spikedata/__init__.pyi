@@ -12,6 +12,7 @@ from .convert import SimulationRecipe as SimulationRecipe
 from .convert import available_cores as available_cores
 from .convert import simulate_corpus as simulate_corpus
 from .convert import simulate_recording as simulate_recording
+from .convert import simulation_recipe as simulation_recipe
 from .corpora import Corpus as Corpus
 from .corpora import CorpusClip as CorpusClip
 from .corpora import find_corpus as find_corpus
@@ -29,8 +30,8 @@ from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .loader import unpack_planes as unpack_planes
 from .pack import last_packed as last_packed
-from .pack import open_clips as open_clips
 from .pack import pack_clips as pack_clips
+from .packed import open_clips as open_clips
 from .recipe import from_dict as from_dict
 from .recipe import load_recipe as load_recipe
 from .recipe import to_dict as to_dict

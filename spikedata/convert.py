@@ -24,8 +24,9 @@ from spikedata.corpora import Corpus, CorpusClip, clip_id_of
 from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
 from spikedata.interpolate import find_interpolator, more_frames, steps_per_frame
 from spikedata.provenance import versions
-from spikedata.recipe import to_dict
-from spikedata.simulator import SensorConfig, simulate
+from spikedata.recipe import load_recipe, parse_recipe, to_dict
+from spikedata.simulator import SensorConfig, load_sensor, simulate
+from spikedata.simulator.presets import with_maps_beside
 from spikedata.sources import open_spikes
 from spikedata.store import StoredClip, StoreWriter, create_store
 from spikedata.video import Video, VideoConfig, open_video
@@ -73,6 +74,28 @@ class SimulationRecipe:
                 f"{float(frame_rate):g} Hz; give --fps or a higher --tick-rate"
             )
         return replace(self.sensor, ticks_per_frame=ticks_per_frame)
+
+
+def simulation_recipe(
+    overrides: Sequence[str] = (), *, sensor: str = "ideal", file: Path | str | None = None
+) -> SimulationRecipe:
+    """The recipe of a simulation: a file's, or a sensor's with all else as usual.
+
+    Args:
+        overrides: ``key.sub=value`` words that win, for example ``sensor.threshold=1.5``.
+        sensor: a preset or a sensor's own file, see :func:`load_sensor`; not looked at if there
+            is a ``file``.
+        file: YAML with the keys of :class:`SimulationRecipe`, such as a published data set has.
+            A file of maps that its sensor names is looked for beside it.
+
+    Raises:
+        RecipeError: no such file or preset, an unknown key, or an impossible value.
+    """
+    if file is not None:
+        recipe = load_recipe(file, SimulationRecipe, overrides)
+        return replace(recipe, sensor=with_maps_beside(recipe.sensor, Path(file).parent))
+    text = json.dumps({"sensor": to_dict(load_sensor(sensor))})
+    return parse_recipe(text, SimulationRecipe, overrides, where="options")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ def parse_recipe(
 ) -> C:
     """:func:`load_recipe` for YAML text; ``where`` begins every error message."""
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values
@@ -49,6 +49,19 @@ def parse_recipe(
     for word in overrides:
         _override(values, word)
     return from_dict(config_class, values, where=where)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML of plain values; of a key that stands twice, PyYAML would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                said = f"key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _override(values: dict[str, Any], word: str) -> None:

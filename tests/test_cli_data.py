@@ -332,9 +332,43 @@ def test_a_preset_gives_the_sensor_and_options_win_over_it(home):
     assert sensor["noise"]["dark_charge"] == 0.00468
 
 
+def test_a_store_s_own_recipe_makes_the_same_store_again(home):
+    words = ["--sensor", "vidar-20khz", "--resize", "6x8", "--tick-rate", "400", "--seed", "3"]
+    assert simulate(home, *words).returncode == 0
+    recipe = open_store(home / "spikes.zarr").recipe
+    (home / "recipe.yaml").write_text(json.dumps(recipe))
+    done = simulate(home, "--recipe", "recipe.yaml", "--out", "again.zarr")
+    assert done.returncode == 0, done.stderr
+    assert digest_of_folder(home / "again.zarr") == digest_of_folder(home / "spikes.zarr")
+    done = simulate(
+        home, "--recipe", "recipe.yaml", "--ticks-per-frame", "7", "--dry-run", "--json"
+    )
+    changed = json.loads(done.stdout)["recipe"]
+    assert changed["sensor"] == recipe["sensor"] | {"ticks_per_frame": 7}
+    assert changed["tick_rate_hz"] is None
+    assert changed["video"] == recipe["video"]
+
+
+def test_videos_of_variable_rate_are_told(tmp_path):
+    times_ms = [0, 40, 80, 120, 400, 440]
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    write_video(tmp_path / "videos" / "a" / "1.mkv", frames(0), times_ms=times_ms, pix_fmt="gray")
+    done = simulate(tmp_path)
+    assert "note: 1 videos of variable frame rate were resampled" in done.stderr
+    assert open_store(tmp_path / "spikes.zarr").clips["a__1"].ticks == 12 * 10
+
+
+def test_an_interpolator_of_one_s_own_lies_beside_the_videos(home):
+    (home / "mine.py").write_text("def hold(a, b, count): return a[None].repeat(count, 0)\n")
+    done = simulate(home, "--interpolation", "mine:hold")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--recipe", "r.yaml", "--sensor", "ideal"], "give --recipe or --sensor, not both"),
+        (["--recipe", "r.yaml"], "r.yaml: cannot be read: No such file"),
         (["--sensor", "vidar"], "unknown sensor 'vidar'. Known: ideal, vidar-20khz, vidar-40khz"),
         (["--set", "noise.dead_tme=0"], "Did you mean 'dead_time'?"),
         (["--sensor", "vidar-20khz", "--set", "noise.dark_spread=-1"], "dark_spread"),

@@ -65,6 +65,8 @@ def test_overrides_reach_into_sections():
         ("name: x\ntrain: {steps: -1}", [], "train: steps must not be negative, got -1"),
         ("- 1", [], "expected keys and values, got list"),
         ("a: [", [], "not YAML"),
+        ("name: x\ntrain: {steps: 1, steps: 2}", [], "not YAML: key 'steps' stands twice"),
+        ("name: x\n? [1]\n: 2", [], "not YAML: while constructing a mapping"),
         ("name: x", ["train.steps"], "override 'train.steps': expected KEY=VALUE"),
         ("name: x", ["train.stepz=1"], "Did you mean 'steps'?"),
     ],

@@ -40,9 +40,17 @@ def load_sensor(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sens
         raise RecipeError(
             f"unknown sensor {text!r}. Known: {', '.join(sensor_names())}; or give a YAML file"
         )
-    sensor = load_recipe(path, SensorConfig, overrides)
+    return with_maps_beside(load_recipe(path, SensorConfig, overrides), path.parent)
+
+
+def with_maps_beside(sensor: SensorConfig, folder: Path) -> SensorConfig:
+    """The sensor with its file of maps, if it names one, found in ``folder`` and told by digest.
+
+    Raises:
+        RecipeError: the file cannot be read.
+    """
     if sensor.noise is None or sensor.noise.maps is None:
         return sensor
-    maps = str(path.parent / sensor.noise.maps)
+    maps = str(folder / sensor.noise.maps)
     digest = sensor.noise.maps_sha256 or file_sha256(maps)
     return replace(sensor, noise=replace(sensor.noise, maps=maps, maps_sha256=digest))
