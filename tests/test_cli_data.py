@@ -96,7 +96,8 @@ def test_options_reach_the_sensor_and_the_decoder(home):
         (["--ticks-per-frame", "0"], "ticks_per_frame must be at least 1, got 0"),
         (["--resize", "big"], "--resize: expected HxW, for example 120x160, got 'big'"),
         (["--tick-rate", "9", "--ticks-per-frame", "3"], "not both"),
-        (["--tick-rate", "0"], "tick_rate_hz must be positive"),
+        (["--tick-rate", "0"], "tick_rate_hz must be a positive number, got 0.0"),
+        (["--tick-rate", "inf"], "tick_rate_hz must be a positive number, got inf"),
     ],
 )
 def test_options_that_do_not_fit_are_usage_errors(home, words, message):
@@ -430,6 +431,17 @@ def test_a_recording_is_simulated_compared_and_exported(tmp_path):
     assert len(np.load(tmp_path / "e.npy")) == planes_hwt.sum()
     done = run_program("spikedata", "compare", "real.npz", "spikes.zarr", cwd=tmp_path)
     assert "Give --camera" in one_line_error(done, 1)
+
+
+def test_a_still_scene_s_dry_run_writes_nothing_and_options_of_videos_are_refused(tmp_path):
+    np.savez(tmp_path / "real.npz", np.ones((4, 4, 40), np.uint8))
+    words = ["simulate", "--like", "real.npz", "--camera", "npz-hwt"]
+    done = run_program("spikedata", *words, "--dry-run", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["ticks"] == 40, done.stderr
+    done = run_program("spikedata", *words, "--resize", "2x2", "--tick-rate", "9", cwd=tmp_path)
+    line = one_line_error(done, 2)
+    assert line.endswith("--like simulates a still scene and takes no --resize, --tick-rate")
+    assert [path.name for path in tmp_path.iterdir()] == ["real.npz"]
 
 
 def test_three_flat_fields_make_a_sensor(tmp_path):
