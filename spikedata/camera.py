@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import RecordingError
-from spikedata.stream import TICKS_PER_GROUP, SpikeStream, group_count
+from spikedata.stream import TICKS_PER_GROUP, SpikeStream, check_tick_rate_hz, group_count
 
 BLOCK_BYTES = 1 << 20
 """Packed bytes a block aims at when no block length is given: it stays in the cache."""
@@ -242,11 +242,12 @@ def read_recording(
 
     Raises:
         RecordingError: unreadable, empty, or not of this camera.
+        ValueError: ``tick_rate_hz`` is not a positive number.
     """
     path = Path(path)
     camera = find_camera(camera) if isinstance(camera, str) else camera
     flip = camera.bottom_up if flip is None else flip
-    rate = tick_rate_hz or camera.tick_rate_hz
+    rate = camera.tick_rate_hz if tick_rate_hz is None else check_tick_rate_hz(tick_rate_hz)
     if camera.is_npz:
         return _open_npz(path, camera, flip, rate)
     height, width = camera._size()
@@ -440,13 +441,25 @@ def _check_content(path: Path, camera: Camera, size: int) -> int:
 # --- .npz ---------------------------------------------------------------------------------------
 
 
+# A RuntimeError is an archive that is encrypted, or compressed in a way that Python cannot read.
+_NPZ_PROBLEMS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def _open_npz(path: Path, camera: Camera, flip: bool, rate: float) -> Recording:
     try:
         with zipfile.ZipFile(path) as archive:
             with archive.open(_spike_member(archive, camera)) as member:
                 shape = _npy_shape(member)
             label = _npz_label(archive)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _NPZ_PROBLEMS as error:
         raise RecordingError(f"{path}: not a {camera.name} recording: {error}") from error
     if camera.layout == "npz_thw":
         ticks, height, width = shape
@@ -502,7 +515,7 @@ def _npz_slabs(recording: Recording, step: int) -> Iterator[NDArray[np.uint8]]:
                 if slab.max() > 1:
                     raise ValueError(f"holds values up to {slab.max()}, expected 0 and 1")
                 yield slab
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _NPZ_PROBLEMS as error:
         raise RecordingError(f"{recording.path}: {error}") from error
 
 

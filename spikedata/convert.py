@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import file_digest
 from pathlib import Path
@@ -23,6 +23,7 @@ from spikedata.catalog import Clip, check_distinct_ids
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of
 from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
 from spikedata.interpolate import find_interpolator, more_frames, steps_per_frame
+from spikedata.outputs import failure_file, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import load_recipe, parse_recipe, to_dict
 from spikedata.simulator import SensorConfig, load_sensor, simulate
@@ -170,7 +171,7 @@ def simulate_corpus(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     out = Path(out)
-    failure_file = out.with_suffix(".failures.jsonl")
+    list_of_failures = failure_file(out)
     check_distinct_ids(item.clip.id for item in corpus.clips)
     _check_tools(recipe, device)
     with create_store(
@@ -186,16 +187,16 @@ def simulate_corpus(
         except BaseException:
             if run.failures:
                 with suppress(OSError):  # the disk may be full, which is being told
-                    _write_failures(failure_file, run.failures)
+                    write_failures(list_of_failures, run.failures)
             raise
-    _write_failures(failure_file, run.failures)
+    write_failures(list_of_failures, run.failures)
     return SimulationReport(
         store=out,
         written=run.written,
         skipped=run.skipped,
         failures=tuple(sorted(run.failures, key=_id)),
         stopped=run.stop.is_set(),
-        failure_file=failure_file,
+        failure_file=list_of_failures,
     )
 
 
@@ -440,7 +441,7 @@ def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
 
 def _data_set_name(corpus: Corpus) -> str:
     """A known data set's own name; the folder's for one's own videos."""
-    return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.root.resolve().name
+    return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.folder_name
 
 
 def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.uint8], None, None]:
@@ -458,13 +459,3 @@ def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.ui
 def _identity(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"sha256": file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
-
-
-def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    aside = path.with_name(path.name + ".partial")
-    lines = (json.dumps(asdict(item)) + "\n" for item in sorted(failures, key=_id))
-    aside.write_text("".join(lines))
-    aside.replace(path)

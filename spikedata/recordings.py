@@ -1,24 +1,24 @@
 """Camera files, alone or in folders, seen as a source of labelled clips."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.catalog import Clip
-from spikedata.corpora.files import VideoFile
+from spikedata.corpora.corpus import one_id, with_captions
+from spikedata.corpora.files import list_files
 from spikedata.corpora.folder import read_folder
-from spikedata.corpora.metadata import find_metadata, read_metadata
-from spikedata.corpora.names import CAPTION_TEMPLATES, captions_of
+from spikedata.corpora.metadata import find_metadata, read_entries
+from spikedata.corpora.names import CAPTION_TEMPLATES, as_text
 from spikedata.errors import CorpusError, SpikeDataError
 from spikedata.provenance import versions
 from spikedata.store import StoredClip
+from spikedata.stream import check_tick_rate_hz
 
 RECORDING_SUFFIXES = frozenset([".dat", ".npz"])
 METADATA_FILE = "metadata.jsonl"
@@ -26,40 +26,59 @@ METADATA_FILE = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class CameraOptions:
-    """What the user says of camera files; None leaves it to the file's folder or the camera."""
+    """What the user says of camera files; None leaves it to the file's folder or the camera.
+
+    Raises:
+        ValueError: ``tick_rate_hz`` is not positive and finite.
+    """
 
     camera: str | None
     flip: bool | None
     tick_rate_hz: float | None
 
-    def or_else(self, told: Mapping[str, Any]) -> "CameraOptions":
-        """What the user gave, else what the metadata file tells."""
+    def __post_init__(self) -> None:
+        if self.tick_rate_hz is not None:
+            check_tick_rate_hz(self.tick_rate_hz)
+
+    def or_else(self, camera: str | None, tick_rate_hz: float | None) -> "CameraOptions":
+        """What the user gave, else what is told here."""
         return replace(
             self,
-            camera=self.camera or told.get("camera"),
-            tick_rate_hz=self.tick_rate_hz or told.get("tick_rate_hz"),
+            camera=camera if self.camera is None else self.camera,
+            tick_rate_hz=tick_rate_hz if self.tick_rate_hz is None else self.tick_rate_hz,
         )
 
 
 class Recordings:
-    """Camera files as a source of clips; a bad one is noted and left out."""
+    """Camera files as a source of clips; one that is bad or has another's id is left out.
+
+    Why is told in ``failures``: pairs of clip id and reason.
+    """
 
     def __init__(
         self, items: Sequence["RecordingItem"], root: Path, notes: Sequence[str] = ()
     ) -> None:
-        self.name = root.resolve().name
+        self.name = as_text(root.resolve().name)
         self.notes = list(notes)
         self.failures: list[tuple[str, str]] = []
         self.clips: dict[str, StoredClip] = {}
         self._recordings: dict[str, Recording] = {}
+        taken: dict[str, Clip] = {}
         for item in items:
+            other = taken.get(item.clip.id.casefold())
+            if other is not None:
+                name = item.clip.source["name"]
+                problem = f"{name!r} is left out: {one_id(item.clip, other)}"
+                self.failures.append((item.clip.id, problem))
+                continue
             try:
                 recording, stored = item.open()
             except (SpikeDataError, OSError) as error:
                 self.failures.append((item.clip.id, str(error)))
                 continue
-            self.clips[stored.clip.id] = stored
-            self._recordings[stored.clip.id] = recording
+            taken[item.clip.id.casefold()] = item.clip
+            self.clips[item.clip.id] = stored
+            self._recordings[item.clip.id] = recording
         labels = {stored.clip.label for stored in self.clips.values()}
         self.class_names = tuple(sorted(label for label in labels if label is not None))
         self.recipe = {"cameras": sorted({r.camera.name for r in self._recordings.values()})}
@@ -119,28 +138,20 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     Raises:
         CorpusError: there are none, or the metadata file is malformed.
     """
-    files = [
-        VideoFile(path=path, parts=path.relative_to(root).parts)
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in RECORDING_SUFFIXES and path.is_file()
+    listing = list_files(root, RECORDING_SUFFIXES)
+    if not listing.files:
+        reasons = "; ".join(["and is no store", *listing.notes])
+        raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
+    if find_metadata(root):
+        entries, notes = read_entries(root, listing.files)
+        clips = [entry.item for entry in entries]
+        told = [options.or_else(entry.camera(), entry.tick_rate_hz()) for entry in entries]
+    else:
+        found = read_folder(listing.files)
+        clips, notes = found.clips, found.notes
+        told = [options] * len(clips)
+    items = [
+        RecordingItem(item.clip, item.path, of_file)
+        for item, of_file in zip(with_captions(clips, CAPTION_TEMPLATES), told, strict=True)
     ]
-    if not files:
-        raise CorpusError(f"{root}: holds no .dat or .npz file, and is no store")
-    listed = read_metadata(root, files) if find_metadata(root) else read_folder(files)
-    told = _told_cameras(root)
-    items = []
-    for item in listed.clips:
-        clip, name = item.clip, item.clip.source["name"]
-        if clip.label is not None and not clip.captions:
-            clip = replace(clip, captions=captions_of(clip.label, CAPTION_TEMPLATES))
-        items.append(RecordingItem(clip, item.path, options.or_else(told.get(name, {}))))
-    return Recordings(items, root, listed.notes)
-
-
-def _told_cameras(root: Path) -> dict[str, dict[str, Any]]:
-    """Columns ``camera`` and ``tick_rate_hz`` of ``metadata.jsonl``, by file name."""
-    path = root / METADATA_FILE
-    if not path.is_file():
-        return {}
-    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {entry["file_name"]: entry for entry in entries if "file_name" in entry}
+    return Recordings(items, root, listing.notes + notes)

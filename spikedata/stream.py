@@ -5,6 +5,7 @@ significant first) of group i is tick 8 i + k; the unused high bits of a last gr
 """
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,18 @@ TICKS_PER_GROUP = 8
 def group_count(ticks: int) -> int:
     """Bytes a pixel needs for ``ticks`` ticks."""
     return -(-ticks // TICKS_PER_GROUP)
+
+
+def check_tick_rate_hz(value: Any) -> float:
+    """Return ``value`` if it can be a number of ticks a second.
+
+    Raises:
+        ValueError: it is no number, or not positive and finite.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:
+        raise ValueError(f"tick_rate_hz must be a positive number, got {value!r:.40}")
+    return float(value)
 
 
 def pack_ticks(spikes_thw: NDArray[Any]) -> NDArray[np.uint8]:

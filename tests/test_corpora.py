@@ -20,12 +20,14 @@ from spikedata.corpora import (
     spoken_name,
 )
 from spikedata.corpora.corpus import class_order
+from spikedata.corpora.files import ListedFile
+from spikedata.corpora.hmdb51 import HMDB51_CLASSES, read_hmdb51
 from spikedata.corpora.ucf101 import TEST_GROUPS
 from spikedata.errors import CorpusError
 
 
 def touch(root, *names):
-    """Files with contents of their own; listing a corpus opens none of them."""
+    """Files with contents of their own; listing a corpus decodes none of them."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +195,39 @@ def test_hmdb51_without_official_files_has_no_split(tmp_path):
     assert "no official split files found: no clip has a split" in corpus.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "group"),
+    [
+        (f"{TRUMAN}.avi", "wave", "TrumanShow_wave"),
+        (f"all/{TRUMAN}.avi", "wave", "TrumanShow_wave"),
+        (f"Truman/{TRUMAN}.avi", "wave", "TrumanShow_wave"),
+        (f"Wave/{TRUMAN}.avi", "wave", "TrumanShow_wave"),
+        ("a/Film_WAVE_f_nm_np1_fr_med_0.AVI", "wave", "Film_WAVE"),
+        ("a/Ivanhoe_draw_sword_u_cm_np2_ba_med_7.avi", "draw_sword", "Ivanhoe_draw_sword"),
+        ("sword/Ivanhoe_draw_sword_u_cm_np2_ba_med_7.avi", "draw_sword", "Ivanhoe_draw_sword"),
+        ("a/hit_and_run_walk_f_cm_np1_fr_med_0.avi", "walk", "hit_and_run_walk"),
+        ("juggle/Film_juggle_f_cm_np1_fr_med_0.avi", "juggle", "Film_juggle"),
+        ("a/Film_juggle_f_cm_np1_fr_med_0.avi", None, "Film_juggle"),
+    ],
+)
+def test_hmdb51_classes_are_in_the_names(tmp_path, name, label, group):
+    (item,) = find_corpus(touch(tmp_path, name)).clips
+    assert (item.clip.label, item.clip.group) == (label, group)
+
+
+def test_an_hmdb51_clip_of_no_known_class_is_told(tmp_path):
+    name = "Film_juggle_f_cm_np1_fr_med_0.avi"
+    root = touch(tmp_path / "videos", f"a/{name}", f"a/{TRUMAN}.avi")
+    corpus = find_corpus(root)
+    assert corpus.class_names == ("wave",)
+    assert f"1 clip named after no class of HMDB51, without a class: a/{name}" in corpus.notes
+    (root / "juggle_test_split1.txt").write_text(f"{name} 1\n")
+    assert find_corpus(root).class_names == ("juggle", "wave")
+    (root / "wave_test_split1.txt").write_text(f"{name} 2\n")
+    with pytest.raises(CorpusError, match="Film_juggle_f_cm_np1_fr_med_0 is listed otherwise"):
+        find_corpus(root)
+
+
 # --- your own folder -----------------------------------------------------------------------------
 
 
@@ -223,7 +258,7 @@ def test_videos_without_a_class(tmp_path):
     corpus = find_corpus(tmp_path)
     assert by_id(corpus)["a"].label is None
     assert by_id(corpus)["a"].captions == ()
-    assert any("1 video in no class folder" in note for note in corpus.notes)
+    assert any("1 file in no class folder" in note for note in corpus.notes)
 
 
 def test_odd_file_names_become_safe_ids(tmp_path):
@@ -238,6 +273,29 @@ def test_names_that_are_not_utf8(tmp_path):
     assert item.clip.id == "run___"
     assert item.clip.source["name"].encode("utf-8") == "run/\ufffd.mp4".encode()
     assert item.path.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"\xff/a.mp4",
+        b"train/\xff/a.mp4",
+        b"\xff/v_Yo\xff_g01_c01.avi",
+        b"\xff/Film\xff_wave_f_nm_np1_fr_med_0.avi",
+        b"\xff/Film_\xff_f_nm_np1_fr_med_0.avi",
+    ],
+)
+def test_all_that_is_told_of_a_clip_can_be_written(tmp_path, name):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe"))
+    path = root / os.fsdecode(name)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    corpus = find_corpus(root)
+    (item,) = corpus.clips
+    told = [corpus.folder_name, *corpus.class_names, *corpus.notes, json.dumps(item.clip.to_dict())]
+    assert corpus.folder_name == "\ufffd"
+    assert json.loads(json.dumps(told)) == [text.encode().decode() for text in told]
+    assert item.path.read_bytes() == b""
 
 
 @pytest.mark.parametrize("names", [("run/a.mp4", "run/a.avi"), ("run/a.mp4", "run/A.mp4")])
@@ -260,6 +318,44 @@ def test_linked_class_folders_count(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/run").symlink_to(tmp_path / "elsewhere")
     assert ids(find_corpus(tmp_path / "mine")) == ["run__a"]
+
+
+def test_folders_may_lie_deep(tmp_path):
+    deep = "/".join("d" * 30)
+    assert find_corpus(touch(tmp_path, f"{deep}/a.mp4")).clips[0].clip.label == "d"
+
+
+def test_folders_that_link_to_each_other_end_and_are_told(tmp_path):
+    places = [tmp_path / f"{n}" for n in range(7)]
+    for place in places:
+        touch(place, "a.mp4")
+        for other in places:
+            if other is not place:
+                (place / f"to{other.name}").symlink_to(other)
+    corpus = find_corpus(places[0])
+    assert ids(corpus)[:2] == ["a", "to1__a"]
+    assert len(corpus.clips) == 1 + 6 + 6 * 5 + 6 * 5 * 4 + 6 * 5 * 4 * 3
+    assert "folders behind more than 4 links, left out: to1/to2/to3/to4/to" in corpus.notes[0]
+
+
+def test_what_is_no_regular_file_is_left_out_and_told(tmp_path):
+    touch(tmp_path, "run/a.mp4")
+    for name in ("run/one.avi", "run/two.avi"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "run/three.avi").symlink_to("one.avi")
+    corpus = find_corpus(tmp_path)
+    assert ids(corpus) == ["run__a"]
+    assert corpus.notes == ("not regular files, left out: run/one.avi, run/three.avi, run/two.avi",)
+    (tmp_path / "run/a.mp4").unlink()
+    with pytest.raises(CorpusError, match="no videos found; .* left out: run/one.avi"):
+        find_corpus(tmp_path)
+
+
+def test_a_video_whose_link_leads_nowhere_is_listed(tmp_path):
+    touch(tmp_path, "run/a.mp4")
+    (tmp_path / "run/b.mp4").symlink_to("gone.mp4")
+    (tmp_path / "run/c.mp4").symlink_to("c.mp4")
+    assert ids(find_corpus(tmp_path)) == ["run__a", "run__b", "run__c"]
 
 
 def test_nothing_found_says_what_was_looked_for(tmp_path):
@@ -353,7 +449,37 @@ def test_metadata_jsonl(tmp_path):
     assert clips["third"].captions == ("one", "two")
     assert clips["third"].label is None
     assert corpus.class_names == ("jump", "run")
-    assert corpus.notes == ("1 video without an entry, left out: spare.mp4",)
+    assert corpus.notes == ("1 file without an entry, left out: spare.mp4",)
+
+
+def test_any_json_line_is_read_whole(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    first = '{"file_name": "1.mp4", "label": "a"}'
+    second = '{"file_name": "2.mp4", "label": "b", "caption": "in\u2028one\u0085line"}'
+    (tmp_path / "metadata.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + f"{first}\r\n\r\n  \n{second}".encode()
+    )
+    clips = by_id(find_corpus(tmp_path))
+    assert [clip.label for clip in clips.values()] == ["a", "b"]
+    assert clips["2"].captions == ("in one line",)
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
+    touch(tmp_path, "1.mp4")
+    write_jsonl(tmp_path, "", {"file_name": "1.mp4"}, "", "{nonsense")
+    with pytest.raises(CorpusError, match=r"metadata\.jsonl: line 4: not JSON"):
+        find_corpus(tmp_path)
+    write_jsonl(tmp_path, "", {"file_name": "1.mp4"}, "", {"file_name": "2.mp4"})
+    assert find_corpus(tmp_path).notes[0].startswith("metadata.jsonl: line 4: no file '2.mp4'")
+    (tmp_path / "metadata.jsonl").write_bytes(b'\n{"file_name": "1.mp4"}\n{"a": "\xff"}\n')
+    with pytest.raises(CorpusError, match=r"metadata\.jsonl: line 3: is not UTF-8"):
+        find_corpus(tmp_path)
+
+
+def test_columns_of_recordings_mean_nothing_for_videos(tmp_path):
+    touch(tmp_path, "1.mp4")
+    write_jsonl(tmp_path, {"file_name": "1.mp4", "camera": {"of": "mine"}, "tick_rate_hz": "fast"})
+    assert find_corpus(tmp_path).notes == ()
 
 
 def test_metadata_csv(tmp_path):
@@ -400,6 +526,7 @@ def test_metadata_in_split_folders(tmp_path):
         ({"file_name": "1.mp4", "split": "left"}, "is none of train, validation, test"),
         ({"file_name": "1.mp4", "label": ["run"]}, "label must be text"),
         ({"file_name": "1.mp4", "captions": [1]}, "captions must be text"),
+        ({"file_name": "1.mp4", "captions": "[" * 100_000}, "is not a JSON list"),
         ({"file_name": "1.mp4", "label": "\x1b[31mred"}, "label '\\x1b[31mred' holds control"),
         ({"file_name": "1.mp4", "caption": "half a \ud800"}, "holds control characters"),
         ({"file_name": "x" * 5000}, "no file 'xxx"),
@@ -468,6 +595,29 @@ def test_identical_files_are_found(tmp_path):
     )
 
 
+def test_files_of_one_size_are_copies_only_if_every_byte_is_the_same(tmp_path):
+    size = 300_000
+    touch(tmp_path, "run/1.mp4")
+    for name, at in (("2", 0), ("3", size // 2), ("4", size - 1), ("5", None), ("6", None)):
+        data = bytearray(size)
+        if at is not None:
+            data[at] = 1
+        (tmp_path / f"run/{name}.mp4").write_bytes(data)
+    assert find_duplicates(find_corpus(tmp_path)) == [("run__5", "run__6")]
+
+
+@pytest.mark.timeout(20)  # it takes no time, and to read the files through takes minutes
+def test_files_with_other_ends_are_not_read_through(tmp_path):
+    size = 1 << 36
+    for name, at in (("1", 0), ("2", size - 1), ("3", size - 2)):
+        path = touch(tmp_path, f"run/{name}.mp4") / f"run/{name}.mp4"
+        with path.open("wb") as file:  # sparse: 64 GiB that take no room
+            file.truncate(size)
+            file.seek(at)
+            file.write(b"x")
+    assert find_corpus(tmp_path).notes == ()
+
+
 def test_torn_groups_are_found(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4", "4.mp4")
     write_jsonl(
@@ -532,6 +682,23 @@ def test_real_hmdb51(shared_data):
     }
     assert clips[TRUMAN].group == "TrumanShow_wave"
     assert corpus.class_names == ("cartwheel", "wave")
+
+
+def test_each_official_hmdb51_name_holds_its_class(shared_data, tmp_path):
+    lists = shared_data / "hmdb51/testTrainMulti_7030_splits"
+    ending = "_test_split1.txt"
+    assert sorted(HMDB51_CLASSES) == sorted(
+        path.name.removesuffix(ending) for path in lists.glob(f"*{ending}")
+    )
+    stems = {
+        Path(line.split()[0]).stem: label
+        for label in HMDB51_CLASSES
+        for line in (lists / f"{label}{ending}").read_text().splitlines()
+    }
+    assert len(stems) == 6766
+    files = [ListedFile(path=Path(f"{stem}.avi"), parts=(f"{stem}.avi",)) for stem in stems]
+    found = read_hmdb51(tmp_path, files, split=1, splits=None).clips
+    assert {item.clip.id: item.clip.label for item in found} == stems
 
 
 def test_official_hmdb51_splits_tear_no_group(shared_data, tmp_path):

@@ -14,7 +14,7 @@ from spikedata.corpora.corpus import (
     find_torn_groups,
     finish_corpus,
 )
-from spikedata.corpora.files import VIDEO_SUFFIXES, VideoFile, list_videos
+from spikedata.corpora.files import VIDEO_SUFFIXES, ListedFile, list_files
 from spikedata.corpora.folder import read_folder
 from spikedata.corpora.metadata import find_metadata, read_metadata
 from spikedata.corpora.names import CAPTION_TEMPLATES, check_templates, clip_id_of, spoken_name
@@ -45,7 +45,9 @@ def find_corpus(
     limit: int | None = None,
     caption_templates: Sequence[str] = CAPTION_TEMPLATES,
 ) -> Corpus:
-    """List the labelled videos of a folder; none is opened.
+    """List the labelled videos of a folder; none is decoded.
+
+    Only videos of one size are opened, to note which are copies of each other.
 
     Args:
         root: the folder.
@@ -68,16 +70,23 @@ def find_corpus(
     if limit is not None and limit < 1:
         raise CorpusError(f"limit must be positive, got {limit}")
     check_templates(caption_templates)
-    videos = list_videos(root)
+    listing = list_files(root, VIDEO_SUFFIXES)
+    videos = listing.files
     if kind == "auto":
         kind = _detect(root, videos)
     if not videos and kind != "metadata":
-        raise CorpusError(f"{root}: no videos found; {_looked_for(root)}")
+        reasons = "; ".join([_looked_for(root), *listing.notes])
+        raise CorpusError(f"{root}: no videos found; {reasons}")
     found = _read(kind, root, videos, split, splits)
     if not found.clips:
         raise CorpusError(f"{root}: none of {count(len(videos), 'video')} is named as in {kind}")
     return finish_corpus(
-        kind, root, found, classes=classes, limit=limit, caption_templates=caption_templates
+        kind,
+        root,
+        Found(clips=found.clips, notes=listing.notes + found.notes),
+        classes=classes,
+        limit=limit,
+        caption_templates=caption_templates,
     )
 
 
@@ -88,7 +97,7 @@ def _looked_for(root: Path) -> str:
 
 
 def _detect(
-    root: Path, videos: list[VideoFile]
+    root: Path, videos: list[ListedFile]
 ) -> Literal["ucf101", "hmdb51", "folder", "metadata"]:
     if find_metadata(root):
         return "metadata"
@@ -101,7 +110,7 @@ def _detect(
 
 
 def _read(
-    kind: Kind, root: Path, videos: list[VideoFile], split: int, splits: Path | None
+    kind: Kind, root: Path, videos: list[ListedFile], split: int, splits: Path | None
 ) -> Found:
     if kind == "ucf101":
         return ucf101.read_ucf101(root, videos, split=split, splits=splits)

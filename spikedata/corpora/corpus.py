@@ -2,16 +2,19 @@
 
 import difflib
 import hashlib
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spikedata.catalog import Clip
-from spikedata.corpora.names import captions_of
+from spikedata.corpora.names import as_text, captions_of
 from spikedata.errors import CorpusError
 
 _MOST_NOTES = 10
+_END_BYTES = 1 << 16
+"""Bytes at either end of a file that tell most files of one size apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +41,11 @@ class Corpus:
     """Sorted by id."""
     notes: tuple[str, ...] = ()
     """What a user should know: clips left out, without a split, twice there, groups torn apart."""
+
+    @property
+    def folder_name(self) -> str:
+        """The folder's own name, as text that can be written."""
+        return as_text(self.root.resolve().name)
 
     def shard(self, number: int, of: int) -> "Corpus":
         """Every ``of``-th clip from the ``number``-th on, counted from 1; all classes stay.
@@ -76,7 +84,7 @@ def finish_corpus(
         CorpusError: two clips would have one id, or a class is unknown.
     """
     check_distinct_clips(found.clips)
-    clips = _with_captions(found.clips, caption_templates)
+    clips = with_captions(found.clips, caption_templates)
     clips = limit_clips(choose_classes(clips, classes), limit)
     names = {item.clip.label for item in clips if item.clip.label is not None}
     corpus = Corpus(
@@ -103,10 +111,15 @@ def check_distinct_clips(clips: Iterable[CorpusClip]) -> None:
     for item in clips:
         other = seen.setdefault(item.clip.id.casefold(), item)
         if other is not item:
-            raise CorpusError(
-                f"{item.clip.source['name']!r} and {other.clip.source['name']!r} would both be "
-                f"clip {other.clip.id!r}. Rename or remove one"
-            )
+            raise CorpusError(one_id(item.clip, other.clip))
+
+
+def one_id(clip: Clip, other: Clip) -> str:
+    """What is wrong with two files whose clips have one id."""
+    return (
+        f"{clip.source['name']!r} and {other.source['name']!r} would both be clip {other.id!r}. "
+        "Rename or remove one"
+    )
 
 
 def choose_classes(clips: list[CorpusClip], classes: Sequence[str]) -> list[CorpusClip]:
@@ -173,7 +186,8 @@ def take_turns(queues: list[list[CorpusClip]]) -> list[CorpusClip]:
     return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
 
 
-def _with_captions(clips: list[CorpusClip], templates: Sequence[str]) -> list[CorpusClip]:
+def with_captions(clips: list[CorpusClip], templates: Sequence[str]) -> list[CorpusClip]:
+    """The clips, those that have a class and no caption with captions made from ``templates``."""
     made: dict[str, tuple[str, ...]] = {}
     result = []
     for item in clips:
@@ -190,12 +204,12 @@ def describe(corpus: Corpus) -> list[str]:
     notes = []
     torn = find_torn_groups(corpus)
     if torn:
-        notes.append(f"{count(len(torn), 'group')} on both sides of the split: {_some(torn)}")
+        notes.append(f"{count(len(torn), 'group')} on both sides of the split: {some(torn)}")
     split_of = {item.clip.id: item.clip.split for item in corpus.clips}
     duplicates = find_duplicates(corpus)
     for same in duplicates[:_MOST_NOTES]:
         leak = " (on both sides of the split)" if len({split_of[i] for i in same}) > 1 else ""
-        notes.append(f"identical files{leak}: {_some(same)}")
+        notes.append(f"identical files{leak}: {some(same)}")
     if len(duplicates) > _MOST_NOTES:
         notes.append(f"identical files: {len(duplicates) - _MOST_NOTES} more sets")
     return notes
@@ -206,7 +220,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _some(names: Sequence[str], shown: int = 5) -> str:
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
@@ -223,27 +238,44 @@ def find_torn_groups(corpus: Corpus) -> list[str]:
 def find_duplicates(corpus: Corpus) -> list[tuple[str, ...]]:
     """Ids of clips whose files are byte for byte the same.
 
-    Only files of one size are read. A file that cannot be read is nobody's duplicate here; the
-    conversion reports it.
+    Only files of one size are opened, and only those whose first and last 64 KiB are alike are
+    read to the end. A file that cannot be read is nobody's duplicate here; the conversion
+    reports it.
     """
-    by_size: dict[int, list[CorpusClip]] = defaultdict(list)
-    for item in corpus.clips:
+    groups = [list(corpus.clips)]
+    for trait in (_size, _digest_of_ends, _digest):
+        groups = [alike for group in groups for alike in _alike(group, trait)]
+    return sorted(tuple(sorted(item.clip.id for item in group)) for group in groups)
+
+
+def _alike(
+    items: Iterable[CorpusClip], trait: Callable[[Path], int | str | None]
+) -> list[list[CorpusClip]]:
+    """Clips whose files share a trait, in groups of two and more."""
+    groups: dict[int | str, list[CorpusClip]] = defaultdict(list)
+    for item in items:
         try:
-            by_size[item.path.stat().st_size].append(item)
+            found = trait(item.path)
         except OSError:
             continue
-    same: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for size, items in by_size.items():
-        for item in items if len(items) > 1 else ():
-            digest = _digest(item.path)
-            if digest is not None:
-                same[size, digest].append(item.clip.id)
-    return sorted(tuple(sorted(ids)) for ids in same.values() if len(ids) > 1)
+        if found is not None:
+            groups[found].append(item)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _digest(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+def _size(path: Path) -> int | None:
+    """Size in bytes; None for what is no regular file, whose reading might never end."""
+    status = path.stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _digest_of_ends(path: Path) -> str:
+    with path.open("rb") as file:
+        first = file.read(_END_BYTES)
+        file.seek(max(0, path.stat().st_size - _END_BYTES))
+        return hashlib.sha256(first + file.read(_END_BYTES)).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
-"""Your own videos: a folder of class folders, or of ``train/`` and ``test/`` with such in them."""
+"""Your own files: a folder of class folders, or of ``train/`` and ``test/`` with such in them."""
 
 from spikedata.catalog import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import VideoFile
-from spikedata.corpora.names import clip_id_of
+from spikedata.corpora.files import ListedFile
+from spikedata.corpora.names import as_text, clip_id_of
 
 SPLIT_NAMES = {
     "train": "train",
@@ -18,40 +18,33 @@ SPLIT_NAMES = {
 """Folder names and metadata values that mean a split."""
 
 
-def read_folder(videos: list[VideoFile]) -> Found:
+def read_folder(files: list[ListedFile]) -> Found:
     """Clips of a folder: the class is the first folder's name, below one that names a split.
 
     The id is made of the path: ``run__morning`` for ``run/morning.mp4``, and
-    ``test__run__morning`` where folders name splits. Videos outside a class folder have no class.
+    ``test__run__morning`` where folders name splits. Files outside a class folder have no class.
     """
-    clips = [_clip(video) for video in videos]
+    clips = [_clip(file) for file in files]
     loose = [item.clip.source["name"] for item in clips if item.clip.label is None]
     notes = []
     if loose and len(loose) < len(clips):
-        notes.append(
-            f"{count(len(loose), 'video')} in no class folder, without a class: {loose[0]}"
-        )
+        notes.append(f"{count(len(loose), 'file')} in no class folder, without a class: {loose[0]}")
     return Found(clips=clips, notes=notes)
 
 
-def _clip(video: VideoFile) -> CorpusClip:
-    folders = list(video.parts[:-1])
+def _clip(file: ListedFile) -> CorpusClip:
+    folders = list(file.parts[:-1])
     split = split_of(folders[0]) if folders else None
     classes = folders[1:] if split else folders
     clip = Clip(
-        id=clip_id_of(*folders, video.stem),
+        id=clip_id_of(*folders, file.stem),
         label=as_text(classes[0]) if classes else None,
         split=split,
-        source={"name": video.name},
+        source={"name": file.name},
     )
-    return CorpusClip(clip=clip, path=video.path)
+    return CorpusClip(clip=clip, path=file.path)
 
 
 def split_of(name: str) -> str | None:
     """The split that a folder's name or a metadata value means, or None."""
     return SPLIT_NAMES.get(name.strip().casefold())
-
-
-def as_text(name: str) -> str:
-    """A file system name as printable text: bytes that are not UTF-8 become U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -9,18 +9,35 @@ from pathlib import Path
 
 from spikedata.catalog import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import VideoFile, find_beside, read_lines
-from spikedata.corpora.names import clip_id_of
+from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
+from spikedata.corpora.names import as_text, clip_id_of
 from spikedata.errors import CorpusError
 
-STEM = re.compile(r".+_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+", re.IGNORECASE)
+# fmt: off
+HMDB51_CLASSES = (
+    "brush_hair", "cartwheel", "catch", "chew", "clap", "climb", "climb_stairs", "dive",
+    "draw_sword", "dribble", "drink", "eat", "fall_floor", "fencing", "flic_flac", "golf",
+    "handstand", "hit", "hug", "jump", "kick", "kick_ball", "kiss", "laugh", "pick", "pour",
+    "pullup", "punch", "push", "pushup", "ride_bike", "ride_horse", "run", "shake_hands",
+    "shoot_ball", "shoot_bow", "shoot_gun", "sit", "situp", "smile", "smoke", "somersault", "stand",
+    "swing_baseball", "sword", "sword_exercise", "talk", "throw", "turn", "walk", "wave",
+)
+# fmt: on
+"""As the official split files spell them."""
+
+STEM = re.compile(
+    r"(?P<head>.+)_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+", re.IGNORECASE
+)
 """Film and class, then visible body part, camera motion, people, camera side, quality, number."""
 
 _SPLIT_NAMES = {"0": None, "1": "train", "2": "test"}
 
 
-def read_hmdb51(root: Path, videos: list[VideoFile], *, split: int, splits: Path | None) -> Found:
+def read_hmdb51(root: Path, videos: list[ListedFile], *, split: int, splits: Path | None) -> Found:
     """Clips of an HMDB51 folder.
+
+    A clip's class ends the part of its name before the attributes, wherever the clip lies; what
+    has no known class there has that of the official file that lists it, or none.
 
     Clips of one film and class are a group (``TrumanShow_wave``): the official splits keep these
     together, though not one film's clips of different classes. Clips that a split leaves unused
@@ -32,64 +49,78 @@ def read_hmdb51(root: Path, videos: list[VideoFile], *, split: int, splits: Path
     if split not in (1, 2, 3):
         raise CorpusError(f"HMDB51 has splits 1, 2 and 3, got {split}")
     listed = _read_lists(root, split, splits)
-    notes = [] if listed else ["no official split files found: no clip has a split"]
-    clips, strange, unlisted, unused = [], [], [], 0
-    for video in videos:
-        if STEM.fullmatch(video.stem) is None:
-            strange.append(video.name)
-            continue
-        label = _label(video, listed)
-        part = listed.get((label, video.stem))
-        if (label, video.stem) not in listed:
-            unlisted.append(video.name)
-        elif part is None:
-            unused += 1
-        clips.append(_clip(video, label, part))
-    if strange:
-        notes.append(
-            f"{count(len(strange), 'video')} not named as in HMDB51, left out: {strange[0]}"
-        )
-    if listed and unlisted:
-        notes.append(f"{count(len(unlisted), 'clip')} in no split file: {unlisted[0]}")
-    if unused:
-        notes.append(f"{count(unused, 'clip')} not used by split {split}: without a split")
-    return Found(clips=clips, notes=notes)
+    clips = [
+        _clip(video, match["head"], listed)
+        for video in videos
+        if (match := STEM.fullmatch(video.stem))
+    ]
+    strange = [video.name for video in videos if not STEM.fullmatch(video.stem)]
+    return Found(clips=clips, notes=_notes(clips, strange, listed, split))
 
 
-def _label(video: VideoFile, listed: dict[tuple[str, str], str | None]) -> str:
-    """The class: the folder's name if the file's agrees, else the class that lists the file."""
-    folder = video.parts[-2] if len(video.parts) > 1 else ""
-    if folder and f"_{folder}_".casefold() in video.stem.casefold():
-        return folder
-    for label, stem in listed:
-        if stem == video.stem:
-            return label
-    return folder or video.stem
-
-
-def _clip(video: VideoFile, label: str, split: str | None) -> CorpusClip:
-    film, cut, _ = video.stem.rpartition(f"_{label}_")
+def _clip(video: ListedFile, head: str, listed: dict[str, tuple[str, str | None]]) -> CorpusClip:
+    listed_class, split = listed.get(video.stem, (None, None))
     clip = Clip(
         id=clip_id_of(video.stem),
-        label=label,
+        label=_class_in_name(video, head) or listed_class,
         split=split,
-        group=f"{film}_{label}" if cut else None,
+        group=as_text(head),
         source={"name": video.name},
     )
     return CorpusClip(clip=clip, path=video.path)
 
 
-def _read_lists(root: Path, split: int, splits: Path | None) -> dict[tuple[str, str], str | None]:
-    """Split of each (class, stem); the class is in the name of the file that lists it."""
+def _class_in_name(video: ListedFile, head: str) -> str | None:
+    """The class that ends ``head``: one of HMDB51's, or what the clip's folder is called.
+
+    The longest if several do: a clip of ``draw_sword`` is none of ``sword``.
+    """
+    known = [*HMDB51_CLASSES, *video.parts[-2:-1]]
+    ending = [name for name in known if f"_{head}".lower().endswith(f"_{name}".lower())]
+    return as_text(max(ending, key=len)) if ending else None
+
+
+def _notes(
+    clips: list[CorpusClip],
+    strange: list[str],
+    listed: dict[str, tuple[str, str | None]],
+    split: int,
+) -> list[str]:
+    notes = [] if listed else ["no official split files found: no clip has a split"]
+    if strange:
+        notes.append(
+            f"{count(len(strange), 'video')} not named as in HMDB51, left out: {strange[0]}"
+        )
+    nameless = [item.clip.source["name"] for item in clips if item.clip.label is None]
+    if nameless:
+        notes.append(
+            f"{count(len(nameless), 'clip')} named after no class of HMDB51, without a class: "
+            f"{nameless[0]}"
+        )
+    unlisted = [item.clip.source["name"] for item in clips if item.path.stem not in listed]
+    if listed and unlisted:
+        notes.append(f"{count(len(unlisted), 'clip')} in no split file: {unlisted[0]}")
+    unused = sum(item.path.stem in listed and item.clip.split is None for item in clips)
+    if unused:
+        notes.append(f"{count(unused, 'clip')} not used by split {split}: without a split")
+    return notes
+
+
+def _read_lists(root: Path, split: int, splits: Path | None) -> dict[str, tuple[str, str | None]]:
+    """Class and split of each stem; the class is in the name of the file that lists it."""
     ending = f"_test_split{split}.txt"
-    listed: dict[tuple[str, str], str | None] = {}
+    listed: dict[str, tuple[str, str | None]] = {}
     for path in find_beside(root, f"*{ending}", splits):
         label = path.name.removesuffix(ending)
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in numbered_lines(path):
             name, _, use = line.rpartition(" ")
             if not name or use not in _SPLIT_NAMES:
                 raise CorpusError(
                     f"{path}: line {number}: expected a file name and 0, 1 or 2, got {line!r}"
                 )
-            listed[label, Path(name.strip()).stem] = _SPLIT_NAMES[use]
+            stem, entry = Path(name.strip()).stem, (label, _SPLIT_NAMES[use])
+            if listed.setdefault(stem, entry) != entry:
+                raise CorpusError(
+                    f"{path}: line {number}: {stem} is listed otherwise in a line before"
+                )
     return listed

@@ -1,23 +1,27 @@
-"""A folder with ``metadata.jsonl`` or ``metadata.csv``: one entry a video, found by ``file_name``.
+"""A folder with ``metadata.jsonl`` or ``metadata.csv``: one entry a file, found by ``file_name``.
 
 The convention of Hugging Face's video folders. Columns read: ``file_name`` (required, relative to
 the metadata file), ``label``, ``caption``, ``text``, ``captions``, ``split``, ``group``,
-``licence`` or ``license``, ``id``. Others are passed over.
+``licence`` or ``license``, ``id``; of recordings also ``camera`` and ``tick_rate_hz``. Others are
+passed over.
 """
 
 import csv
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spikedata.catalog import Clip, check_clip_id
 from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import VideoFile, read_lines
+from spikedata.corpora.files import ListedFile, numbered_lines
 from spikedata.corpora.folder import split_of
-from spikedata.corpora.names import clip_id_of
+from spikedata.corpora.names import as_text, clip_id_of
 from spikedata.errors import CorpusError
+from spikedata.stream import check_tick_rate_hz
 
 _FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 _MOST_NOTES = 20
@@ -43,11 +47,55 @@ def find_metadata(root: Path) -> list[Path]:
     return []
 
 
-def read_metadata(root: Path, videos: list[VideoFile]) -> Found:
-    """Clips of the entries whose videos are there.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One line of a metadata file whose file is there."""
 
-    An entry that names no video, or one outside the folder, is refused with a note; the rest
-    go on. Videos without an entry are left out.
+    item: CorpusClip
+    where: str
+    """The metadata file and the line."""
+    columns: Mapping[str, Any]
+    """All that the line tells, as it stands there."""
+
+    def camera(self) -> str | None:
+        """Column ``camera``: whose file a recording is.
+
+        Raises:
+            CorpusError: it is not text.
+        """
+        value = self.columns.get("camera")
+        if value is not None and not isinstance(value, str):
+            raise CorpusError(f"{self.where}: camera must be a name or HxW, got {value!r:.40}")
+        return value
+
+    def tick_rate_hz(self) -> float | None:
+        """Column ``tick_rate_hz``: ticks a second of a recording.
+
+        Raises:
+            CorpusError: it is not a positive number.
+        """
+        value = self.columns.get("tick_rate_hz")
+        try:
+            return None if value is None else check_tick_rate_hz(value)
+        except ValueError as error:
+            raise CorpusError(f"{self.where}: {error}") from error
+
+
+def read_metadata(root: Path, videos: list[ListedFile]) -> Found:
+    """Clips of the entries whose videos are there; see :func:`read_entries`.
+
+    Raises:
+        CorpusError: a metadata file is malformed, or not one entry can be used.
+    """
+    entries, notes = read_entries(root, videos)
+    return Found(clips=[entry.item for entry in entries], notes=notes)
+
+
+def read_entries(root: Path, files: list[ListedFile]) -> tuple[list[Entry], list[str]]:
+    """Entries whose files are there, and notes on what is left out.
+
+    An entry that names no file, or one outside the folder, is refused with a note; the rest
+    go on. Files without an entry are left out.
 
     Raises:
         CorpusError: a metadata file is malformed, or not one entry can be used.
@@ -55,55 +103,60 @@ def read_metadata(root: Path, videos: list[VideoFile]) -> Found:
     paths = find_metadata(root)
     if not paths:
         raise CorpusError(f"{root}: has no {' or '.join(_FILE_NAMES)}")
-    clips: list[CorpusClip] = []
+    entries: list[Entry] = []
     refused: list[str] = []
     for path in paths:
-        for number, entry in _entries(path):
+        for number, columns in _lines(path):
             try:
-                clips.append(_clip(root, path, entry))
+                item = _clip(root, path, columns)
             except _RefusedError as error:
-                refused.append(f"{path.relative_to(root)}: line {number}: {error}; skipped")
-    if not clips:
+                metadata = as_text(str(path.relative_to(root)))
+                refused.append(f"{metadata}: line {number}: {error}; skipped")
+                continue
+            entries.append(Entry(item=item, where=f"{path}: line {number}", columns=columns))
+    if not entries:
         reason = refused[0] if refused else "it is empty"
         raise CorpusError(f"{paths[0]}: no entry can be used: {reason}")
     notes = refused[:_MOST_NOTES]
     if len(refused) > _MOST_NOTES:
         notes.append(f"{paths[0].name}: {len(refused) - _MOST_NOTES:,} more entries skipped")
-    named = {item.clip.source["name"] for item in clips}
-    spare = [video.name for video in videos if video.name not in named]
+    named = {entry.item.clip.source["name"] for entry in entries}
+    spare = [file.name for file in files if file.name not in named]
     if spare:
-        notes.append(f"{count(len(spare), 'video')} without an entry, left out: {spare[0]}")
-    return Found(clips=clips, notes=notes)
+        notes.append(f"{count(len(spare), 'file')} without an entry, left out: {spare[0]}")
+    return entries, notes
 
 
-def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and columns of each entry."""
-    read = _json_entries if path.suffix == ".jsonl" else _csv_entries
-    for number, entry in read(path):
-        if "file_name" not in entry:
+    read = _json_lines if path.suffix == ".jsonl" else _csv_lines
+    for number, columns in read(path):
+        if "file_name" not in columns:
             raise CorpusError(f"{path}: line {number}: no column 'file_name'")
-        yield number, {key: value for key, value in entry.items() if value not in (None, "")}
+        yield number, {key: value for key, value in columns.items() if value not in (None, "")}
 
 
-def _json_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path), 1):
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in numbered_lines(path):
         try:
-            entry = json.loads(line)
+            columns = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{path}: line {number}: not JSON: {error}") from error
-        if not isinstance(entry, dict):
+        if not isinstance(columns, dict):
             raise CorpusError(f"{path}: line {number}: expected an object, got {line[:40]!r}")
-        yield number, entry
+        yield number, columns
 
 
-def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            for entry in reader:
-                if None in entry:
+            for columns in reader:
+                if None in columns:
                     raise CorpusError(f"{path}: line {reader.line_num}: more values than columns")
-                yield reader.line_num, entry
+                with suppress(KeyError, TypeError, ValueError):  # all that CSV holds is text
+                    columns["tick_rate_hz"] = float(columns["tick_rate_hz"])
+                yield reader.line_num, columns
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"{path}: cannot be read: {error}") from error
 
@@ -173,7 +226,7 @@ def _captions(entry: dict[str, Any]) -> tuple[str, ...]:
         if isinstance(value, str) and value.lstrip().startswith("[") and key == "captions":
             try:
                 value = json.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _RefusedError(f"captions {value[:40]!r} is not a JSON list") from error
         if isinstance(value, str):
             value = [value]

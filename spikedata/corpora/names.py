@@ -59,6 +59,11 @@ def check_templates(templates: Sequence[str]) -> None:
             )
 
 
+def as_text(name: str) -> str:
+    """A file system's name as text that can be written: bytes that are not UTF-8 become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def clip_id_of(*parts: str) -> str:
     """A clip id from path parts: joined by ``__``, made safe as a file name.
 

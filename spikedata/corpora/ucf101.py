@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from spikedata.catalog import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import VideoFile, find_beside, read_lines
-from spikedata.corpora.names import clip_id_of
+from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
+from spikedata.corpora.names import as_text, clip_id_of
 from spikedata.errors import CorpusError
 
 STEM = re.compile(r"v_(?P<label>.+)_g(?P<group>\d{2})_c(?P<clip>\d{2})", re.IGNORECASE)
@@ -19,7 +19,7 @@ TEST_GROUPS = {1: range(1, 8), 2: range(8, 15), 3: range(15, 22)}
 """How the official lists were made: groups whose clips are for testing; all others train."""
 
 
-def read_ucf101(root: Path, videos: list[VideoFile], *, split: int, splits: Path | None) -> Found:
+def read_ucf101(root: Path, videos: list[ListedFile], *, split: int, splits: Path | None) -> Found:
     """Clips of a UCF101 folder.
 
     The group of a clip is its class and group number (``PullUps_g01``): group numbers begin anew
@@ -58,10 +58,10 @@ def read_ucf101(root: Path, videos: list[VideoFile], *, split: int, splits: Path
 
 
 def _clip(
-    video: VideoFile, match: re.Match[str], split: str | None, official: dict[str, str]
+    video: ListedFile, match: re.Match[str], split: str | None, official: dict[str, str]
 ) -> CorpusClip:
-    label = match["label"]
-    folder = video.parts[-2] if len(video.parts) > 1 else ""
+    label = as_text(match["label"])
+    folder = as_text(video.parts[-2]) if len(video.parts) > 1 else ""
     if folder.casefold() == label.casefold():
         label = folder
     label = official.get(label.casefold(), label)
@@ -85,7 +85,7 @@ def _read_lists(
     train = found[0]
     split_of: dict[str, str] = {}
     for name, path in (("train", train), ("test", train.with_name(f"testlist{split:02d}.txt"))):
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in numbered_lines(path):
             stem = PurePosixPath(line.split()[0]).stem
             if STEM.fullmatch(stem) is None:
                 raise CorpusError(f"{path}: line {number}: {line!r} names no UCF101 clip")
@@ -97,5 +97,5 @@ def _read_lists(
 def _read_classes(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    names = [line.split()[-1] for line in read_lines(path)]
+    names = [line.split()[-1] for _, line in numbered_lines(path)]
     return {name.casefold(): name for name in names}

@@ -1,0 +1,320 @@
+"""Camera files as clips: which are found, what is told of them, and what is wrong with them."""
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tools import one_line_error, run_program
+
+from spikedata.camera import write_recording
+from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.recordings import CameraOptions, recordings_below
+from spikedata.sources import as_source, open_spikes
+from spikedata.store import create_store, open_store
+from spikedata.stream import SpikeStream, pack_ticks
+
+UNTOLD = CameraOptions(camera=None, flip=None, tick_rate_hz=None)
+SMALL = CameraOptions(camera="8x10", flip=None, tick_rate_hz=None)
+
+
+def planes_of(seed: int) -> np.ndarray:
+    """Spike planes (19, 8, 10), 0 and 1."""
+    return np.random.default_rng(seed).integers(0, 2, (19, 8, 10), np.uint8)
+
+
+def write_dats(root: Path, *names: str) -> Path:
+    """Recordings of the camera 8x10; the planes of each are those of its number in ``names``."""
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_recording(root / name, [pack_ticks(planes_of(seed))], "8x10", ticks=19)
+    return root
+
+
+def write_metadata(root: Path, *entries: object) -> None:
+    (root / "metadata.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def planes_in(source, clip_id: str) -> np.ndarray:
+    packed_ghw = np.concatenate(list(source.blocks(clip_id, 8)))
+    return np.unpackbits(packed_ghw, axis=0, count=19, bitorder="little")
+
+
+# --- which files ---------------------------------------------------------------------------------
+
+
+def test_class_folders_give_labels_captions_and_splits(tmp_path):
+    root = write_dats(tmp_path / "set", "train/wave/a.dat", "test/clap/b.DAT", "c.dat")
+    found = recordings_below(root, SMALL)
+    assert found.failures == []
+    assert found.name == "set"
+    assert found.class_names == ("clap", "wave")
+    assert found.recipe == {"cameras": ["8x10"]}
+    assert {key: s.clip.split for key, s in found.clips.items()} == {
+        "c": None,
+        "test__clap__b": "test",
+        "train__wave__a": "train",
+    }
+    assert found.clips["test__clap__b"].clip.captions == ("a video of clap",)
+    assert found.clips["c"].clip.captions == ()
+    assert found.notes == ["1 file in no class folder, without a class: c.dat"]
+    assert np.array_equal(planes_in(found, "test__clap__b"), planes_of(1))
+
+
+def test_a_clip_tells_where_it_came_from(tmp_path):
+    root = write_dats(tmp_path, "wave/a.dat")
+    stored = recordings_below(root, SMALL).clips["wave__a"]
+    data = (root / "wave/a.dat").read_bytes()
+    assert stored.clip.source == {
+        "name": "wave/a.dat",
+        "sha256": sha256(data).hexdigest(),
+        "bytes": len(data),
+    }
+    assert (stored.ticks, stored.height_px, stored.width_px) == (19, 8, 10)
+    assert stored.tick_rate_hz == 20_000
+    assert stored.attributes["camera"] == {"name": "8x10", "flip": False, "skipped": 0}
+
+
+def test_hidden_files_are_passed_over_and_linked_folders_entered(tmp_path):
+    root = write_dats(tmp_path / "set", "wave/a.dat", ".Trash/old.dat", "wave/._a.dat")
+    write_dats(tmp_path / "elsewhere", "b.dat")
+    (root / "clap").symlink_to(tmp_path / "elsewhere")
+    (root / "wave/again").symlink_to(root)
+    found = recordings_below(root, SMALL)
+    assert list(found.clips) == ["clap__b", "wave__a"]
+    assert found.failures == []
+
+
+def test_pipes_are_not_read(tmp_path):
+    root = write_dats(tmp_path, "wave/a.dat")
+    os.mkfifo(root / "wave/b.dat")
+    found = recordings_below(root, SMALL)
+    assert list(found.clips) == ["wave__a"]
+    assert found.notes == ["not regular files, left out: wave/b.dat"]
+    (root / "wave/a.dat").unlink()
+    with pytest.raises(CorpusError, match=r"no .dat or .npz file, .* left out: wave/b\.dat"):
+        recordings_below(root, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("names", "clip_id"),
+    [
+        (("wave/x y.dat", "wave/x_y.dat"), "wave__x_y"),
+        (("wave/A.dat", "wave/a.dat"), "wave__A"),
+        (("wave/a.DAT", "wave/a.dat"), "wave__a"),
+        (("wave/a.dat", "wave/a.npz"), "wave__a"),
+    ],
+)
+def test_a_file_with_the_id_of_another_is_a_failure_that_names_both(tmp_path, names, clip_id):
+    root = write_dats(tmp_path, *names, "wave/z.dat")
+    found = recordings_below(root, SMALL)
+    assert list(found.clips) == [clip_id, "wave__z"]
+    ((failed, problem),) = found.failures
+    assert failed.casefold() == clip_id.casefold()
+    assert problem == (
+        f"'{names[1]}' is left out: '{names[1]}' and '{names[0]}' would both be clip "
+        f"'{clip_id}'. Rename or remove one"
+    )
+    assert np.array_equal(planes_in(found, clip_id), planes_of(0))
+
+
+def test_equal_ids_in_a_metadata_file_are_failures_too(tmp_path):
+    root = write_dats(tmp_path, "1.dat", "2.dat", "3.dat")
+    names = ["1.dat", "2.dat", "3.dat"]
+    write_metadata(root, *({"file_name": name, "id": "one"} for name in names))
+    found = recordings_below(root, SMALL)
+    assert list(found.clips) == ["one"]
+    assert [key for key, _ in found.failures] == ["one", "one"]
+    assert "'3.dat' and '1.dat' would both be clip 'one'" in found.failures[1][1]
+
+
+def test_a_bad_file_does_not_take_the_id_of_a_good_one(tmp_path):
+    root = write_dats(tmp_path, "a.npz")
+    (root / "a.dat").write_bytes(bytes(3))
+    found = recordings_below(root, SMALL)
+    assert np.array_equal(planes_in(found, "a"), planes_of(0))
+    assert ["3 bytes is not a whole number" in text for _, text in found.failures] == [True]
+
+
+# --- what is told of the camera ------------------------------------------------------------------
+
+
+def write_csv(root: Path, rows: list[dict[str, object]]) -> None:
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_jsonl(root: Path, rows: list[dict[str, object]]) -> None:
+    write_metadata(root, *rows)
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_csv])
+def test_camera_and_tick_rate_come_from_either_metadata_file(tmp_path, write):
+    root = write_dats(tmp_path, "wave/a.dat", "wave/b.dat")
+    rows = [
+        {"file_name": "./wave/a.dat", "camera": "8x10", "tick_rate_hz": 1000},
+        {"file_name": "wave/b.dat", "camera": "", "tick_rate_hz": 2e3},
+    ]
+    write(root, rows)
+    found = recordings_below(root, UNTOLD)
+    assert {key: s.tick_rate_hz for key, s in found.clips.items()} == {"wave__a": 1000.0}
+    assert [key for key, _ in found.failures] == ["wave__b"]
+    assert "no file tells its camera" in found.failures[0][1]
+    found = recordings_below(root, SMALL)
+    assert {key: s.tick_rate_hz for key, s in found.clips.items()} == {
+        "wave__a": 1000.0,
+        "wave__b": 2000.0,
+    }
+
+
+def test_camera_and_tick_rate_come_from_a_metadata_file_in_each_split(tmp_path):
+    root = write_dats(tmp_path, "train/a.dat", "test/a.dat")
+    write_metadata(root / "train", {"file_name": "a.dat", "camera": "8x10", "tick_rate_hz": 1})
+    write_metadata(root / "test", {"file_name": "a.dat", "camera": "8x10", "tick_rate_hz": 2})
+    found = recordings_below(root, UNTOLD)
+    assert {key: s.tick_rate_hz for key, s in found.clips.items()} == {"train__a": 1, "test__a": 2}
+
+
+def test_the_user_knows_better_than_the_metadata_file(tmp_path):
+    root = write_dats(tmp_path, "a.dat")
+    write_metadata(root, {"file_name": "a.dat", "camera": "10x8", "tick_rate_hz": 1000})
+    options = CameraOptions(camera="8x10", flip=True, tick_rate_hz=5)
+    found = recordings_below(root, options)
+    stored = found.clips["a"]
+    assert (stored.height_px, stored.width_px, stored.tick_rate_hz) == (8, 10, 5.0)
+    assert np.array_equal(planes_in(found, "a"), planes_of(0)[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ('"camera": 5', "camera must be a name or HxW, got 5"),
+        ('"camera": ["vidar"]', "camera must be a name or HxW, got ['vidar']"),
+        ('"tick_rate_hz": "20000"', "tick_rate_hz must be a positive number, got '20000'"),
+        ('"tick_rate_hz": -3', "tick_rate_hz must be a positive number, got -3"),
+        ('"tick_rate_hz": 0', "tick_rate_hz must be a positive number, got 0"),
+        ('"tick_rate_hz": true', "tick_rate_hz must be a positive number, got True"),
+        ('"tick_rate_hz": NaN', "tick_rate_hz must be a positive number, got nan"),
+        ('"tick_rate_hz": Infinity', "tick_rate_hz must be a positive number, got inf"),
+        (f'"tick_rate_hz": 1{"0" * 400}', "tick_rate_hz must be a positive number, got 1000"),
+    ],
+)
+def test_a_column_of_the_wrong_kind_is_told_with_its_line(tmp_path, columns, said):
+    root = write_dats(tmp_path, "a.dat")
+    (root / "metadata.jsonl").write_text('\n{"file_name": "a.dat", ' + columns + "}\n")
+    with pytest.raises(CorpusError) as caught:
+        recordings_below(root, SMALL)
+    assert str(caught.value).startswith(f"{root / 'metadata.jsonl'}: line 2: {said}")
+
+
+@pytest.mark.parametrize("rate", ["fast", "-3", "nan", "1e999"])
+def test_a_tick_rate_in_csv_must_be_a_positive_number(tmp_path, rate):
+    root = write_dats(tmp_path, "a.dat")
+    (root / "metadata.csv").write_text(f"file_name,tick_rate_hz\na.dat,{rate}\n")
+    with pytest.raises(
+        CorpusError, match=r"metadata\.csv: line 2: tick_rate_hz must be a positive"
+    ):
+        recordings_below(root, SMALL)
+
+
+def test_an_unknown_camera_is_a_failure_of_its_file_alone(tmp_path):
+    root = write_dats(tmp_path, "a.dat", "b.dat")
+    write_metadata(root, {"file_name": "a.dat", "camera": "vidra"}, {"file_name": "b.dat"})
+    found = recordings_below(root, CameraOptions(camera=None, flip=None, tick_rate_hz=None))
+    assert [(key, text.partition(":")[0]) for key, text in found.failures] == [
+        ("a", "unknown camera 'vidra'"),
+        ("b", str(root / "b.dat")),
+    ]
+    assert list(recordings_below(root, SMALL).clips) == ["a", "b"]
+
+
+@pytest.mark.parametrize("rate", [0, -5, float("nan"), float("inf")])
+def test_options_check_the_tick_rate(rate):
+    with pytest.raises(ValueError, match="tick_rate_hz must be a positive number, got"):
+        CameraOptions(camera="vidar", flip=None, tick_rate_hz=rate)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", ["0", "-5", "nan", "inf"])
+def test_a_tick_rate_that_is_none_is_refused_in_one_line(tmp_path, rate):
+    write_dats(tmp_path / "rec", "a.dat")
+    done = run_program(
+        "spikedata", "pack", "rec", "--camera=8x10", "--tick-rate", rate, cwd=tmp_path
+    )
+    assert "tick_rate_hz must be a positive number" in one_line_error(done, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["rec"]
+
+
+def test_pack_tells_of_equal_ids_and_packs_the_rest(tmp_path):
+    root = write_dats(tmp_path / "rec", "wave/x y.dat", "wave/x_y.dat", "clap/a.dat")
+    done = run_program("spikedata", "pack", root, "--camera=8x10", cwd=tmp_path)
+    one_line_error(done, 1)
+    assert "'wave/x_y.dat' and 'wave/x y.dat' would both be clip 'wave__x_y'" in done.stderr
+    assert sorted(open_store(tmp_path / "packed.zarr").clips) == ["clap__a", "wave__x_y"]
+
+
+def test_pack_tells_of_a_bad_metadata_line_in_one_line(tmp_path):
+    write_dats(tmp_path / "rec", "a.dat")
+    write_metadata(tmp_path / "rec", {"file_name": "a.dat", "tick_rate_hz": "20000"})
+    done = run_program("spikedata", "pack", "rec", "--camera=8x10", cwd=tmp_path)
+    assert "rec/metadata.jsonl: line 1: tick_rate_hz must be" in one_line_error(done, 1)
+
+
+def test_a_folder_whose_name_is_not_utf8_packs(tmp_path):
+    root = write_dats(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), "wave/a.dat")
+    done = run_program("spikedata", "pack", root, "--camera=8x10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert open_store(tmp_path / "packed.zarr").name == "\ufffd"
+
+
+# --- one recording or clip to read ---------------------------------------------------------------
+
+
+def write_store(path: Path, clip_ids: list[str]) -> Path:
+    from spikedata.catalog import Clip
+
+    with create_store(path, recipe={}, class_names=(), name="toy") as writer:
+        for seed, clip_id in enumerate(clip_ids):
+            clip = Clip(id=clip_id)
+            with writer.clip(clip, height_px=8, width_px=10, tick_rate_hz=250.0) as out:
+                out.append(pack_ticks(planes_of(seed)))
+                out.finish(ticks=19, attributes={})
+    return path
+
+
+def unpacked(source) -> np.ndarray:
+    packed_ghw = np.concatenate(list(source.blocks()))
+    return np.unpackbits(packed_ghw, axis=0, count=source.ticks, bitorder="little")
+
+
+def test_spikes_are_the_same_from_a_file_a_store_and_memory(tmp_path):
+    write_dats(tmp_path, "a.dat")
+    stream = SpikeStream(pack_ticks(planes_of(0)), 19, 250.0)
+    for source, rate in (
+        (open_spikes(tmp_path / "a.dat", camera="8x10"), 20_000.0),
+        (open_spikes(write_store(tmp_path / "one.zarr", ["a"])), 250.0),
+        (open_spikes(write_store(tmp_path / "two.zarr", ["a", "b"]), clip="a"), 250.0),
+        (as_source(stream), 250.0),
+    ):
+        assert (source.ticks, source.height_px, source.width_px) == (19, 8, 10)
+        assert source.tick_rate_hz == rate
+        assert np.array_equal(unpacked(source), planes_of(0))
+        assert np.array_equal(unpacked(source), planes_of(0))  # blocks can be read again
+        assert as_source(source) is source
+
+
+def test_spikes_that_cannot_be_told_apart_are_refused(tmp_path):
+    with pytest.raises(SpikeDataError, match=r"none\.dat: no such file or folder"):
+        open_spikes(tmp_path / "none.dat")
+    write_dats(tmp_path, "a.dat")
+    with pytest.raises(SpikeDataError, match="no file tells its camera. Give --camera NAME or HxW"):
+        open_spikes(tmp_path / "a.dat")
+    store = write_store(tmp_path / "two.zarr", ["a", "b"])
+    with pytest.raises(StoreError, match="holds 2 clips; give --clip ID"):
+        open_spikes(store)
+    with pytest.raises(StoreError, match="no clip 'c'; it holds 2 clips"):
+        open_spikes(store, clip="c")
