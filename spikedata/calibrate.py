@@ -11,7 +11,7 @@ Source: "Recurrent Spike-based Image Restoration under General Illumination" (RS
 arXiv:2308.03018; gain maps: Gao et al., Sensors 18(12):4232, 2018.
 """
 
-import os
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from spikedata.errors import RecordingError
 from spikedata.recipe import to_dict
 from spikedata.simulator import NoiseConfig, SensorConfig, SensorMaps, load_sensor, simulate
+from spikedata.simulator.maps import written_aside
 from spikedata.stats import SpikeSource, rate_between_spikes
 
 Array = NDArray[np.float64]
@@ -35,7 +36,8 @@ MOST_FULL_SHARE = 0.01
 DEAD_RESPONSE = 0.1
 """A pixel with less than this share of the usual response is dead."""
 HOT_SPREADS = 10.0
-"""A pixel whose dark rate is so many robust spreads above the median is hot."""
+"""A pixel whose dark rate is so many robust spreads above the median is hot; a spike in all of the
+recording counts into the spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def calibrate_pixels(dark: SpikeSource, medium: SpikeSource, bright: SpikeSource
     full_hw = rates[2] > MOST_FULL_RATE
     _check_rates([float(np.median(rate_hw)) for rate_hw in rates], float(full_hw.mean()))
     dark_hw, dark_error_hw = rates[0], errors[0]
-    bad_hw = full_hw | _hot(dark_hw)
+    bad_hw = full_hw | _hot(dark_hw, dark.ticks)
     one = _response(rates[1] - dark_hw, errors[1], dark_error_hw, bad_hw)
     other = _response(rates[2] - dark_hw, errors[2], dark_error_hw, bad_hw)
     weight_hw = one.error_hw**-2 / (one.error_hw**-2 + other.error_hw**-2)
@@ -161,10 +163,13 @@ def _check_rates(medians: list[float], full_share: float) -> None:
         )
 
 
-def _hot(dark_hw: Array) -> NDArray[np.bool_]:
+def _hot(dark_hw: Array, ticks: int) -> NDArray[np.bool_]:
+    """Pixels whose dark rate is far above the others'."""
     middle = float(np.median(dark_hw))
     spread = 1.4826 * float(np.median(np.abs(dark_hw - middle)))
-    hot_hw: NDArray[np.bool_] = dark_hw > middle + HOT_SPREADS * max(spread, 1e-6)
+    # Where most pixels fire once or twice, many have the very same rate and the rest is one spike
+    # off, whatever the error of each says.
+    hot_hw: NDArray[np.bool_] = dark_hw > middle + HOT_SPREADS * math.hypot(spread, 1 / ticks)
     return hot_hw
 
 
@@ -186,16 +191,8 @@ def calibrated_maps(calibration: Calibration, threshold: float) -> SensorMaps:
     )
 
 
-def write_sensor(calibration: Calibration, path: Path | str, base: SensorConfig) -> SensorConfig:
-    """Write a sensor preset with these pixels: a YAML file and, beside it, its maps.
-
-    Args:
-        calibration: of the camera.
-        path: ``NAME.yaml``; the maps become ``NAME.npz``. Both are replaced if they are there.
-        base: threshold, jitter, shot noise and dead time, which flat fields do not tell.
-
-    Returns:
-        The sensor as ``load_sensor(path)`` reads it.
+def sensor_files(path: Path | str) -> tuple[Path, Path]:
+    """The files of a sensor preset: ``NAME.yaml``, which is ``path``, and its maps ``NAME.npz``.
 
     Raises:
         ValueError: ``path`` does not end in .yaml or .yml.
@@ -203,7 +200,28 @@ def write_sensor(calibration: Calibration, path: Path | str, base: SensorConfig)
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise ValueError(f"{path}: expected a name that ends in .yaml")
-    maps_path = path.with_suffix(".npz")
+    return path, path.with_suffix(".npz")
+
+
+def write_sensor(
+    calibration: Calibration, path: Path | str, base: SensorConfig, *, overwrite: bool = False
+) -> SensorConfig:
+    """Write a sensor preset with these pixels: a YAML file and, beside it, its maps.
+
+    Args:
+        calibration: of the camera.
+        path: ``NAME.yaml``; the maps become ``NAME.npz``.
+        base: threshold, jitter, shot noise and dead time, which flat fields do not tell.
+        overwrite: replace both files, each once the new one is whole.
+
+    Returns:
+        The sensor as ``load_sensor(path)`` reads it.
+
+    Raises:
+        ValueError: ``path`` does not end in .yaml or .yml.
+        SpikeDataError: one of the files is there, and ``overwrite`` is False.
+    """
+    path, maps_path = sensor_files(path)
     temporal = base.noise or NoiseConfig()
     noise = NoiseConfig(
         maps=maps_path.name,
@@ -211,11 +229,10 @@ def write_sensor(calibration: Calibration, path: Path | str, base: SensorConfig)
         shot_quanta=temporal.shot_quanta,
         dead_time=temporal.dead_time,
     )
-    sensor = replace(base, noise=noise)
-    calibrated_maps(calibration, base.threshold).save(maps_path)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(_preset_text(calibration, path.name, sensor), encoding="utf-8")
-    os.replace(aside, path)
+    text = _preset_text(calibration, path.name, replace(base, noise=noise))
+    with written_aside(path, overwrite=overwrite) as aside:
+        aside.write_text(text, encoding="utf-8")
+        calibrated_maps(calibration, base.threshold).save(maps_path, overwrite=overwrite)
     return load_sensor(path)
 
 
@@ -258,17 +275,18 @@ def maps_like(rate_hw: Array, sensor: SensorConfig) -> SensorMaps:
     """
     dead = 0.0 if sensor.noise is None else sensor.noise.dead_time
     charge_hw = rate_hw * sensor.threshold / (1 - rate_hw * dead)
-    if charge_hw.max() >= _MOST_RESPONSE:
-        fits = _MOST_RESPONSE * sensor.threshold / charge_hw.max()
+    if charge_hw.max() >= 2:
+        fits = _SHORT_OF_TWO * sensor.threshold / charge_hw.max()
         raise ValueError(
             f"threshold {sensor.threshold:g} is too high for a rate of {rate_hw.max():.3g} spikes "
-            f"a tick; the highest that fits is {fits:.4g}"
+            f"a tick; take {fits:.4g} or less"
         )
     ones_hw = np.ones_like(rate_hw)
     return SensorMaps.from_shares(response_hw=charge_hw, dark_hw=0 * ones_hw, threshold_hw=ones_hw)
 
 
-_MOST_RESPONSE = 1.999
+_SHORT_OF_TWO = 1.998
+"""Twice full-scale light, less what rounding a threshold to four digits may add."""
 
 
 def simulate_like(
@@ -294,17 +312,21 @@ def simulate_like(
     """
     rate_hw, _ = rate_between_spikes(source)
     maps = maps_like(rate_hw, sensor)
-    held = max(k for k in range(1, _LONGEST_HOLD + 1) if source.ticks % k == 0)
-    still = replace(
+    still = still_sensor(sensor, source.ticks)
+    white_hw = np.full(rate_hw.shape, 255, np.uint8)
+    frames = (white_hw[None] for _ in range(source.ticks // still.ticks_per_frame))
+    return simulate(frames, still, clip_id=clip_id, threads=threads, maps=maps)
+
+
+def still_sensor(sensor: SensorConfig, ticks: int) -> SensorConfig:
+    """The sensor before a scene that stands still for ``ticks`` ticks: frames that divide them."""
+    return replace(
         sensor,
-        ticks_per_frame=held,
+        ticks_per_frame=max(k for k in range(1, _LONGEST_HOLD + 1) if ticks % k == 0),
         interpolation="hold",
         transfer="identity",
         noise=sensor.noise or NoiseConfig(),
     )
-    white_hw = np.full(rate_hw.shape, 255, np.uint8)
-    frames = (white_hw[None] for _ in range(source.ticks // held))
-    return simulate(frames, still, clip_id=clip_id, threads=threads, maps=maps)
 
 
 _LONGEST_HOLD = 64
@@ -313,17 +335,18 @@ _LONGEST_HOLD = 64
 # --- files --------------------------------------------------------------------------------------
 
 
-def save_calibration(calibration: Calibration, path: Path | str) -> Path:
-    """Write maps to an ``.npz``, one array a field; aside and renamed when whole."""
+def save_calibration(
+    calibration: Calibration, path: Path | str, *, overwrite: bool = False
+) -> Path:
+    """Write maps to an ``.npz``, one array a field.
+
+    Raises:
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+    """
     path = Path(path)
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with aside.open("wb") as file:
-            values = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
-            np.savez_compressed(file, **values)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    values = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
+    with written_aside(path, overwrite=overwrite) as aside, aside.open("wb") as file:
+        np.savez_compressed(file, **values)
     return path
 
 

@@ -5,7 +5,11 @@ time in halves; for each tile a coin gives one half to recording A and the other
 and A and B are compared as the real and the simulated one are. Repeated, that gives an interval
 for the distance between two recordings of one camera and scene, half as long as the real one.
 
-Shapes: H rows, W columns, L lengths of an interval, K tiles, T ticks, C halves, B octave bands.
+Recordings of two lengths are compared over the ticks that both have: the more intervals a pixel
+shows, the more lengths of them occur, and the longer ones fit in.
+
+Shapes: G groups of eight ticks, H rows, W columns, L lengths of an interval, K tiles, B octave
+bands.
 """
 
 import base64
@@ -13,8 +17,7 @@ import functools
 import html
 import io
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +28,8 @@ from numpy.typing import NDArray
 
 from spikedata.sources import as_source
 from spikedata.stats import Profile, Scan, SpikeSource, profile, scan
-from spikedata.stream import SpikeStream
-from spikedata.view import to_grey
+from spikedata.stream import TICKS_PER_GROUP, SpikeStream, slice_ticks
+from spikedata.view import to_grey, written_aside
 
 _ROUNDING = 1e-12
 _INTERVAL_PERCENT = (2.5, 97.5)
@@ -62,6 +65,9 @@ class Statistic:
 class Comparison:
     """What :func:`compare_streams` found."""
 
+    ticks_of: dict[str, int]
+    """How many ticks the ``real`` and the ``simulated`` recording have; as many as the shorter
+    one has were compared."""
     real: Profile
     simulated: Profile
     real_scan: Scan
@@ -71,8 +77,9 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "real": _about(self.real_scan),
-            "simulated": _about(self.simulated_scan),
+            "compared_ticks": self.real_scan.ticks,
+            "real": _about(self.real_scan, self.ticks_of["real"]),
+            "simulated": _about(self.simulated_scan, self.ticks_of["simulated"]),
             "statistics": {
                 item.name: {
                     "meaning": item.meaning,
@@ -106,14 +113,24 @@ class Comparison:
         ]
 
     def table(self) -> str:
-        """The rows as lines of aligned columns, with a head."""
+        """The rows as lines of aligned columns, with a head; below them what was cut, if any."""
         rows = self.rows()
-        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
+        cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = (
             "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
+            for line in cells
         )
+        return "\n".join([*lines, *self.notes()])
+
+    def notes(self) -> list[str]:
+        """A line that says which recording was cut to the length of the other, if one was."""
+        ticks = self.real_scan.ticks
+        return [
+            f"compared: the first {ticks:,} ticks; {name} has {has:,}"
+            for name, has in self.ticks_of.items()
+            if has > ticks
+        ]
 
 
 def compare_streams(
@@ -126,8 +143,9 @@ def compare_streams(
 ) -> Comparison:
     """Compare a simulated recording with a real one, in memory their lengths do not change.
 
-    They need not have one size, length or scene; but the statistics of the rate and of fixed
-    patterns then tell the scenes apart, not the cameras.
+    They need not have one length: of the longer one the first ticks are taken, as many as the
+    other has. Nor one size or scene; but the statistics of the rate and of fixed patterns then
+    tell the scenes apart, not the cameras.
 
     Args:
         real: a camera file, a clip (see :func:`open_spikes`) or a stream.
@@ -144,14 +162,14 @@ def compare_streams(
     for name, given in (("real", real), ("simulated", simulated)):
         if given.ticks < 16:
             raise ValueError(f"{name}: at least 16 ticks are needed, got {given.ticks}")
+    ticks = min(real.ticks, simulated.ticks)
+    sources = [_FirstTicks(as_source(given), ticks) for given in (real, simulated)]
     with ThreadPoolExecutor(threads) as pool:
-        real_scan, simulated_scan = pool.map(scan, (as_source(real), as_source(simulated)))
-        segment_ticks = min(real_scan.segment_ticks, simulated_scan.segment_ticks)
-        of_real = profile(real_scan, segment_ticks=segment_ticks)
-        of_simulated = profile(simulated_scan, segment_ticks=segment_ticks)
+        real_scan, simulated_scan = pool.map(scan, sources)
+        of_real, of_simulated = profile(real_scan), profile(simulated_scan)
         tiles = len(real_scan.spikes_kt)
         coins_nk = np.random.default_rng(seed).integers(0, 2, (splits, tiles)).astype(np.bool_)
-        apart = functools.partial(_own_distances, real_scan, segment_ticks)
+        apart = functools.partial(_own_distances, real_scan)
         own = list(pool.map(apart, coins_nk))
     statistics = tuple(
         Statistic(
@@ -164,7 +182,29 @@ def compare_streams(
         )
         for name, apart_by in _distances(of_real, of_simulated).items()
     )
-    return Comparison(of_real, of_simulated, real_scan, simulated_scan, statistics)
+    ticks_of = {"real": real.ticks, "simulated": simulated.ticks}
+    return Comparison(ticks_of, of_real, of_simulated, real_scan, simulated_scan, statistics)
+
+
+class _FirstTicks:
+    """The first ticks of a recording that has as many or more."""
+
+    def __init__(self, source: SpikeSource, ticks: int) -> None:
+        self.ticks, self.tick_rate_hz = ticks, source.tick_rate_hz
+        self.height_px, self.width_px = source.height_px, source.width_px
+        self._source = source
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        if self.ticks == self._source.ticks:
+            yield from self._source.blocks()
+            return
+        left = self.ticks
+        for packed_ghw in self._source.blocks():
+            ticks = min(left, len(packed_ghw) * TICKS_PER_GROUP)
+            yield slice_ticks(packed_ghw, 0, ticks)
+            left -= ticks
+            if not left:
+                return
 
 
 MEANINGS: dict[str, str] = {
@@ -191,12 +231,9 @@ MEANINGS: dict[str, str] = {
 # --- distances ----------------------------------------------------------------------------------
 
 
-def _own_distances(
-    scanned: Scan, segment_ticks: int, coin_k: NDArray[np.bool_]
-) -> dict[str, float]:
+def _own_distances(scanned: Scan, coin_k: NDArray[np.bool_]) -> dict[str, float]:
     """The recording against itself: a coin a tile says who gets which half of the time."""
-    one = profile(scanned, segment_ticks=segment_ticks, first_half=coin_k)
-    other = profile(scanned, segment_ticks=segment_ticks, first_half=~coin_k)
+    one, other = (profile(scanned, first_half=half_k) for half_k in (coin_k, ~coin_k))
     return _distances(one, other)
 
 
@@ -245,9 +282,9 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _about(scanned: Scan) -> dict[str, Any]:
+def _about(scanned: Scan, ticks: int) -> dict[str, Any]:
     return {
-        "ticks": scanned.ticks,
+        "ticks": ticks,
         "height_px": scanned.tile_hw.shape[0],
         "width_px": scanned.tile_hw.shape[1],
         "tick_rate_hz": scanned.tick_rate_hz,
@@ -264,16 +301,26 @@ border-bottom: 1px solid #ddd } th:nth-child(-n+2), td:nth-child(-n+2) { text-al
 """
 
 
-def comparison_html(comparison: Comparison, out: Path | str, *, title: str = "Comparison") -> Path:
+def comparison_html(
+    comparison: Comparison,
+    out: Path | str,
+    *,
+    title: str = "Comparison",
+    overwrite: bool = False,
+) -> Path:
     """Write a page about a comparison: the table, interval histograms, spectra and rate maps.
 
     Args:
         comparison: what :func:`compare_streams` found.
-        out: HTML file to write, all in one; replaced if it is there.
+        out: HTML file to write, all in one.
         title: what stands above it.
+        overwrite: replace ``out``, once the new one is whole.
 
     Returns:
         ``out``.
+
+    Raises:
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
     """
     out = Path(out)
     parts = [
@@ -281,6 +328,7 @@ def comparison_html(comparison: Comparison, out: Path | str, *, title: str = "Co
         "<p>The last interval is where 95% of the distances of the real recording from itself "
         "lie: its tiles, shared out by coin, first half of the time against second.</p>",
         _html_table(comparison),
+        *(f"<p>{html.escape(note)}</p>" for note in comparison.notes()),
         "<h2>Inter-spike intervals and mean rate</h2>",
         _curves(comparison),
         "<h2>Firing rate of each pixel: real, simulated</h2>",
@@ -293,9 +341,8 @@ def comparison_html(comparison: Comparison, out: Path | str, *, title: str = "Co
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-    aside = out.with_name(out.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, out)
+    with written_aside(out, overwrite=overwrite) as aside:
+        aside.write_text(page, encoding="utf-8")
     return out
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.calibrate import simulate_like
+from spikedata.calibrate import simulate_like, still_sensor
 from spikedata.catalog import Clip, check_distinct_ids
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of
 from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
@@ -335,7 +335,10 @@ def simulate_recording(
     camera: str | None = None,
     threads: int = 1,
 ) -> StoredClip:
-    """Simulate the still scene of a recording into a new store of one clip, to compare the two.
+    """Simulate the still scene of a recording into a store of one clip, to compare the two.
+
+    A store that holds the clip already, made of the same file with the same sensor, is left as it
+    is.
 
     Args:
         recording: camera file, or store of one clip, whose rates give the light.
@@ -345,26 +348,34 @@ def simulate_recording(
         threads: how many share the pixels; the bits are the same.
 
     Raises:
-        SpikeDataError: the recording cannot be read, or ``out`` exists.
+        SpikeDataError: the recording cannot be read, or ``out`` is something else.
         ValueError: the threshold is too high for the recording's rates.
     """
     recording, out = Path(recording), Path(out)
     source = open_spikes(recording, camera=camera)
-    clip = Clip(id=clip_id_of(recording.stem), source={"name": recording.name})
-    recipe = {"sensor": to_dict(sensor), "like": clip.source}
-    with (
-        create_store(out, recipe=recipe, class_names=(), name=clip.id) as writer,
-        writer.clip(
+    about = {"name": recording.name, "camera": camera}
+    if recording.is_file():
+        about |= _identity(recording)
+    clip = Clip(id=clip_id_of(recording.stem), source=about)
+    blocks = simulate_like(source, sensor, clip_id=clip.id, threads=threads)
+    recipe = {"sensor": to_dict(sensor), "like": about}
+    with create_store(
+        out, recipe=recipe, class_names=(), name=clip.id, resume=out.exists()
+    ) as writer:
+        there = writer.stored(clip.id)
+        if there is not None:
+            return there
+        with writer.clip(
             clip,
             height_px=source.height_px,
             width_px=source.width_px,
             tick_rate_hz=source.tick_rate_hz,
-        ) as target,
-    ):
-        for packed_ghw in simulate_like(source, sensor, clip_id=clip.id, threads=threads):
-            target.append(packed_ghw)
-        attributes = {"sensor": to_dict(sensor), "versions": versions()}
-        return target.finish(ticks=source.ticks, attributes=attributes)
+        ) as target:
+            for packed_ghw in blocks:
+                target.append(packed_ghw)
+            ran = to_dict(still_sensor(sensor, source.ticks))
+            attributes = {"sensor": ran, "versions": versions()}
+            return target.finish(ticks=source.ticks, attributes=attributes)
 
 
 class _CountedFrames:

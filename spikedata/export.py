@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from spikedata.errors import SpikeDataError
 from spikedata.stats import SpikeSource
 from spikedata.stream import TICKS_PER_GROUP, unpack_ticks
 
@@ -68,7 +69,12 @@ def spike_events(
 
 
 def write_events(
-    path: Path | str, source: SpikeSource, *, fields: Fields = "xyt", time: TimeUnit = "us"
+    path: Path | str,
+    source: SpikeSource,
+    *,
+    fields: Fields = "xyt",
+    time: TimeUnit = "us",
+    overwrite: bool = False,
 ) -> int:
     """Write :func:`spike_events` to a ``.npy`` file, for ``np.load``; memory stays bounded.
 
@@ -77,12 +83,17 @@ def write_events(
         source: read twice: the first time spikes are counted.
         fields: as for :func:`spike_events`.
         time: likewise.
+        overwrite: replace ``path``, once the new file is whole.
 
     Returns:
         How many spikes were written.
+
+    Raises:
+        ValueError: as for :func:`spike_events`.
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
     """
-    spikes = sum(int(np.bitwise_count(packed_ghw).sum()) for packed_ghw in source.blocks())
-    with _aside(Path(path)) as aside, aside.open("wb") as file:
+    with _written_aside(Path(path), overwrite=overwrite) as aside, aside.open("wb") as file:
+        spikes = sum(int(np.bitwise_count(packed_ghw).sum()) for packed_ghw in source.blocks())
         events = spike_events(source, fields=fields, time=time)
         _write_header(file, _event_type(fields), (spikes,))
         for events_n in events:
@@ -91,7 +102,12 @@ def write_events(
 
 
 def write_npz(
-    path: Path | str, source: SpikeSource, *, label: int | None = None, label_name: str = ""
+    path: Path | str,
+    source: SpikeSource,
+    *,
+    label: int | None = None,
+    label_name: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write planes of zeros and ones as ``spk`` in an ``.npz``, as Spike-Zoo's UHSR set has them.
 
@@ -102,21 +118,26 @@ def write_npz(
         path: written aside and renamed when whole.
         source: a camera file or a clip.
         label: number of its class, if it has one.
-        label_name: name of its class.
+        label_name: name of its class, likewise.
+        overwrite: replace ``path``, once the new file is whole.
+
+    Raises:
+        ValueError: the blocks do not hold ``source.ticks`` ticks.
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
     """
     shape = (source.ticks, source.height_px, source.width_px)
     with (
-        _aside(Path(path)) as aside,
+        _written_aside(Path(path), overwrite=overwrite) as aside,
         zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
     ):
         with archive.open(_member("spk"), "w", force_zip64=True) as member:
             _write_header(member, np.dtype(np.uint8), shape)
             for planes_thw in _planes(source):
                 member.write(planes_thw.tobytes())
-        if label is not None:
-            for name, value in (("label", np.array(label)), ("label_name", np.array(label_name))):
+        for name, value in (("label", label), ("label_name", label_name)):
+            if value is not None:
                 with archive.open(_member(name), "w") as member:
-                    npy.write_array(member, value, allow_pickle=False)
+                    npy.write_array(member, np.array(value), allow_pickle=False)
 
 
 def _planes(source: SpikeSource) -> Iterator[NDArray[np.uint8]]:
@@ -148,8 +169,10 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def _written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A name beside ``path`` that becomes it if all goes well, and else goes away."""
+    if path.exists() and not overwrite:
+        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
     aside = path.with_name(path.name + ".partial")
     try:
         yield aside

@@ -14,7 +14,12 @@ from spikedata.stream import SpikeStream
 
 
 def open_spikes(
-    path: Path | str, *, camera: str | None = None, clip: str | None = None
+    path: Path | str,
+    *,
+    camera: str | None = None,
+    clip: str | None = None,
+    flip: bool | None = None,
+    tick_rate_hz: float | None = None,
 ) -> SpikeSource:
     """Open a recording or one clip of a store to read its spikes block by block.
 
@@ -22,21 +27,26 @@ def open_spikes(
         path: a ``.dat`` or ``.npz`` file, or a store.
         camera: whose file it is.
         clip: which clip of a store; it may be left out where there is but one.
+        flip: turn a file's rows upside down; default what the camera needs to be upright.
+        tick_rate_hz: of a file; default the camera's.
 
     Returns:
         A :class:`~spikedata.stats.SpikeSource`.
 
     Raises:
-        SpikeDataError: nothing tells the camera or the clip, or the file does not fit.
+        SpikeDataError: no such file, nothing tells the camera or the clip, or the file does not
+            fit.
     """
     path = Path(path)
+    if not path.exists():
+        raise SpikeDataError(f"{path}: no such file or folder")
     if not path.is_dir():
         if camera is None:
             raise SpikeDataError(
                 f"{path}: no file tells its camera. Give --camera NAME or HxW; see "
                 "`spikedata cameras`"
             )
-        return read_recording(path, camera)
+        return read_recording(path, camera, flip=flip, tick_rate_hz=tick_rate_hz)
     store = open_store(path)
     if clip is None and len(store.clips) != 1:
         raise StoreError(f"{path}: holds {len(store.clips)} clips; give --clip ID")

@@ -18,101 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.stream import TICKS_PER_GROUP, group_count
-
-
-def mean_rate(blocks: Iterable[NDArray[np.uint8]], ticks: int) -> NDArray[np.float64]:
-    """Firing rate of each pixel over a whole stream.
-
-    Args:
-        blocks: uint8 (G, H, W), one after the other; together ``ticks`` ticks.
-        ticks: T.
-
-    Returns:
-        rate_hw: float64 (H, W), spikes a tick, 0 to 1.
-
-    Raises:
-        ValueError: the blocks do not hold ``ticks`` ticks, or there are none.
-    """
-    count_hw: NDArray[np.int64] | None = None
-    groups = 0
-    for packed_ghw in blocks:
-        groups += len(packed_ghw)
-        block_hw = np.bitwise_count(packed_ghw).sum(axis=0, dtype=np.int64)
-        count_hw = block_hw if count_hw is None else count_hw + block_hw
-    _check_length(groups, ticks)
-    assert count_hw is not None
-    return count_hw / ticks
-
-
-def _check_length(groups: int, ticks: int) -> None:
-    if ticks < 1 or groups != group_count(ticks):
-        raise ValueError(
-            f"{ticks} ticks need {group_count(ticks)} groups, at least 1, got {groups}"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Intervals:
-    """How often each length of an inter-spike interval (ISI) occurs."""
-
-    count_l: NDArray[np.int64]
-    """int64 (longest + 1,): intervals of l ticks; the last entry also has all longer ones."""
-
-    @property
-    def total(self) -> int:
-        """Number of intervals."""
-        return int(self.count_l.sum())
-
-    @property
-    def mean_ticks(self) -> float:
-        """Mean interval, ticks; NaN if there is none."""
-        if not self.total:
-            return math.nan
-        return float(self.count_l @ np.arange(len(self.count_l)) / self.total)
-
-    def __add__(self, other: "Intervals") -> "Intervals":
-        """Intervals of both; their ``longest`` must be the same."""
-        return Intervals(self.count_l + other.count_l)
-
-
-def count_intervals(
-    blocks: Iterable[NDArray[np.uint8]], ticks: int, *, longest: int = 255
-) -> Intervals:
-    """Count the inter-spike intervals of every pixel.
-
-    An interval is the number of ticks from one spike of a pixel to its next. What lies before a
-    pixel's first spike and after its last is no interval. Cutting a stream into other blocks
-    changes nothing.
-
-    Args:
-        blocks: uint8 (G, H, W), one after the other; together ``ticks`` ticks.
-        ticks: T.
-        longest: longer intervals are counted as this long.
-
-    Raises:
-        ValueError: the blocks do not hold ``ticks`` ticks, or ``longest`` is not positive.
-    """
-    if longest < 1:
-        raise ValueError(f"longest must be at least 1, got {longest}")
-    count_l = np.zeros(longest + 1, np.int64)
-    last_p: NDArray[np.int64] | None = None  # tick of each pixel's last spike, -1 before the first
-    groups = 0
-    for packed_ghw in blocks:
-        packed_gp = packed_ghw.reshape(len(packed_ghw), math.prod(packed_ghw.shape[1:]))
-        if last_p is None:
-            last_p = np.full(packed_gp.shape[1], -1, np.int64)
-        for g, packed_p in enumerate(packed_gp):
-            first_tick = (groups + g) * TICKS_PER_GROUP
-            for k in range(TICKS_PER_GROUP):
-                fired_n = np.flatnonzero(packed_p & (1 << k))
-                before_n = last_p[fired_n]
-                length_n = first_tick + k - before_n[before_n >= 0]
-                count_l += np.bincount(np.minimum(length_n, longest), minlength=longest + 1)
-                last_p[fired_n] = first_tick + k
-        groups += len(packed_ghw)
-    _check_length(groups, ticks)
-    return Intervals(count_l)
+from spikedata.stream import TICKS_PER_GROUP, SpikeStream, group_count
 
 
 class SpikeSource(Protocol):
@@ -170,7 +76,10 @@ class Scan:
 
     @property
     def segment_ticks(self) -> int:
-        """The largest power of two that half the kept series holds, at most 8,192."""
+        """Length of the pieces whose spectra are averaged.
+
+        The largest power of two that half the kept series holds, at most 8,192.
+        """
         half = max(1, self.spikes_kt.shape[1] // 2)
         return min(LONGEST_SEGMENT, 1 << (int(half).bit_length() - 1))
 
@@ -261,18 +170,51 @@ def rate_between_spikes(source: SpikeSource) -> tuple[NDArray[np.float64], NDArr
         ValueError: the blocks do not hold ``ticks`` ticks, or there are none.
     """
     pixels = source.height_px * source.width_px
-    count_spikes, _ = _kernels()
-    first_p, last_p = (np.full(pixels, -1, np.int64) for _ in range(2))
-    count_cp, length_ckl = np.zeros((2, pixels), np.int64), np.zeros((2, 1, 2), np.int64)
-    state = (0, np.zeros(pixels, np.uint8), first_p, last_p, count_cp, length_ckl)
-    for tick, packed_gp in _flat_blocks(source):
-        count_spikes(packed_gp, tick, *state, np.zeros((1, 0), np.uint32))
-    count_p, span_p = count_cp[1], np.maximum(last_p - first_p, 1)
+    first_p, last_p, count_p, _ = _count_trains(_flat_blocks(source), pixels, longest=1)
+    span_p = np.maximum(last_p - first_p, 1)
     few_p = count_p < 2
     rate_p = np.where(few_p, count_p / source.ticks, (count_p - 1) / span_p)
     error_p = np.where(few_p, 1 / source.ticks, rate_p * math.sqrt(1 / 6) / span_p)
     shape_hw = (source.height_px, source.width_px)
     return rate_p.reshape(shape_hw), error_p.reshape(shape_hw)
+
+
+def count_intervals(stream: SpikeStream, *, longest: int = 255) -> NDArray[np.int64]:
+    """Count the inter-spike intervals of every pixel, for short streams that are in memory.
+
+    An interval is the number of ticks from one spike of a pixel to its next. What lies before a
+    pixel's first spike and after its last is no interval.
+
+    Args:
+        stream: whose intervals.
+        longest: longer intervals are counted as this long.
+
+    Returns:
+        count_l: int64 (longest + 1,): intervals of l ticks.
+
+    Raises:
+        ValueError: ``longest`` is not positive.
+    """
+    if longest < 1:
+        raise ValueError(f"longest must be at least 1, got {longest}")
+    pixels = stream.height_px * stream.width_px
+    packed_gp = stream.packed_ghw.reshape(len(stream.packed_ghw), pixels)
+    _, _, _, count_l = _count_trains([(0, packed_gp)], pixels, longest)
+    return count_l
+
+
+def _count_trains(
+    blocks: Iterable[tuple[int, NDArray[np.uint8]]], pixels: int, longest: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Each pixel's first and last spike and number of spikes; how many intervals of each length."""
+    count_spikes, _ = _kernels()
+    first_p, last_p = (np.full(pixels, -1, np.int64) for _ in range(2))
+    count_cp, length_ckl = np.zeros((2, pixels), np.int64), np.zeros((2, 1, longest + 1), np.int64)
+    # All of the time is the second half, all of the picture one tile.
+    state = (0, np.zeros(pixels, np.uint8), first_p, last_p, count_cp, length_ckl)
+    for tick, packed_gp in blocks:
+        count_spikes(packed_gp, tick, *state, np.zeros((1, 0), np.uint32))
+    return first_p, last_p, count_cp[1], length_ckl[1, 0]
 
 
 _NONE = -(1 << 62)
@@ -292,7 +234,11 @@ def _flat_blocks(source: SpikeSource) -> Iterator[tuple[int, NDArray[np.uint8]]]
             if groups + len(flat_gp) <= group_count(source.ticks):
                 yield groups * TICKS_PER_GROUP, flat_gp
             groups += len(flat_gp)
-    _check_length(groups, source.ticks)
+    if source.ticks < 1 or groups != group_count(source.ticks):
+        raise ValueError(
+            f"{source.ticks} ticks need {group_count(source.ticks)} groups, at least 1, "
+            f"got {groups}"
+        )
 
 
 def _tiles(height_px: int, width_px: int) -> NDArray[np.uint8]:
@@ -450,22 +396,14 @@ class Profile:
     """float64: amplitude of the mean rate in each octave, from the highest down, relative."""
 
 
-def profile(
-    scanned: Scan,
-    *,
-    segment_ticks: int | None = None,
-    first_half: NDArray[np.bool_] | None = None,
-) -> Profile:
+def profile(scanned: Scan, *, first_half: NDArray[np.bool_] | None = None) -> Profile:
     """Statistics of a recording from its :func:`scan`.
 
     Args:
         scanned: the sums.
-        segment_ticks: length of the pieces whose spectra are averaged; by default the largest
-            power of two that half the recording holds.
         first_half: if given, bool (K,): take of each tile the first half of the time only, or
             the second only.
     """
-    segment_ticks = segment_ticks or scanned.segment_ticks
     if first_half is None:
         maps = scanned.maps_t[2]
         length_l = scanned.length_ckl.sum(axis=(0, 1))
@@ -478,7 +416,7 @@ def profile(
         half = scanned.spikes_kt.shape[1] // 2
         series_t = scanned.spikes_kt[first_half, :half].sum(axis=0)
         series_t = series_t + scanned.spikes_kt[~first_half, half : 2 * half].sum(axis=0)
-    return _profile(maps, length_l, series_t, scanned.tick_rate_hz, segment_ticks)
+    return _profile(maps, length_l, series_t, scanned.tick_rate_hz, scanned.segment_ticks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -559,7 +497,7 @@ def _profile(
     prnu, dsnu = _grain(maps.rate_hw)
     return Profile(
         firing_rate=float(maps.rate_hw.mean()),
-        isi_mean=Intervals(length_l).mean_ticks,
+        isi_mean=_mean_length(length_l),
         isi_excess_variance=_median(maps.excess_hw),
         extra_isi_spread=math.sqrt(_mean(maps.relative_hw)),
         off_neighbour_share=off / intervals if intervals else math.nan,
@@ -575,6 +513,11 @@ def _profile(
         isi_share_l=length_l / total,
         band_amplitude_b=_octaves(rate_t, segment_ticks),
     )
+
+
+def _mean_length(length_l: NDArray[np.int64]) -> float:
+    total = int(length_l.sum())
+    return float(length_l @ np.arange(len(length_l)) / total) if total else math.nan
 
 
 def _median(values_hw: Array) -> float:

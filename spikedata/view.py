@@ -13,18 +13,18 @@ ICME 2019.
 import base64
 import html
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
-from operator import add
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.errors import StoreError
+from spikedata.errors import SpikeDataError, StoreError
 from spikedata.stats import count_intervals
 from spikedata.store import SpikeStore, StoredClip
 from spikedata.stream import SpikeStream
@@ -32,7 +32,9 @@ from spikedata.stream import SpikeStream
 _TILE_PX = 128
 """Longer side of a picture on a contact sheet."""
 _MOVIE_PX = 240
-"""Small clips are magnified until their shorter side is at least this."""
+"""Small clips are magnified until their shorter side is at least this ..."""
+_LONGEST_MOVIE_PX = 1920
+"""... or until their longer side would be more than this."""
 _CAPTION_PX = 14
 _BRIGHT_PERCENT = 99.5
 """This share of a picture's pixels is shown below full white."""
@@ -103,6 +105,7 @@ def view_clip(
     window_ticks: int = 32,
     step_ticks: int = 8,
     frame_rate: int = 25,
+    overwrite: bool = False,
 ) -> Path:
     """Show a clip as a file, whose kind its suffix says.
 
@@ -112,13 +115,14 @@ def view_clip(
     Args:
         store: where the clip is.
         clip_id: which.
-        out: file to write; replaced if it is there.
+        out: file to write.
         picture: how pictures are made; TFI looks ``window_ticks`` back and ahead.
         start: first tick shown.
         ticks: how many are shown; to the end if None.
         window_ticks: ticks that a TFP picture counts.
         step_ticks: from one picture of a movie to the next.
         frame_rate: pictures a second of a movie.
+        overwrite: replace ``out``, once the new one is whole.
 
     Returns:
         ``out``.
@@ -126,6 +130,8 @@ def view_clip(
     Raises:
         ValueError: another suffix, or a number that is not positive.
         StoreError: there is no such clip, or it is shorter than asked for.
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False; or the movie cannot be
+            written.
     """
     out = Path(out)
     if out.suffix not in (".png", ".gif", ".mp4"):
@@ -135,15 +141,34 @@ def view_clip(
     ticks = _ticks_shown(store, clip_id, start, ticks)
     window_ticks = min(window_ticks, ticks)
     last = start + ticks - window_ticks
-    if out.suffix != ".png":
-        firsts: Sequence[int] = range(start, last + 1, step_ticks)
-        _write_movie(_pictures(store, clip_id, firsts, window_ticks, picture), out, frame_rate)
-        return out
-    firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
-    rates = _pictures(store, clip_id, firsts, window_ticks, picture)
-    tiles = [(to_grey(r_hw), f"tick {first}") for first, r_hw in zip(firsts, rates, strict=True)]
-    _save_png(lay_out(tiles, columns=4), out)
+    with written_aside(out, overwrite=overwrite) as aside:
+        if out.suffix == ".png":
+            firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
+            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+            tiles = [(to_grey(next(rates)), f"tick {first}") for first in firsts]
+            aside.write_bytes(_png(lay_out(tiles, columns=4)))
+        else:
+            firsts = list(range(start, last + 1, step_ticks))
+            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+            _write_movie(rates, out, aside, frame_rate)
     return out
+
+
+@contextmanager
+def written_aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A name beside ``out`` that becomes it if all goes well, and else goes away.
+
+    Raises:
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
+    """
+    if out.exists() and not overwrite:
+        raise SpikeDataError(f"{out}: exists already. Give --overwrite to replace it")
+    aside = out.with_name(out.name + ".partial")
+    try:
+        yield aside
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _ticks_shown(store: SpikeStore, clip_id: str, start: int, ticks: int | None) -> int:
@@ -244,12 +269,6 @@ def lay_out(tiles: Sequence[tuple[NDArray[np.uint8], str]], *, columns: int) -> 
     return np.asarray(sheet)
 
 
-def _save_png(grey_hw: NDArray[np.uint8], out: Path) -> None:
-    aside = out.with_name(out.name + ".partial")
-    aside.write_bytes(_png(grey_hw))
-    os.replace(aside, out)
-
-
 def _png(grey_hw: NDArray[np.uint8]) -> bytes:
     from PIL import Image  # noqa: PLC0415  # only pictures need it
 
@@ -258,32 +277,37 @@ def _png(grey_hw: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_movie(rates: Iterator[NDArray[np.float64]], out: Path, frame_rate: int) -> None:
-    """Encode pictures one by one; white is what it is in the first."""
+def _write_movie(
+    rates: Iterator[NDArray[np.float64]], out: Path, aside: Path, frame_rate: int
+) -> None:
+    """Encode pictures one by one into ``aside``; white is what it is in the first."""
     import av  # noqa: PLC0415  # loads FFmpeg
 
+    first_hw = next(rates)
+    white_rate = _white_rate(first_hw)
+    height, width = _magnify(to_grey(first_hw)).shape
     kind = out.suffix[1:]
     codec = "gif" if kind == "gif" else "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    aside = out.with_name(out.name + ".partial")
-    with av.open(str(aside), "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=frame_rate)
-        assert isinstance(stream, av.VideoStream)
-        stream.pix_fmt = "gray" if kind == "gif" else "yuv420p"
-        white_rate: float | None = None
-        for rate_hw in rates:
-            if white_rate is None:
-                white_rate = _white_rate(rate_hw)
-                stream.height, stream.width = _magnify(to_grey(rate_hw)).shape
-            grey_hw = _magnify(to_grey(rate_hw, white_rate))
-            frame = av.VideoFrame.from_ndarray(grey_hw, format="gray")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    os.replace(aside, out)
+    try:
+        with av.open(str(aside), "w", format=kind) as container:
+            stream = container.add_stream(codec, rate=frame_rate)
+            assert isinstance(stream, av.VideoStream)
+            stream.pix_fmt = "gray" if kind == "gif" else "yuv420p"
+            stream.height, stream.width = height, width
+            for rate_hw in itertools.chain([first_hw], rates):
+                grey_hw = _magnify(to_grey(rate_hw, white_rate))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey_hw, format="gray")))
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise SpikeDataError(
+            f"{out}: cannot be written, {width}x{height} pixels as {codec}: {error.strerror}"
+        ) from error
 
 
 def _magnify(grey_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Whole times larger if small; an even size, which video codecs ask for."""
-    times = -(-_MOVIE_PX // min(grey_hw.shape)) if min(grey_hw.shape) < _MOVIE_PX else 1
+    wanted, room = -(-_MOVIE_PX // min(grey_hw.shape)), _LONGEST_MOVIE_PX // max(grey_hw.shape)
+    times = max(1, min(wanted, room))
     large_hw = grey_hw.repeat(times, axis=0).repeat(times, axis=1)
     odd_y, odd_x = large_hw.shape[0] % 2, large_hw.shape[1] % 2
     return np.pad(large_hw, ((0, odd_y), (0, odd_x)), mode="edge")
@@ -298,7 +322,12 @@ img, svg { max-width: 100%; height: auto }
 
 
 def report_html(
-    store: SpikeStore, out: Path | str, *, sample_clips: int = 48, sample_ticks: int = 1024
+    store: SpikeStore,
+    out: Path | str,
+    *,
+    sample_clips: int = 48,
+    sample_ticks: int = 1024,
+    overwrite: bool = False,
 ) -> Path:
     """Write a page about a store: classes, firing rates, intervals and a contact sheet.
 
@@ -307,14 +336,25 @@ def report_html(
 
     Args:
         store: what to tell of.
-        out: HTML file to write, all in one; replaced if it is there.
+        out: HTML file to write, all in one.
         sample_clips: at most so many clips are read.
         sample_ticks: from each at most so many ticks.
+        overwrite: replace ``out``, once the new one is whole.
 
     Returns:
         ``out``.
+
+    Raises:
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
     """
     out = Path(out)
+    with written_aside(out, overwrite=overwrite) as aside:
+        page = _page(store, sample_clips, sample_ticks)
+        aside.write_text(page, encoding="utf-8")
+    return out
+
+
+def _page(store: SpikeStore, sample_clips: int, sample_ticks: int) -> str:
     sample = choose_clips(store, sample_clips)
     summary = {key: value for key, value in store.summary().items() if key != "recipe"}
     parts = [
@@ -334,14 +374,10 @@ def report_html(
             f'<img alt="contact sheet" src="data:image/png;base64,{png}">',
         ]
     title = html.escape(store.path.name)
-    page = (
+    return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    aside = out.with_name(out.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, out)
-    return out
 
 
 def _class_table(clips: Iterable[StoredClip]) -> str:
@@ -368,11 +404,10 @@ def _interval_figure(store: SpikeStore, clip_ids: Sequence[str], most_ticks: int
     streams = (
         store.read(clip_id, 0, min(most_ticks, store.clips[clip_id].ticks)) for clip_id in clip_ids
     )
-    counted = (count_intervals([s.packed_ghw], s.ticks, longest=64) for s in streams)
-    intervals = reduce(add, counted)
+    count_l = np.sum([count_intervals(stream, longest=64) for stream in streams], axis=0)
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
-    share_l = intervals.count_l / max(1, intervals.total)
+    share_l = count_l / max(1, count_l.sum())
     axes.bar(np.arange(len(share_l)), share_l, width=1.0)
     axes.set(xlabel="interval, ticks (the last bar: 64 and more)", ylabel="share of intervals")
     text = io.StringIO()

@@ -1,5 +1,7 @@
 """Maps of known cameras, recovered from flat fields; errors follow from the number of ticks."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,12 @@ from spikedata.calibrate import (
     load_calibration,
     maps_like,
     save_calibration,
+    sensor_files,
     simulate_like,
     write_sensor,
 )
 from spikedata.camera import read_recording
-from spikedata.errors import RecordingError
+from spikedata.errors import RecordingError, SpikeDataError
 from spikedata.simulator import (
     NoiseConfig,
     SensorConfig,
@@ -115,6 +118,16 @@ def test_dead_and_hot_pixels_are_marked():
     assert found.summary()["bad_pixels"] == 2
 
 
+@pytest.mark.parametrize(("rate", "ticks"), [(1e-4, 4000), (1.5e-4, 10_000), (3e-4, 4000)])
+def test_of_a_spike_or_two_in_the_dark_none_makes_a_pixel_hot(rate, ticks):
+    """So few spikes that the counts are those of most pixels, or one off."""
+    response_hw, dark_hw = np.ones(SHAPE), np.full(SHAPE, rate)
+    assert not calibrate_pixels(*flat_fields(response_hw, dark_hw, ticks)).bad_hw.any()
+    dark_hw[5, 6] = 20 / ticks
+    found = calibrate_pixels(*flat_fields(response_hw, dark_hw, ticks))
+    assert np.argwhere(found.bad_hw).tolist() == [[5, 6]]
+
+
 def test_a_camera_that_is_not_linear_shows_it():
     response_hw, dark_hw = camera()
     dark, medium, _ = flat_fields(response_hw, dark_hw)
@@ -162,7 +175,7 @@ def test_maps_that_do_not_agree_are_refused(tmp_path):
         load_calibration(save_calibration(bad, tmp_path / "x.npz"))
     bad = Calibration(**{**vars(found), "response_hw": found.response_hw * 0})
     with pytest.raises(RecordingError, match="not positive"):
-        load_calibration(save_calibration(bad, tmp_path / "x.npz"))
+        load_calibration(save_calibration(bad, tmp_path / "x.npz", overwrite=True))
 
 
 # --- the simulator's own cameras ----------------------------------------------------------------
@@ -232,6 +245,19 @@ def test_a_preset_is_the_camera_it_was_measured_from(tmp_path):
         write_sensor(found, tmp_path / "camera.json", sensor)
 
 
+@pytest.mark.parametrize("there", ["camera.yaml", "camera.npz"])
+def test_what_is_there_is_not_replaced_unasked(tmp_path, there):
+    found = calibrate_pixels(*flat_fields(*camera(), ticks=500))
+    (tmp_path / there).write_text("precious")
+    with pytest.raises(SpikeDataError, match=rf"{there}: exists already. Give --overwrite"):
+        write_sensor(found, tmp_path / "camera.yaml", load_sensor("vidar-20khz"))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(there, "precious")]
+    write_sensor(found, tmp_path / "camera.yaml", load_sensor("vidar-20khz"), overwrite=True)
+    assert sorted(tmp_path.iterdir()) == sorted(sensor_files(tmp_path / "camera.yaml"))
+    with pytest.raises(SpikeDataError, match=r"camera.npz: exists already. Give --overwrite"):
+        save_calibration(found, tmp_path / "camera.npz")
+
+
 def test_maps_hold_what_was_measured():
     found = calibrate_pixels(*flat_fields(*camera(), ticks=1000))
     maps = calibrated_maps(found, 2.0)
@@ -270,8 +296,22 @@ def test_a_recording_of_any_length_is_followed():
 
 
 def test_light_that_would_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"threshold 4 is too high for a rate of 0.6 .* is 3.33"):
+    with pytest.raises(ValueError, match=r"threshold 4 is too high for a rate of 0.6 .* take 3.33"):
         maps_like(np.full((2, 2), 0.6), SensorConfig(threshold=4.0))
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.37, 0.6, 0.7, 1.0])
+@pytest.mark.parametrize("noise", [None, NoiseConfig(dead_time=0.05)])
+def test_the_threshold_named_instead_of_one_too_high_fits(rate, noise):
+    recording = Source(np.full((3, 4), rate), 80)
+    with pytest.raises(ValueError, match="is too high for a rate") as refused:
+        simulate_like(recording, SensorConfig(threshold=12.0, noise=noise))
+    threshold = float(re.search(r"take (\S+) or less", str(refused.value))[1])
+    packed_ghw = np.concatenate(
+        list(simulate_like(recording, SensorConfig(threshold=threshold, noise=noise)))
+    )
+    made_hw, _ = rate_between_spikes(as_source(SpikeStream(packed_ghw, 80, 20_000.0)))
+    assert made_hw.mean() == pytest.approx(rate, rel=0.01)  # 0.41 ticks of 80, twelve pixels
 
 
 def test_the_preset_has_the_statistics_of_a_real_static_scene(shared_data):

@@ -261,12 +261,43 @@ def test_recordings_of_other_sizes_and_lengths_compare():
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["real"]["width_px"] == 30
     assert len(found.rows()) == len(MEANINGS)
     assert {row["within"] for row in found.rows()} <= {"yes", "NO", "-"}
-    lines = found.table().splitlines()
+    *lines, note = found.table().splitlines()
+    assert note == "compared: the first 77 ticks; real has 500"
     assert lines[0].split()[:4] == ["statistic", "real", "simulated", "distance"]
     assert len(lines) == len(MEANINGS) + 1
     assert {line.index(row["real"]) for line, row in zip(lines[1:], found.rows(), strict=True)} == {
         lines[0].index("real")
     }
+
+
+@pytest.mark.parametrize("longer", ["real", "simulated"])
+def test_of_two_lengths_the_longer_is_cut_and_that_is_told(longer, tmp_path):
+    planes_thw = integrate(scene(32, 32), ticks=2000, jitter=0.0058)
+    # 501 ticks end inside a group of eight; 700 end inside a block.
+    for ticks in (501, 700):
+        pair = {"real": stream(planes_thw[:ticks]), "simulated": stream(planes_thw[:ticks])}
+        pair[longer] = Blocks(planes_thw, [10, 100])
+        found = compare_streams(**pair, splits=8)
+        assert all(item.distance in (0, None) for item in found.statistics)
+        note = f"compared: the first {ticks} ticks; {longer} has 2,000"
+        assert found.table().splitlines()[-1] == note
+        assert note in comparison_html(found, tmp_path / f"{ticks}.html").read_text()
+        values = found.to_dict()
+        assert values["compared_ticks"] == ticks
+        assert values[longer]["ticks"] == 2000
+        whole = compare_streams(stream(planes_thw[:ticks]), stream(planes_thw[:ticks]), splits=8)
+        assert whole.to_dict()["statistics"] == values["statistics"]
+        assert whole.table() == found.table().removesuffix(f"\n{note}")
+
+
+def test_one_camera_and_scene_are_within_whatever_their_lengths():
+    rate_hw = scene(48, 48)
+    real = stream(integrate(rate_hw, ticks=500, jitter=0.0058, seed=1))
+    again = stream(integrate(rate_hw, ticks=2000, jitter=0.0058, seed=2))
+    for pair in ((real, again), (again, real)):
+        found = {item.name: item for item in compare_streams(*pair).statistics}
+        for name in ("many_lengths_share", "isi_mean", "isi_histogram", "off_neighbour_share"):
+            assert found[name].within, name
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -295,6 +326,10 @@ def test_the_page_holds_table_and_pictures(tmp_path):
     assert page.count("<svg") == 1
     assert page.count("data:image/png;base64,") == 2
     assert all(name in page for name in MEANINGS)
+    with pytest.raises(SpikeDataError, match="page.html: exists already. Give --overwrite"):
+        comparison_html(found, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page
+    comparison_html(found, tmp_path / "page.html", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikedata.camera import read_recording
+from spikedata.errors import SpikeDataError
 from spikedata.export import spike_events, write_events, write_npz
 from spikedata.stream import pack_ticks
 
@@ -66,6 +67,25 @@ def test_an_archive_is_read_by_numpy_and_as_a_recording(tmp_path):
     recording = read_recording(path, "uhsr")
     np.testing.assert_array_equal(recording.read().unpack(), random_planes())
     assert recording.label == "wave"
+
+
+def test_a_class_without_a_number_is_named_all_the_same(tmp_path):
+    write_npz(tmp_path / "clip.npz", Source(random_planes()), label_name="wave")
+    assert sorted(np.load(tmp_path / "clip.npz")) == ["label_name", "spk"]
+    assert read_recording(tmp_path / "clip.npz", "uhsr").label == "wave"
+    write_npz(tmp_path / "number.npz", Source(random_planes()), label=4)
+    assert read_recording(tmp_path / "number.npz", "uhsr").label == "4"
+
+
+@pytest.mark.parametrize("write", [write_events, write_npz])
+def test_what_is_there_is_not_replaced_unasked(tmp_path, write):
+    path = tmp_path / "clip"
+    path.write_text("precious")
+    with pytest.raises(SpikeDataError, match="clip: exists already. Give --overwrite"):
+        write(path, Source(random_planes()))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("clip", "precious")]
+    write(path, Source(random_planes()), overwrite=True)
+    assert path.stat().st_size > 100
 
 
 def test_the_same_spikes_give_the_same_bytes(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spikedata.errors import RecipeError
+from spikedata.errors import RecipeError, SpikeDataError
 from spikedata.recipe import from_dict, to_dict
 from spikedata.simulator import (
     NoiseConfig,
@@ -154,6 +154,19 @@ class TestMaps:
         loaded = SensorMaps.load(tmp_path / "maps.npz")
         for name in ("response_hw", "dark_hw", "threshold_hw"):
             np.testing.assert_array_equal(getattr(loaded, name), getattr(self.maps(), name))
+
+    def test_a_file_is_not_replaced_unasked(self, tmp_path):
+        (tmp_path / "maps.npz").write_text("precious")
+        with pytest.raises(SpikeDataError, match="maps.npz: exists already. Give --overwrite"):
+            self.maps().save(tmp_path / "maps.npz")
+        assert (tmp_path / "maps.npz").read_text() == "precious"
+        self.maps().save(tmp_path / "maps.npz", overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["maps.npz"]
+
+    def test_others_may_read_a_file_of_maps_as_any_other_file(self, tmp_path):
+        self.maps().save(tmp_path / "maps.npz")
+        (tmp_path / "any").touch()
+        assert (tmp_path / "maps.npz").stat().st_mode == (tmp_path / "any").stat().st_mode
 
     @pytest.mark.parametrize("backend", ["reference", "numba"])
     def test_maps_by_file_and_by_hand_give_the_same_bits(self, tmp_path, backend):

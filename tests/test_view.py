@@ -1,10 +1,12 @@
 """Pictures, movies and the page about a store."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from spikedata.catalog import Clip
-from spikedata.errors import StoreError
+from spikedata.errors import SpikeDataError, StoreError
 from spikedata.store import create_store, open_store
 from spikedata.stream import SpikeStream, pack_ticks
 from spikedata.view import (
@@ -110,6 +112,55 @@ def test_a_movie_has_one_picture_a_step(store, tmp_path, suffix):
     assert frames[0].shape == (240, 360)
     assert (frames[0] > 230).all()  # the brightest rate is white
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def store_of_one(path, planes_thw):
+    with create_store(path, recipe={}, class_names=()) as writer:
+        size = {"height_px": planes_thw.shape[1], "width_px": planes_thw.shape[2]}
+        with writer.clip(Clip(id="c"), **size, tick_rate_hz=1000.0) as target:
+            target.append(pack_ticks(planes_thw))
+            target.finish(ticks=len(planes_thw), attributes={})
+    return open_store(path)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+@pytest.mark.parametrize(
+    ("size_hw", "shown_hw"),
+    [((1, 700), (2, 1400)), ((3, 5), (240, 400)), ((2500, 1), (2500, 2)), ((9, 301), (54, 1806))],
+)
+def test_a_movie_has_even_sides_that_magnifying_keeps_in_bounds(
+    tmp_path, suffix, size_hw, shown_hw
+):
+    import av
+
+    one = store_of_one(tmp_path / "one.zarr", np.ones((40, *size_hw), np.uint8))
+    with av.open(str(view_clip(one, "c", tmp_path / f"c{suffix}"))) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.height, frame.width) == shown_hw
+
+
+def test_a_movie_that_no_codec_takes_is_one_line_and_leaves_nothing(tmp_path):
+    one = store_of_one(tmp_path / "one.zarr", np.ones((16, 1, 65_535), np.uint8))
+    for name in ("c.gif", "c.mp4"):
+        with pytest.raises(SpikeDataError, match=f"{name}: cannot be written, 65536x2 pixels"):
+            view_clip(one, "c", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.zarr"]
+
+
+def test_what_is_there_is_not_replaced_unasked(store, tmp_path):
+    calls = {
+        "c0.png": partial(view_clip, store, "c0"),
+        "c0.gif": partial(view_clip, store, "c0"),
+        "page.html": partial(report_html, store),
+    }
+    for name, write in calls.items():
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(SpikeDataError, match=f"{name}: exists already. Give --overwrite"):
+            write(tmp_path / name)
+        assert (tmp_path / name).read_text() == "precious"
+        write(tmp_path / name, overwrite=True)
+        assert (tmp_path / name).stat().st_size > 100
+    assert {path.name for path in tmp_path.iterdir()} == set(calls)
 
 
 def test_wrong_requests_are_refused(store, tmp_path):

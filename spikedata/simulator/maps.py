@@ -6,8 +6,9 @@ Shapes: H rows, W columns.
 import functools
 import hashlib
 import os
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.errors import RecipeError
+from spikedata.errors import RecipeError, SpikeDataError
 from spikedata.simulator.noise import NoiseConfig, below, draw, draw_key, spread
 
 SHARE = 1 << 14
@@ -85,18 +86,15 @@ class SensorMaps:
         """(H, W)."""
         return self.response_hw.shape
 
-    def save(self, path: Path | str) -> None:
-        """Write an .npz file, whole or not at all."""
-        path = Path(path)
-        arrays = {name: getattr(self, name) for name in LIMITS}
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
-            try:
-                np.savez_compressed(aside, version=np.int32(FILE_VERSION), **arrays)
-                aside.close()
-                os.replace(aside.name, path)
-            except BaseException:
-                Path(aside.name).unlink(missing_ok=True)
-                raise
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write an .npz file, whole or not at all.
+
+        Raises:
+            SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+        """
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in LIMITS}
+        with written_aside(Path(path), overwrite=overwrite) as aside, aside.open("wb") as file:
+            np.savez_compressed(file, version=np.int32(FILE_VERSION), **arrays)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -119,6 +117,23 @@ class SensorMaps:
             raise RecipeError(f"{path}: not sensor maps: no array {error}") from error
         except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise RecipeError(f"{path}: not sensor maps: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A name beside ``path`` that becomes it if all goes well, and else goes away.
+
+    Raises:
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+    """
+    if path.exists() and not overwrite:
+        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
+    aside = path.with_name(path.name + ".partial")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def camera_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) -> SensorMaps:
