@@ -8,6 +8,9 @@ from typing import Any, Self
 MAX_ID_BYTES = 200
 """File systems allow 255 bytes a name; writers need room for a suffix."""
 
+SPLITS = ("train", "validation", "test")
+"""What a clip may be for."""
+
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
@@ -38,13 +41,14 @@ def check_distinct_ids(clip_ids: Iterable[str]) -> None:
     """Check that no two ids would be one file on a file system that ignores case.
 
     Raises:
-        ValueError: two ids are the same after case folding.
+        ValueError: two ids are the same, at least after case folding.
     """
     seen: dict[str, str] = {}
     for clip_id in clip_ids:
-        other = seen.setdefault(clip_id.casefold(), clip_id)
-        if other is not clip_id:
-            raise ValueError(f"clip ids {other!r} and {clip_id!r} would be one file")
+        folded = clip_id.casefold()
+        if folded in seen:
+            raise ValueError(f"clip ids {seen[folded]!r} and {clip_id!r} would be one file")
+        seen[folded] = clip_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +56,7 @@ class Clip:
     """One labelled clip, before or after it has bits.
 
     Raises:
-        ValueError: the id is not safe as a path name.
+        ValueError: the id is not safe as a path name, or there is no such split.
     """
 
     id: str
@@ -72,6 +76,8 @@ class Clip:
 
     def __post_init__(self) -> None:
         check_clip_id(self.id)
+        if self.split is not None and self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; :meth:`from_dict` undoes it."""
@@ -82,7 +88,7 @@ class Clip:
         """Clip from :meth:`to_dict`'s values.
 
         Raises:
-            ValueError: the id is not safe as a path name.
+            ValueError: the id is not safe as a path name, or there is no such split.
             TypeError: a key is missing or unknown.
         """
         return cls(**values | {"captions": tuple(values.get("captions", ()))})

@@ -4,9 +4,14 @@ Each clip is ``clips/<id>``: uint8 (H, W, G), eight ticks a byte, least signific
 in chunks of :data:`CHUNK_GROUPS` groups. Attributes: ``ticks``, ``tick_rate_hz``, ``bits_sha256``,
 ``spikes``, and ``clip`` and ``attributes`` as JSON. The file's: ``format``, ``name``, ``about``.
 
-Shapes: G groups of eight ticks, H rows, W columns.
+Such a file may come from anywhere, and HDF5 can read other files through it, fill in what is
+missing and swell what is small. So the reader takes no link but a plain one and no layout but the
+writer's, and inflates each chunk itself.
+
+Shapes: G groups of eight ticks, H rows, W columns, P pixels.
 """
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +23,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.catalog import Clip
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.parquet import ClipSource, in_order
 from spikedata.store import StoredClip, bitplanes
+from spikedata.store.frames import check_chunk, in_blocks
+from spikedata.store.layout import check_about, parse_json
+from spikedata.store.stored import MEASURED_KEYS, check_label, check_past_end
 from spikedata.stream import TICKS_PER_GROUP, BitsHasher, group_count
 
 FORMAT = "spikedata-hdf5 1"
@@ -71,6 +78,8 @@ def write_hdf5(
 
 def _encode(source: ClipSource, stored: StoredClip, level: int) -> tuple[StoredClip, list[bytes]]:
     """Compress in the worker's thread: HDF5 itself lets one thread at a time in."""
+    check_label(stored.clip, source.class_names)
+    check_chunk(stored, CHUNK_GROUPS * TICKS_PER_GROUP)
     hasher, spikes = BitsHasher(), 0
     pixels = stored.height_px * stored.width_px
     chunks: list[bytes] = []
@@ -113,53 +122,132 @@ def _write_clip(group: Any, stored: StoredClip, chunks: list[bytes], level: int)
 
 
 class Hdf5Store:
-    """Clips in an HDF5 file, as a source of clips; the file is opened for each read."""
+    """Clips in an HDF5 file, as a source of clips; the file is opened for each read.
+
+    Raises:
+        StoreError: the file is not ours, malformed, or past a limit.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        try:
-            with h5py.File(self.path) as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise StoreError(f"{self.path}: is HDF5, but not {FORMAT}")
-                about = json.loads(file.attrs["about"])
-                self.name = str(file.attrs["name"])
-                self.class_names: tuple[str, ...] = tuple(about["class_names"])
-                self.recipe: dict[str, Any] = about["recipe"]
-                self.clips: Mapping[str, StoredClip] = {
-                    clip_id: _stored_clip(file["clips"][clip_id])
-                    for clip_id in sorted(file["clips"])
-                }
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.path}: cannot be read: {error}") from error
+        with _opened(self.path) as file:
+            if file.attrs.get("format") != FORMAT:
+                raise StoreError(f"is HDF5, but not {FORMAT}")
+            about = _json_of(file, "about") | {"name": file.attrs.get("name")}
+            check_about(about)
+            self.name: str = about["name"]
+            self.class_names: tuple[str, ...] = tuple(about["class_names"])
+            self.recipe: dict[str, Any] = about["recipe"]
+            group = _child(file, "clips", h5py.Group)
+            self.clips: Mapping[str, StoredClip] = {
+                clip_id: _stored_clip(group, clip_id) for clip_id in sorted(group)
+            }
 
     def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
         """Packed blocks (G, H, W) of ``ticks`` ticks, the last perhaps shorter.
 
         Raises:
+            ValueError: ``ticks`` is not a positive multiple of eight.
             StoreError: the clip is damaged.
         """
-        step = ticks // TICKS_PER_GROUP
-        try:
-            with h5py.File(self.path) as file:
-                dataset = file["clips"][clip_id]
-                for at in range(0, dataset.shape[2], step):
-                    yield np.ascontiguousarray(dataset[:, :, at : at + step].transpose(2, 0, 1))
-        except (OSError, KeyError) as error:
-            raise StoreError(f"{self.path}: clip {clip_id}: {error}") from error
+        return in_blocks(self._chunks(clip_id), ticks)
+
+    def _chunks(self, clip_id: str) -> Iterator[NDArray[np.uint8]]:
+        stored = self.clips[clip_id]
+        groups = group_count(stored.ticks)
+        with _opened(self.path) as file:
+            dataset = _child(_child(file, "clips", h5py.Group), clip_id, h5py.Dataset)
+            _check_dataset(dataset, stored)
+            for first in range(0, groups, CHUNK_GROUPS):
+                chunk_ghw = _read_chunk(dataset, first)[: groups - first]
+                if first + len(chunk_ghw) == groups:
+                    check_past_end(chunk_ghw, stored.ticks)
+                yield chunk_ghw
 
 
-def _stored_clip(dataset: Any) -> StoredClip:
-    height, width, groups = dataset.shape
-    ticks = int(dataset.attrs["ticks"])
-    if groups != group_count(ticks) or dataset.dtype != np.uint8:
-        raise ValueError(f"{dataset.name}: shape {dataset.shape} does not hold {ticks} ticks")
-    return StoredClip(
-        clip=Clip.from_dict(json.loads(dataset.attrs["clip"])),
-        ticks=ticks,
-        height_px=height,
-        width_px=width,
-        tick_rate_hz=float(dataset.attrs["tick_rate_hz"]),
-        bits_sha256=str(dataset.attrs["bits_sha256"]),
-        spikes=int(dataset.attrs["spikes"]),
-        attributes=json.loads(dataset.attrs["attributes"]),
-    )
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The open file; any problem with it is told in one line."""
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except SpikeDataError as error:
+        raise StoreError(f"{path}: {error}") from error
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _child(group: Any, name: str, kind: type) -> Any:
+    """What lies under ``name`` in this file itself; links could lead to any other."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise StoreError(f"{name!r} is a link, not a {kind.__name__.lower()} of this file")
+    child = group[name]
+    if not isinstance(child, kind):
+        raise StoreError(f"{name!r} is no {kind.__name__.lower()}")
+    return child
+
+
+def _json_of(node: Any, key: str) -> dict[str, Any]:
+    text = node.attrs.get(key)
+    if not isinstance(text, str):
+        raise StoreError(f"attribute {key!r} is not a string")
+    return parse_json(text.encode(), "metadata_malformed", f"attribute {key!r}")
+
+
+def _stored_clip(group: Any, clip_id: str) -> StoredClip:
+    try:
+        dataset = _child(group, clip_id, h5py.Dataset)
+        known = _json_of(dataset, "clip")
+        if known.get("id") != clip_id:
+            raise StoreError(f"says its id is {known.get('id')!r}")
+        known |= {key: _plain(dataset.attrs[key]) for key in MEASURED_KEYS if key in dataset.attrs}
+        height_px, width_px = (*dataset.shape, 0, 0)[:2]
+        attributes = _json_of(dataset, "attributes")
+        stored = StoredClip.from_file(known, attributes, height_px, width_px)
+        _check_dataset(dataset, stored)
+    except StoreError as error:
+        raise StoreError(f"clip {clip_id!r}: {error}") from error
+    return stored
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_dataset(dataset: Any, stored: StoredClip) -> None:
+    """Hold a dataset to the layout that the writer gives it, from its header alone."""
+    check_chunk(stored, CHUNK_GROUPS * TICKS_PER_GROUP)
+    size_px = (stored.height_px, stored.width_px)
+    if dataset.shape != (*size_px, group_count(stored.ticks)) or dataset.dtype != np.uint8:
+        raise StoreError(
+            f"{dataset.dtype} {dataset.shape} does not hold {stored.ticks} ticks of "
+            f"{size_px[0]}x{size_px[1]}"
+        )
+    if dataset.external or dataset.is_virtual:
+        raise StoreError("its bits lie in other files")
+    filters = dataset.id.get_create_plist()
+    codes = [filters.get_filter(number)[0] for number in range(filters.get_nfilters())]
+    if dataset.chunks != (*size_px, CHUNK_GROUPS) or codes != [h5py.h5z.FILTER_DEFLATE]:
+        raise StoreError(f"is not in gzip chunks of {CHUNK_GROUPS} groups ({dataset.chunks})")
+
+
+def _read_chunk(dataset: Any, first: int) -> NDArray[np.uint8]:
+    """The chunk that begins at group ``first``, uint8 (CHUNK_GROUPS, H, W)."""
+    height, width, _ = dataset.shape
+    pixels = height * width
+    size = pixels * CHUNK_GROUPS
+    info = dataset.id.get_chunk_info_by_coord((0, 0, first))
+    if info.byte_offset is None or info.filter_mask or info.size > 2 * size + 64:
+        raise StoreError(f"{dataset.name}: the chunk at group {first} is missing or damaged")
+    _, coded = dataset.id.read_direct_chunk((0, 0, first))
+    inflate = zlib.decompressobj()
+    try:
+        data = inflate.decompress(coded, size)
+        more = inflate.decompress(inflate.unconsumed_tail, 1)  # none, but it checks the checksum
+    except zlib.error as error:
+        raise StoreError(f"{dataset.name}: the chunk at group {first}: {error}") from error
+    if len(data) != size or more or not inflate.eof:
+        raise StoreError(f"{dataset.name}: the chunk at group {first} is not {size:,} bytes")
+    chunk_gp = np.empty((CHUNK_GROUPS, pixels), np.uint8)
+    bitplanes.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, -1), chunk_gp)
+    return chunk_gp.reshape(-1, height, width)

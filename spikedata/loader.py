@@ -14,21 +14,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import zstandard
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from spikedata.catalog import Clip
 from spikedata.errors import StoreError
-from spikedata.store import StoredClip, bitplanes, open_store
-from spikedata.stream import (
-    TICKS_PER_GROUP,
-    SpikeStream,
-    group_count,
-    pack_ticks,
-    slice_ticks,
-)
+from spikedata.store import StoredClip, open_store
+from spikedata.store.frames import ClipFrames
+from spikedata.store.kind import kind_of
+from spikedata.store.stored import CLIP_KEYS, MEASURED_KEYS, check_label, label_of
+from spikedata.stream import TICKS_PER_GROUP, SpikeStream, group_count, pack_ticks
 
 Sampling = Literal["start", "center", "random", "uniform"]
 
@@ -75,7 +71,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
         ids: only these clips, in this order.
 
     Raises:
-        StoreError: the source cannot be read, or has no such class or clip.
+        StoreError: the source cannot be read, has no such class or clip, or a clip's label is
+            none of its classes.
         ValueError: ``window_ticks`` is not a positive multiple of ``segments``, or ``sampling`` is
             none of the four.
     """
@@ -241,17 +238,17 @@ def unpack_planes(packed: Tensor, ticks: int) -> Tensor:
 
 def _open(source: Any) -> Source:
     if isinstance(source, str | Path):
-        path = Path(source)
-        if path.suffix == ".parquet" or any(path.glob("**/*.parquet")):
+        kind = kind_of(source)
+        if kind == "parquet":
             from spikedata.parquet import open_parquet  # noqa: PLC0415  needs pyarrow
 
-            return open_parquet(path)
-        if path.suffix in (".h5", ".hdf5"):
+            return open_parquet(source)
+        if kind == "hdf5":
             raise StoreError(
-                f"{path}: windows are read from a store or from Parquet. Make one: "
-                f"spikedata pack {path} --to zarr"
+                f"{source}: windows are read from a store or from Parquet. Make one: "
+                f"spikedata pack {source} --to zarr"
             )
-        return open_store(path)
+        return open_store(source)
     if hasattr(source, "clips") and hasattr(source, "read"):
         return source  # type: ignore[no-any-return]
     return _HubDataset(source)
@@ -276,12 +273,18 @@ def _chosen_clips(
     if missing:
         raise StoreError(f"no clip {missing[0]!r} ({len(missing)} of {len(ids or ())} are missing)")
     found = [store.clips[clip_id] for clip_id in (store.clips if ids is None else ids)]
+    for stored in found:
+        check_label(stored.clip, store.class_names)
     return [
         stored
         for stored in found
         if (split is None or stored.clip.split == split)
         and (classes is None or stored.clip.label in classes)
     ]
+
+
+_FACTS = {*CLIP_KEYS, *MEASURED_KEYS, "height", "width"} - {"licence", "source"}
+"""Columns that a row must have besides its bits."""
 
 
 class _HubDataset:
@@ -294,65 +297,30 @@ class _HubDataset:
                 raise StoreError(f"cannot read clips from a {type(part).__name__}")
             if not hasattr(part, "__len__"):
                 raise StoreError("a streaming data set has no random access; load it whole")
-            if not {"id", "bits", "chunk_ticks"} <= set(part.column_names):
-                raise StoreError("the data set holds no bits: columns id, bits, chunk_ticks")
+            lacking = {*_FACTS, "bits", "chunk_ticks"} - set(part.column_names)
+            if lacking:
+                raise StoreError(f"the data set has no columns {', '.join(sorted(lacking))}")
         self.class_names = tuple(getattr(parts[0].features["label"], "names", ()))
         self._bits = [part.select_columns(["bits", "chunk_ticks"]) for part in parts]
         self._places: dict[str, tuple[int, int]] = {}
         clips: dict[str, StoredClip] = {}
         for number, part in enumerate(parts):
             for row, stored in enumerate(_facts(part, self.class_names)):
+                if stored.clip.id in clips:
+                    raise StoreError(f"clip {stored.clip.id} is there twice")
                 clips[stored.clip.id] = stored
                 self._places[stored.clip.id] = number, row
         self.clips = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
 
     def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream:
-        stored = self.clips[clip_id]
-        ticks = stored.ticks - start if ticks is None else ticks
         part, place = self._places[clip_id]
         row = self._bits[part][place]
-        chunk_ticks = int(row["chunk_ticks"])
-        first = start // chunk_ticks
-        last = (start + ticks - 1) // chunk_ticks
-        packed = np.concatenate(
-            [_decode(stored, row["bits"][i], chunk_ticks, i) for i in range(first, last + 1)]
-        )
-        window = slice_ticks(packed, start - first * chunk_ticks, ticks)
-        return SpikeStream(window, ticks, stored.tick_rate_hz)
+        frames = ClipFrames(self.clips[clip_id], row["chunk_ticks"], row["bits"] or ())
+        return frames.read(start, ticks)
 
 
 def _facts(part: Any, class_names: tuple[str, ...]) -> Iterator[StoredClip]:
-    columns = ["id", "label", "captions", "split", "group", "ticks", "tick_rate_hz"]
-    columns += ["height", "width", "bits_sha256", "spikes"]
-    for row in part.select_columns(columns):
-        label = None if row["label"] is None else class_names[row["label"]]
-        yield StoredClip(
-            clip=Clip(
-                id=row["id"],
-                label=label,
-                captions=tuple(row["captions"]),
-                split=row["split"],
-                group=row["group"],
-            ),
-            ticks=row["ticks"],
-            height_px=row["height"],
-            width_px=row["width"],
-            tick_rate_hz=row["tick_rate_hz"],
-            bits_sha256=row["bits_sha256"],
-            spikes=row["spikes"],
-        )
-
-
-def _decode(stored: StoredClip, frame: bytes, chunk_ticks: int, chunk: int) -> NDArray[np.uint8]:
-    """One chunk of a row: uint8 (g, H, W) from a zstd frame of (H, W, g)."""
-    groups = min(chunk_ticks, stored.ticks - chunk * chunk_ticks)
-    groups, pixels = group_count(groups), stored.height_px * stored.width_px
-    try:
-        data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=groups * pixels)
-    except zstandard.ZstdError as error:
-        raise StoreError(f"clip {stored.clip.id}: chunk {chunk} is damaged: {error}") from error
-    if len(data) != groups * pixels:
-        raise StoreError(f"clip {stored.clip.id}: chunk {chunk} does not hold its ticks")
-    packed_gp = np.empty((groups, pixels), np.uint8)
-    bitplanes.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, groups), packed_gp)
-    return packed_gp.reshape(groups, stored.height_px, stored.width_px)
+    for row in part.select_columns(sorted(_FACTS)):
+        label = label_of(row["label"], class_names)
+        known = row | {"label": label, "licence": None, "source": {}}
+        yield StoredClip.from_file(known, {}, row["height"], row["width"])

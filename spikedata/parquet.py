@@ -7,6 +7,7 @@ The same clips and settings always give the same bytes, so an interrupted upload
 Shapes: G = ceil(T / 8) groups of eight ticks, g groups in a chunk, H rows, W columns, P pixels.
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,16 +22,14 @@ import pyarrow.parquet as pq
 import zstandard
 from numpy.typing import NDArray
 
-from spikedata.catalog import Clip
+from spikedata.catalog import SPLITS
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.store import StoredClip, bitplanes
-from spikedata.stream import (
-    TICKS_PER_GROUP,
-    BitsHasher,
-    SpikeStream,
-    group_count,
-    slice_ticks,
-)
+from spikedata.store.frames import ClipFrames, check_chunk, in_blocks
+from spikedata.store.kind import parquet_files
+from spikedata.store.layout import RuleBrokenError, check_about, parse_json
+from spikedata.store.stored import check_label, label_of
+from spikedata.stream import BitsHasher, SpikeStream, group_count
 
 FORMAT = "spikedata-parquet"
 VERSION = "1.0"
@@ -44,7 +43,9 @@ SHARD_PACKED_BYTES = 1 << 30
 DEFAULT_LEVEL = 7
 """On simulated video zstd 7 is 10% smaller than 3; 9 gains 0.6% more for a third more time."""
 
-_MAX_CHUNK_BYTES = 1 << 30
+MAX_CLIP_BYTES = 1 << 30
+"""Compressed bytes of a clip: half of what Arrow's lists of binary can hold, since whoever reads a
+row holds it whole, with plain ``datasets`` twice."""
 
 
 class ClipSource(Protocol):
@@ -82,10 +83,16 @@ def plan_shards(source: ClipSource) -> tuple[Shard, ...]:
     """Share the clips out over files: by split, in order of id, about 1 GiB of packed bits each.
 
     Clips without a split go to ``train``, as ``datasets`` would have it.
+
+    Raises:
+        StoreError: a clip has another split than the three there are.
     """
     by_split: dict[str, list[StoredClip]] = {}
     for stored in source.clips.values():
-        by_split.setdefault(stored.clip.split or "train", []).append(stored)
+        split = stored.clip.split or "train"
+        if split not in SPLITS:  # it becomes part of a path
+            raise StoreError(f"clip {stored.clip.id}: split {split!r} is none of {SPLITS}")
+        by_split.setdefault(split, []).append(stored)
     shards: list[Shard] = []
     for split in sorted(by_split):
         parts: list[list[StoredClip]] = [[]]
@@ -138,12 +145,14 @@ def write_shard(
         failed: told of each clip that could not be read; without it, that is raised.
 
     Raises:
-        StoreError: a clip's bits are not those noted when it was written, or it is damaged.
+        StoreError: a clip's bits are not those noted when it was written, it is damaged, too large
+            for a row, or its label is not among the class names.
     """
     schema = arrow_schema(source, with_bits=with_bits)
     clips = [source.clips[clip_id] for clip_id in shard.clip_ids]
 
     def encode(stored: StoredClip) -> tuple[StoredClip, dict[str, Any]]:
+        check_label(stored.clip, source.class_names)
         if with_bits:
             return _encode_row(source, stored, level)
         return stored, _facts_row(stored, source.class_names)
@@ -265,9 +274,11 @@ def arrow_schema(source: ClipSource, *, with_bits: bool = True) -> pa.Schema:
 def _encode_row(
     source: ClipSource, stored: StoredClip, level: int
 ) -> tuple[StoredClip, dict[str, Any]]:
+    check_chunk(stored, CHUNK_TICKS)
     compressor = zstandard.ZstdCompressor(level=level)
     hasher, spikes, preview = BitsHasher(), 0, b""
     frames: list[bytes] = []
+    frame_bytes = 0
     for block_ghw in source.blocks(stored.clip.id, CHUNK_TICKS):
         block_gp = np.ascontiguousarray(block_ghw).reshape(len(block_ghw), -1)
         hasher.update(block_gp)
@@ -276,6 +287,12 @@ def _encode_row(
         time_last_pg = np.empty(block_gp.shape[::-1], np.uint8)
         bitplanes.to_time_last(block_gp, time_last_pg)
         frames.append(compressor.compress(time_last_pg.data))
+        frame_bytes += len(frames[-1])
+        if frame_bytes > MAX_CLIP_BYTES:
+            raise StoreError(
+                f"clip {stored.clip.id}: is past {MAX_CLIP_BYTES:,} bytes compressed, too many for "
+                "a row of Parquet. Use --to zarr, or cut the recording"
+            )
     digest = hasher.hexdigest()
     if stored.bits_sha256 and digest != stored.bits_sha256:
         raise StoreError(
@@ -325,13 +342,22 @@ def _preview_png(packed_ghw: NDArray[np.uint8]) -> bytes:
 
 # --- reading ------------------------------------------------------------------------------------
 
-_FACTS = ["id", "label", "captions", "split", "group", "licence", "ticks", "tick_rate_hz"] + [
-    "height",
-    "width",
-    "spikes",
-    "bits_sha256",
-    "provenance",
-]
+_FACTS = {
+    "id": pa.string(),
+    "label": pa.int64(),
+    "captions": pa.list_(pa.string()),
+    "split": pa.string(),
+    "group": pa.string(),
+    "licence": pa.string(),
+    "ticks": pa.int64(),
+    "tick_rate_hz": pa.float64(),
+    "height": pa.int64(),
+    "width": pa.int64(),
+    "spikes": pa.int64(),
+    "bits_sha256": pa.string(),
+    "provenance": pa.string(),
+}
+_BITS = {"chunk_ticks": pa.int64(), "bits": pa.list_(pa.binary())}
 
 
 class ParquetStore:
@@ -353,15 +379,18 @@ class ParquetStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         files = _parquet_files(self.path)
-        about = [_about(file) for file in files]
-        self.name = about[0]["name"]
-        self.class_names = tuple(about[0]["class_names"])
-        self.recipe = about[0]["recipe"]
-        self.has_bits = all("bits" in pq.read_schema(file).names for file in files)
+        first, *others = about = [_about(file) for file in files]
+        self.name = first["name"]
+        self.class_names = tuple(first["class_names"])
+        self.recipe = first["recipe"]
+        self.has_bits = all(facts["has_bits"] for facts in about)
+        for file, facts in zip(files[1:], others, strict=True):
+            if tuple(facts["class_names"]) != self.class_names:
+                raise StoreError(f"{file}: has other class names than {files[0].name} beside it")
         found: dict[str, StoredClip] = {}
         self._places: dict[str, tuple[Path, int, int]] = {}
-        for file, facts in zip(files, about, strict=True):
-            for place, stored in _rows(file, tuple(facts["class_names"])):
+        for file in files:
+            for place, stored in _rows(file, self.class_names):
                 if stored.clip.id in found:
                     raise StoreError(f"{file}: clip {stored.clip.id} is there twice")
                 found[stored.clip.id] = stored
@@ -379,19 +408,9 @@ class ParquetStore:
         Raises:
             StoreError: there is no such clip, it is damaged, or the window lies outside it.
         """
-        stored, chunk_groups, frames = self._frames(clip_id)
-        ticks = stored.ticks - start if ticks is None else ticks
-        if start < 0 or ticks < 1 or start + ticks > stored.ticks:
-            raise StoreError(
-                f"{self.path}: clip {clip_id}: ticks {start} to {start + ticks} are not inside "
-                f"its {stored.ticks} ticks"
-            )
-        first = start // TICKS_PER_GROUP // chunk_groups
-        last = (group_count(start + ticks) - 1) // chunk_groups
-        blocks = [self._decode(stored, chunk_groups, frames, at) for at in range(first, last + 1)]
-        packed_ghw = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        window_start = start - first * chunk_groups * TICKS_PER_GROUP
-        return SpikeStream(slice_ticks(packed_ghw, window_start, ticks), ticks, stored.tick_rate_hz)
+        frames = self._frames(clip_id)
+        with _told_of(self.path):
+            return frames.read(start, ticks)
 
     def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
         """Read a clip in packed blocks (G, H, W) of ``ticks`` ticks; the last may be shorter.
@@ -400,18 +419,7 @@ class ParquetStore:
             ValueError: ``ticks`` is not a positive multiple of eight.
             StoreError: there is no such clip, or it is damaged.
         """
-        if ticks <= 0 or ticks % TICKS_PER_GROUP:
-            raise ValueError(f"ticks must be a positive multiple of 8, got {ticks}")
-        stored, chunk_groups, frames = self._frames(clip_id)
-        step, waiting = ticks // TICKS_PER_GROUP, np.empty((0, 0, 0), np.uint8)
-        for at in range(len(frames)):
-            block_ghw = self._decode(stored, chunk_groups, frames, at)
-            waiting = np.concatenate([waiting, block_ghw]) if len(waiting) else block_ghw
-            while len(waiting) >= step:
-                yield waiting[:step]
-                waiting = waiting[step:]
-        if len(waiting):
-            yield waiting
+        return in_blocks(self._chunks(clip_id), ticks)
 
     def verify(self, clip_id: str) -> None:
         """Read all of a clip and compare its bits with the digest noted.
@@ -429,47 +437,22 @@ class ParquetStore:
                 f"noted was {noted}"
             )
 
-    def _frames(self, clip_id: str) -> tuple[StoredClip, int, pa.ListScalar]:
-        """The clip, groups a chunk, and its compressed frames."""
+    def _chunks(self, clip_id: str) -> Iterator[NDArray[np.uint8]]:
+        frames = self._frames(clip_id)
+        with _told_of(self.path):
+            yield from frames.decode_all()
+
+    def _frames(self, clip_id: str) -> ClipFrames:
         if clip_id not in self.clips:
             raise StoreError(f"{self.path}: no clip {clip_id!r}; it holds {len(self.clips)} clips")
         if not self.has_bits:
             raise StoreError(f"{self.path}: holds recipes only, no bits")
         file, group, row = self._places[clip_id]
-        try:
-            with pq.ParquetFile(file, memory_map=True) as parquet:
-                table = parquet.read_row_group(group, columns=["id", "chunk_ticks", "bits"])
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{file}: cannot be read: {error}") from error
-        stored = self.clips[clip_id]
-        chunk_groups, rest = divmod(table["chunk_ticks"][row].as_py() or 0, TICKS_PER_GROUP)
-        frames = table["bits"][row]
-        too_big = chunk_groups * stored.height_px * stored.width_px > _MAX_CHUNK_BYTES
-        if rest or chunk_groups < 1 or too_big or frames.values is None:
-            raise StoreError(f"{file}: clip {clip_id}: chunk_ticks is not usable")
-        if len(frames) != -(-group_count(stored.ticks) // chunk_groups):
-            raise StoreError(f"{file}: clip {clip_id}: {len(frames)} chunks do not fit its ticks")
-        return stored, chunk_groups, frames
-
-    def _decode(
-        self, stored: StoredClip, chunk_groups: int, frames: pa.ListScalar, at: int
-    ) -> NDArray[np.uint8]:
-        groups = min(chunk_groups, group_count(stored.ticks) - at * chunk_groups)
-        pixels = stored.height_px * stored.width_px
-        try:
-            data = zstandard.ZstdDecompressor().decompress(
-                frames.values[at].as_buffer(), max_output_size=groups * pixels
-            )
-        except zstandard.ZstdError as error:
-            raise StoreError(f"{self.path}: clip {stored.clip.id}: chunk {at}: {error}") from error
-        if len(data) != groups * pixels:
-            raise StoreError(
-                f"{self.path}: clip {stored.clip.id}: chunk {at} holds {len(data)} bytes, expected "
-                f"{groups * pixels}"
-            )
-        out_gp = np.empty((groups, pixels), np.uint8)
-        bitplanes.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, groups), out_gp)
-        return out_gp.reshape(groups, stored.height_px, stored.width_px)
+        with _told_of(file), pq.ParquetFile(file, memory_map=True) as parquet:
+            table = parquet.read_row_group(group, columns=list(_BITS))
+            # Buffers, since Python's bytes would be a copy.
+            frames = [frame.as_buffer() for frame in table["bits"][row].values or ()]
+            return ClipFrames(self.clips[clip_id], table["chunk_ticks"][row].as_py(), frames)
 
 
 def open_parquet(path: Path | str) -> ParquetStore:
@@ -481,10 +464,19 @@ def open_parquet(path: Path | str) -> ParquetStore:
     return ParquetStore(path)
 
 
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Tell of any problem with the file at ``path`` in one line."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
 def _parquet_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
+    files = parquet_files(path)
     if not files:
         what = "no Parquet files in it" if path.is_dir() else "no such file or folder"
         raise StoreError(f"{path}: {what}")
@@ -492,54 +484,45 @@ def _parquet_files(path: Path) -> list[Path]:
 
 
 def _about(file: Path) -> dict[str, Any]:
-    try:
-        metadata = pq.read_schema(file).metadata or {}
-        about: dict[str, Any] = json.loads(metadata.get(b"spikedata", b"{}"))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{file}: cannot be read: {error}") from error
-    if about.get("format") != FORMAT:
-        raise StoreError(f"{file}: is Parquet, but not written by spikedata")
-    major = str(about.get("version")).split(".")[0]
-    if major != VERSION.split(".")[0]:
-        raise StoreError(
-            f"{file}: version {about.get('version')} is newer than this spikedata can read "
-            f"({VERSION}). Upgrade: pip install -U spikedata"
-        )
-    return about
+    """What the file says of its data set, and under ``has_bits`` if it has the bits."""
+    with _told_of(file):
+        schema = pq.read_schema(file)
+        text = (schema.metadata or {}).get(b"spikedata")
+        about = {} if text is None else parse_json(text, "metadata_malformed", "key spikedata")
+        if about.get("format") != FORMAT:
+            raise StoreError("is Parquet, but not written by spikedata")
+        major = str(about.get("version")).split(".")[0]
+        if major != VERSION.split(".")[0]:
+            raise StoreError(
+                f"version {about.get('version')} is newer than this spikedata can read "
+                f"({VERSION}). Upgrade: pip install -U spikedata"
+            )
+        check_about(about)
+        has_bits = "bits" in schema.names
+        for name, expected in (_FACTS | _BITS if has_bits else _FACTS).items():
+            found = schema.field(name).type if schema.names.count(name) == 1 else "not there"
+            if found != expected:
+                raise StoreError(f"column {name!r} is {found}, expected {expected}")
+    return about | {"has_bits": has_bits}
 
 
 def _rows(file: Path, class_names: tuple[str, ...]) -> Iterator[tuple[tuple[int, int], StoredClip]]:
     """Row group and row of each clip, with what is known of it; no bits are read."""
-    with pq.ParquetFile(file, memory_map=True) as parquet:
+    with _told_of(file), pq.ParquetFile(file, memory_map=True) as parquet:
         for group in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(group, columns=_FACTS).to_pylist()
+            rows = parquet.read_row_group(group, columns=list(_FACTS)).to_pylist()
             for number, row in enumerate(rows):
                 try:
                     yield (group, number), _stored_clip(row, class_names)
-                except (KeyError, IndexError, TypeError, ValueError) as error:
-                    raise StoreError(f"{file}: row {number} of group {group}: {error}") from error
+                except RuleBrokenError as error:
+                    raise StoreError(f"row {number} of group {group}: {error}") from error
 
 
 def _stored_clip(row: dict[str, Any], class_names: tuple[str, ...]) -> StoredClip:
-    provenance = json.loads(row["provenance"])
-    clip = Clip(
-        id=row["id"],
-        label=None if row["label"] is None else class_names[row["label"]],
-        captions=tuple(row["captions"]),
-        split=row["split"],
-        group=row["group"],
-        licence=row["licence"],
-        source=provenance["source"],
-    )
-    if min(row["ticks"], row["height"], row["width"]) < 1:
-        raise ValueError(f"clip {clip.id}: ticks, height and width must be positive")
-    return StoredClip(
-        clip=clip,
-        ticks=row["ticks"],
-        height_px=row["height"],
-        width_px=row["width"],
-        tick_rate_hz=row["tick_rate_hz"],
-        bits_sha256=row["bits_sha256"],
-        spikes=row["spikes"],
-        attributes=provenance["attributes"],
-    )
+    text = (row["provenance"] or "").encode()
+    provenance = parse_json(text, "attributes_malformed", "provenance")
+    known = row | {
+        "label": label_of(row["label"], class_names),
+        "source": provenance.get("source"),
+    }
+    return StoredClip.from_file(known, provenance.get("attributes"), row["height"], row["width"])

@@ -27,7 +27,15 @@ def test_ordinary_names_are_ids(clip_id):
 def test_ids_that_differ_only_in_case_are_refused():
     with pytest.raises(ValueError, match="'Wave' and 'wave' would be one file"):
         check_distinct_ids(["Wave", "jump", "wave"])
+    with pytest.raises(ValueError, match="'wave' and 'wave' would be one file"):
+        check_distinct_ids(["wave", "jump", "wave"])
     check_distinct_ids(["wave", "jump"])
+
+
+@pytest.mark.parametrize("split", ["../../../x/here", "training", "", "Train"])
+def test_a_split_is_one_of_three(split):
+    with pytest.raises(ValueError, match="is none of train, validation, test"):
+        Clip(id="c", split=split)
 
 
 @given(

@@ -185,6 +185,24 @@ def test_wrong_choices_are_told(store, tmp_path):
         SpikeClips([1, 2])
 
 
+def test_a_store_is_opened_without_a_look_for_parquet_in_it(store, monkeypatch):
+    def glob(path, pattern, **_):
+        raise AssertionError(f"looked for {pattern} in {path}")
+
+    monkeypatch.setattr("pathlib.Path.glob", glob)
+    assert len(SpikeClips(store.path)) == 5
+
+
+def test_a_label_that_is_no_class_is_told(store):
+    class Wrong:
+        class_names = ("b",)
+        clips = store.clips
+        read = store.read
+
+    with pytest.raises(StoreError, match="clip a_g01: label 'a' is not among the 1 class names"):
+        SpikeClips(Wrong())
+
+
 def test_clips_of_several_sizes_are_not_one_batch():
     items = [
         {
@@ -211,9 +229,10 @@ def test_unpacking_gives_the_planes(ticks, seed):
         unpack_planes(packed, ticks + 8)
 
 
-def test_what_datasets_loads_gives_the_same_items(store, tmp_path):
+def rows_of(store):
+    """Features and rows of the store as ``datasets`` has them."""
     import zstandard
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+    from datasets import ClassLabel, Features, List, Value
 
     text, whole = Value("string"), Value("int64")
     features = Features(
@@ -250,6 +269,13 @@ def test_what_datasets_loads_gives_the_same_items(store, tmp_path):
                 "bits": frames,
             }
         )
+    return features, rows
+
+
+def test_what_datasets_loads_gives_the_same_items(store):
+    from datasets import Dataset, DatasetDict
+
+    features, rows = rows_of(store)
     loaded = DatasetDict(
         {
             split: Dataset.from_list([r for r in rows if r["split"] == split], features=features)
@@ -261,3 +287,27 @@ def test_what_datasets_loads_gives_the_same_items(store, tmp_path):
     assert same(epoch_of(ours), epoch_of(theirs))
     with pytest.raises(StoreError, match="random access"):
         SpikeClips(loaded["train"].to_iterable_dataset())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": -1}, "label -1 is not a place among 3 class names"),
+        ({"tick_rate_hz": -1.0}, "'tick_rate_hz' is -1.0, expected"),
+        ({"id": "b_g01"}, "clip b_g01 is there twice"),
+        ({"height": None}, "'height_px' is None, expected"),
+        ({"bits": None}, "0 chunks do not fit its ticks"),
+        ({"bits": [None] * 2}, "chunk [01] is damaged"),
+        ({"chunk_ticks": 0}, "chunk_ticks is not usable: 0"),
+    ],
+)
+def test_a_malformed_row_of_datasets_is_told(store, change, message):
+    from datasets import Dataset
+
+    features, rows = rows_of(store)
+    rows[0] |= change
+    loaded = Dataset.from_list(rows, features=features)
+    with pytest.raises(StoreError, match=message):
+        SpikeClips(loaded, window_ticks=8)[0]
+    with pytest.raises(StoreError, match="the data set has no columns bits, ticks"):
+        SpikeClips(loaded.remove_columns(["bits", "ticks"]))

@@ -1,7 +1,9 @@
 """Parquet shards: the bits and all that is known of them, deterministic, checked on reading."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -14,7 +16,12 @@ from hypothesis import strategies as st
 
 from spikedata.catalog import Clip
 from spikedata.errors import StoreError
-from spikedata.parquet import arrow_schema, open_parquet, plan_shards, write_shard
+from spikedata.parquet import (
+    arrow_schema,
+    open_parquet,
+    plan_shards,
+    write_shard,
+)
 from spikedata.store import SpikeStore, create_store, open_store
 from spikedata.stream import pack_ticks, unpack_ticks
 
@@ -160,13 +167,34 @@ def rewritten(folder: Path, out: Path, change) -> Path:
     return out
 
 
-def with_column(name: str, value):
+def with_column(name: str, value, kind: pa.DataType | None = None):
     def change(table: pa.Table) -> pa.Table:
         at = table.schema.get_field_index(name)
-        column = [value(cell) for cell in table[name].to_pylist()]
-        return table.set_column(at, table.schema.field(at), [column])
+        field = table.schema.field(at)
+        column = pa.array([value(cell) for cell in table[name].to_pylist()], kind or field.type)
+        return table.set_column(at, field.with_type(column.type), column)
 
     return change
+
+
+def with_provenance(**values):
+    return with_column("provenance", lambda text: json.dumps(json.loads(text) | values))
+
+
+def with_about(**values):
+    """Other values under the key ``spikedata``; one that is None is left out."""
+
+    def change(table: pa.Table) -> pa.Table:
+        about = json.loads(table.schema.metadata[b"spikedata"]) | values
+        about = {key: value for key, value in about.items() if value is not None}
+        return table.replace_schema_metadata({b"spikedata": json.dumps(about)})
+
+    return change
+
+
+def frame_that_states(size: int) -> bytes:
+    """A whole frame of one byte whose header states ``size`` bytes (RFC 8878, section 3.1.1)."""
+    return b"\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little") + b"\x09\x00\x00x"
 
 
 @pytest.mark.parametrize(
@@ -175,10 +203,17 @@ def with_column(name: str, value):
         (with_column("bits", lambda bits: bits[:-1]), "chunks do not fit its ticks"),
         (with_column("bits", lambda bits: [b"junk" for _ in bits]), "chunk 0"),
         (with_column("chunk_ticks", lambda _: 7), "chunk_ticks is not usable"),
-        (with_column("chunk_ticks", lambda _: 1 << 50), "chunk_ticks is not usable"),
+        (with_column("chunk_ticks", lambda _: None), "chunk_ticks is not usable"),
+        (with_column("chunk_ticks", lambda _: 1 << 50), "that are read at once"),
         (
-            with_column("bits", lambda bits: [zstandard.compress(bytes(1 << 20)) for _ in bits]),
-            "chunk 0",
+            with_column("bits", lambda bits: [frame_that_states(1 << 40) for _ in bits]),
+            "chunk 0 holds 1,099,511,627,776 bytes, expected 1,760",
+        ),
+        (with_column("bits", lambda bits: [None for _ in bits]), "chunk 0 is damaged"),
+        (with_column("bits", lambda _: None), "0 chunks do not fit its ticks"),
+        (
+            with_column("ticks", lambda ticks: max(1, ticks - 1)),
+            r"has bits past its last tick \(254\)",
         ),
         (with_column("bits_sha256", lambda _: "0" * 64), "noted was 0000"),
     ],
@@ -194,9 +229,31 @@ def test_a_damaged_row_is_an_error(folder, tmp_path, change, message):
     [
         (with_column("id", lambda _: "../out"), "holds '/'|starts with a dot"),
         (with_column("id", lambda _: "same"), "is there twice"),
-        (with_column("label", lambda _: 2), "out of range"),
-        (with_column("height", lambda _: 0), "must be positive"),
+        (with_column("id", lambda _: None), "clip id is empty"),
+        (with_column("label", lambda _: 2), "label 2 is not a place among 2 class names"),
+        (with_column("label", lambda _: -1), "label -1 is not a place among 2 class names"),
+        (with_column("height", lambda _: 0), "'height_px' is 0, expected a whole number"),
+        (with_column("width", lambda _: 70_000), "is past"),
+        (with_column("ticks", lambda _: None), "'ticks' is None, expected a whole number"),
+        (with_column("tick_rate_hz", lambda _: -250.0), "'tick_rate_hz' is -250.0, expected"),
+        (with_column("tick_rate_hz", lambda _: float("nan")), "'tick_rate_hz' is nan, expected"),
+        (with_column("split", lambda _: "../x"), "'split' is '../x', expected"),
+        (with_column("bits_sha256", lambda _: ""), "64 lower-case hexadecimal digits"),
+        (with_column("captions", lambda _: None), "'captions' is None, expected"),
         (with_column("provenance", lambda _: "{"), "row 0 of group 0"),
+        (with_column("provenance", lambda _: None), "row 0 of group 0"),
+        (with_column("provenance", lambda _: "[]"), "row 0 of group 0"),
+        (with_provenance(attributes={"spikes": 3}), "'attributes' is .'spikes': 3., expected"),
+        (with_provenance(attributes=[]), "'attributes' is .., expected an object"),
+        (with_provenance(attributes={"a": float("nan")}), "NaN is not a finite number"),
+        (with_provenance(source=None), "'source' is None, expected an object"),
+        (lambda table: table.drop_columns(["ticks"]), "column 'ticks' is not there"),
+        (with_column("height", str, pa.string()), "column 'height' is string, expected int64"),
+        (with_column("bits", len, pa.int64()), "column 'bits' is int64, expected list"),
+        (with_about(name=None), "'name' is not a string"),
+        (with_about(recipe=[]), "'recipe' is not an object"),
+        (with_about(class_names=["x", "x"]), "a list of distinct strings"),
+        (lambda table: table.replace_schema_metadata({b"spikedata": b"[]"}), "is not a JSON obj"),
         (lambda table: table.replace_schema_metadata({}), "not written by spikedata"),
         (
             lambda table: table.replace_schema_metadata(
@@ -208,8 +265,74 @@ def test_a_damaged_row_is_an_error(folder, tmp_path, change, message):
 )
 def test_a_malformed_file_is_refused_when_opened(folder, tmp_path, change, message):
     path = rewritten(folder, tmp_path / "bad.parquet", change)
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreError, match=message) as caught:
         open_parquet(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_of_two_data_sets_are_not_one(folder, tmp_path):
+    rewritten(folder, tmp_path / "a.parquet", lambda table: table.slice(0, 1))
+    other = with_about(class_names=["y", "x"])
+    rewritten(folder, tmp_path / "b.parquet", lambda table: other(table.slice(1)))
+    with pytest.raises(StoreError, match="b.parquet: has other class names than a.parquet"):
+        open_parquet(tmp_path)
+
+
+class Changed:
+    """A store whose first clip says something else."""
+
+    def __init__(self, store: SpikeStore, stored) -> None:
+        self.name, self.class_names, self.recipe = store.name, store.class_names, store.recipe
+        self.clips = {**store.clips, stored.clip.id: stored}
+        self.blocks = store.blocks
+
+
+def test_a_split_that_would_leave_the_folder_becomes_no_path(store):
+    stored = store.clips["c00"]
+    clip = SimpleNamespace(id="c00", split="../../../x/here")
+    with pytest.raises(StoreError, match="clip c00: split '../../../x/here' is none of"):
+        plan_shards(Changed(store, replace(stored, clip=clip)))
+
+
+def test_a_clip_too_large_for_a_row_is_told_as_soon_as_that_is_known(store, tmp_path, monkeypatch):
+    huge = replace(store.clips["c00"], height_px=60_000, width_px=60_000)
+    read = []
+
+    def blocks(clip_id, ticks):
+        for block_ghw in store.blocks(clip_id, ticks):
+            read.append(clip_id)
+            yield block_ghw
+
+    source = Changed(store, huge)
+    source.blocks = blocks
+    monkeypatch.setattr("spikedata.parquet.MAX_CLIP_BYTES", 1000)
+    told = []
+    for shard in plan_shards(source)[1:]:
+        path = tmp_path / shard.name
+        write_shard(source, shard, path, failed=lambda _, error: told.append(str(error)))
+    large = ["clip c00", "clip c02", "clip c03", "clip c05", "clip c06"]
+    assert sorted(line.split(":")[0] for line in told) == large
+    assert any("256 ticks of 60000x60000" in line for line in told)
+    assert sum("past 1,000 bytes compressed" in line for line in told) == 4
+    assert (read.count("c00"), read.count("c06")) == (0, 1)
+    assert list(open_parquet(tmp_path).clips) == ["c08"]
+
+
+@pytest.mark.parametrize("with_bits", [True, False])
+def test_a_label_that_is_no_class_is_told(store, tmp_path, with_bits):
+    stored = store.clips["c01"]
+    source = Changed(store, replace(stored, clip=replace(stored.clip, label="z")))
+    (shard, _) = plan_shards(source)
+    told = []
+    write_shard(
+        source,
+        shard,
+        tmp_path / "a.parquet",
+        with_bits=with_bits,
+        failed=lambda stored, error: told.append(str(error)),
+    )
+    assert told == ["clip c01: label 'z' is not among the 2 class names"]
 
 
 def test_what_is_no_parquet_folder_says_so(tmp_path, store, folder):

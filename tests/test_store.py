@@ -113,6 +113,16 @@ def test_reordering_is_what_numpy_says(groups, pixels, seed, data):
     assert np.array_equal(unpack_window(packed, begin, ticks), planes)
 
 
+def test_no_array_is_written_or_read_past_its_end():
+    """The compiled loops check no index, so that shapes are checked before them."""
+    packed = np.zeros((8, 16), np.uint8)
+    for reorder in (to_time_first, to_time_last):
+        with pytest.raises(ValueError, match=r"\(8, 8\) is not that of \(8, 16\) transposed"):
+            reorder(packed, np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match="ticks 60 to 65 are not in 8 groups"):
+        unpack_window(packed, 60, 5)
+
+
 def test_metadata_comes_back(tmp_path):
     with new_store(tmp_path / "s.zarr") as writer:
         stored = add(writer, "c", random_packed(0, 20, 3, 4), 20, sensor={"threshold": 2.0})
@@ -244,7 +254,7 @@ def test_callers_mistakes_are_told(tmp_path):
             add(writer, "c", np.full((3, 3, 4), 255, np.uint8), 17)
         with pytest.raises(ValueError, match=r"attributes \['spikes'\]"):
             add(writer, "c", packed, 20, spikes=20)
-        with pytest.raises(ValueError, match="label 'z' is not among"):
+        with pytest.raises(StoreError, match="label 'z' is not among"):
             writer.clip(Clip(id="z", label="z"), height_px=3, width_px=4, tick_rate_hz=1)
         with (
             pytest.raises(ValueError, match="expected uint8"),

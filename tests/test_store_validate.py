@@ -1,6 +1,9 @@
 """Every rule of the format: a store that keeps it, and one that breaks it and nothing else."""
 
+import json
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,9 +78,96 @@ def test_a_damaged_catalogue_is_made_good_from_the_clips():
     assert [clip.clip.label for clip in store.clips.values()] == ["clap", "wave"]
 
 
-def test_stores_of_zarr_python_give_their_bits():
-    store = open_store(SPEC / "valid/by_zarr_python.zarr")
-    assert np.array_equal(store.read_planes("by_zarr"), spikes_thw(7, 203, 10, 9))
+@pytest.mark.parametrize(
+    ("name", "spikes"),
+    [
+        ("by_zarr_python", spikes_thw(7, 203, 10, 9)),
+        ("tall_chunks", spikes_thw(8, 256, 8, 8)),
+    ],
+)
+def test_stores_of_zarr_python_give_their_bits(name, spikes):
+    store = open_store(SPEC / f"valid/{name}.zarr")
+    assert np.array_equal(store.read_planes("by_zarr"), spikes)
+    assert np.array_equal(store.read("by_zarr", 70, 100).unpack(), spikes[70:170])
+
+
+def broken_clip(path, change):
+    """A store of two clips without a catalogue, the text of one clip's metadata changed."""
+    shutil.copytree(SPEC / "valid/two_clips.zarr", path)
+    (path / "catalog.jsonl").unlink()
+    file = path / "clips/wave_g01/zarr.json"
+    file.write_text(change(file.read_text()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ('"threshold": 2.0', '"threshold": NaN', "metadata_malformed"),
+        ('"threshold": 2.0', '"threshold": -Infinity', "metadata_malformed"),
+        ('"threshold": 2.0', '"threshold": 1e999', "metadata_malformed"),
+        ("a person waves", "\\ud800", "metadata_malformed"),
+        ('"split": "train"', '"split": "../../../x/here"', "attributes_malformed"),
+        ('"tick_rate_hz": 250.0', '"tick_rate_hz": -1', "attributes_malformed"),
+    ],
+)
+def test_values_that_no_file_should_hold_are_one_problem_and_one_line(tmp_path, old, new, code):
+    path = broken_clip(tmp_path / "s.zarr", lambda text: text.replace(old, new))
+    assert [(problem.code, problem.clip) for problem in validate(path)] == [(code, "wave_g01")]
+    with pytest.raises(StoreError) as caught:
+        open_store(path)
+    assert str(caught.value).startswith(f"{path}: clip wave_g01: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_surrogate_pair_is_refused_however_it_is_written(tmp_path):
+    path = broken_clip(tmp_path / "s.zarr", lambda text: text)
+    file = path / "clips/wave_g01/zarr.json"
+    file.write_bytes(file.read_bytes().replace(b"a person waves", b"\xed\xa0\x80"))
+    assert [problem.code for problem in validate(path)] == ["metadata_malformed"]
+    with pytest.raises(StoreError, match="is not JSON"):
+        open_store(path)
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+    path = broken_clip(
+        tmp_path / "s.zarr", lambda text: text.replace("a person waves", "\\ud83d\\ude00")
+    )
+    assert validate(path) == []
+    assert open_store(path).clips["wave_g01"].clip.captions == ("\U0001f600",)
+
+
+def test_the_index_is_checked_before_memory_is_taken(tmp_path):
+    """64 GiB are stated, and the shard has a hundred bytes."""
+
+    def swell(text):
+        meta = json.loads(text)
+        meta["shape"] = [16, 65_535, 65_535]
+        meta["chunk_grid"]["configuration"]["chunk_shape"] = [16, 65_535, 65_535]
+        meta["codecs"][0]["configuration"]["chunk_shape"] = [16, 255, 65_535]
+        meta["attributes"]["ticks"] = 128
+        return json.dumps(meta)
+
+    path = broken_clip(tmp_path / "s.zarr", swell)
+    with pytest.raises(StoreError, match="shard c.0.0.0: wrong checksum|is cut off"):
+        open_store(path).read("wave_g01")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others keep names in Unicode")
+def test_a_folder_whose_name_is_not_utf_8_can_be_told(tmp_path):
+    path = broken_clip(tmp_path / "s.zarr", lambda text: text)
+    os.mkdir(os.fsencode(path / "clips") + b"/\xff")
+    (problem,) = validate(path)
+    assert (problem.code, problem.clip) == ("clip_id_unsafe", "\\udcff")
+    problem.message.encode()
+
+
+def test_bits_past_the_last_tick_are_never_handed_on():
+    store = open_store(SPEC / "invalid/bits_past_end.zarr")
+    assert store.read("wave_g01", 0, 8).ticks == 8
+    for read in (store.read, store.read_planes, lambda clip_id: list(store.blocks(clip_id, 8))):
+        with pytest.raises(StoreError, match=r"has bits past its last tick \(13\)"):
+            read("wave_g01")
 
 
 def test_the_document_has_each_rule_by_its_code():

@@ -21,7 +21,12 @@ _TILE = 64
 
 
 def to_time_last(packed_gp: NDArray[np.uint8], out_pg: NDArray[np.uint8]) -> None:
-    """Transpose uint8 (G, P) into uint8 (P, G), both contiguous."""
+    """Transpose uint8 (G, P) into uint8 (P, G), both contiguous.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    _check_transposed(packed_gp, out_pg)
     if _by_eight(packed_gp.shape):
         _transpose_to_last(packed_gp.view(np.uint64), out_pg.view(np.uint64))
     else:
@@ -29,7 +34,12 @@ def to_time_last(packed_gp: NDArray[np.uint8], out_pg: NDArray[np.uint8]) -> Non
 
 
 def to_time_first(chunk_pg: NDArray[np.uint8], out_gp: NDArray[np.uint8]) -> None:
-    """Transpose uint8 (P, G) into uint8 (G, P), both contiguous."""
+    """Transpose uint8 (P, G) into uint8 (G, P), both contiguous.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    _check_transposed(chunk_pg, out_gp)
     if _by_eight(chunk_pg.shape):
         _transpose_to_first(chunk_pg.view(np.uint64), out_gp.view(np.uint64))
     else:
@@ -37,7 +47,13 @@ def to_time_first(chunk_pg: NDArray[np.uint8], out_gp: NDArray[np.uint8]) -> Non
 
 
 def unpack_window(packed_gp: NDArray[np.uint8], first: int, ticks: int) -> NDArray[np.uint8]:
-    """Unpack ticks ``first`` to ``first + ticks`` of uint8 (G, P) to uint8 0/1 (T, P)."""
+    """Unpack ticks ``first`` to ``first + ticks`` of uint8 (G, P) to uint8 0/1 (T, P).
+
+    Raises:
+        ValueError: the groups do not hold these ticks.
+    """
+    if first < 0 or first + ticks > 8 * len(packed_gp):
+        raise ValueError(f"ticks {first} to {first + ticks} are not in {len(packed_gp)} groups")
     planes_tp = np.empty((ticks, packed_gp.shape[1]), np.uint8)
     if _by_eight((8, packed_gp.shape[1])):
         _unpack_bits(packed_gp.view(np.uint64), planes_tp.view(np.uint64), first)
@@ -54,6 +70,12 @@ def count_ones(packed: NDArray[np.uint8]) -> int:
     whole = flat.size // 8 * 8
     ones = int(_count_ones(flat[:whole].view(np.uint64)))
     return ones + int(np.bitwise_count(flat[whole:]).sum())
+
+
+def _check_transposed(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+    # The compiled loops check no index: a target too small would be written past its end.
+    if target.shape != source.shape[::-1]:
+        raise ValueError(f"shape {target.shape} is not that of {source.shape} transposed")
 
 
 def _by_eight(shape: tuple[int, ...]) -> bool:

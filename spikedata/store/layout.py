@@ -5,6 +5,7 @@ in ``docs/reference/store-format.md``.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -286,12 +287,8 @@ def _codec_chain(codecs: Any, names: list[str]) -> list[Mapping[str, Any]]:
 def _check_sizes(
     shape: tuple[int, int, int], shard: tuple[int, int, int], chunk: tuple[int, int, int]
 ) -> None:
-    groups, height, width = shape
-    if groups > MAX_GROUPS or max(height, width) > MAX_SIDE_PX:
-        raise RuleBrokenError(
-            "size_limit",
-            f"shape {list(shape)} is past [{MAX_GROUPS}, {MAX_SIDE_PX}, {MAX_SIDE_PX}]",
-        )
+    check_shape(*shape)
+    height, width = shape[1:]
     if chunk[0] * chunk[1] * chunk[2] > MAX_CHUNK_BYTES:
         raise RuleBrokenError(
             "size_limit", f"chunk shape {list(chunk)} is past {MAX_CHUNK_BYTES:,} bytes"
@@ -305,6 +302,20 @@ def _check_sizes(
         )
     if shard[0] // chunk[0] * (shard[1] // chunk[1]) > MAX_CHUNKS_PER_SHARD:
         raise RuleBrokenError("size_limit", f"shard {list(shard)} holds too many chunks")
+
+
+def check_shape(groups: int, height_px: int, width_px: int) -> None:
+    """Check an array's shape, G x H x W, against the format's limits.
+
+    Raises:
+        RuleBrokenError: it is past one.
+    """
+    if groups > MAX_GROUPS or max(height_px, width_px) > MAX_SIDE_PX:
+        raise RuleBrokenError(
+            "size_limit",
+            f"shape {[groups, height_px, width_px]} is past "
+            f"[{MAX_GROUPS}, {MAX_SIDE_PX}, {MAX_SIDE_PX}]",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -371,17 +382,27 @@ def _check_version(version: Any) -> None:
 def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     _expect(meta.get("zarr_format"), 3, "metadata_malformed", "zarr_format")
     _expect(meta.get("node_type"), "group", "metadata_malformed", "node_type")
-    names = attributes.get("class_names")
+    check_about({"name": ""} | dict(attributes))
+    if not isinstance(attributes.get("config", {}), dict):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'config' is not an object")
+
+
+def check_about(about: Mapping[str, Any]) -> None:
+    """Check what every kind of data set says of itself: ``class_names``, ``recipe``, ``name``.
+
+    Raises:
+        RuleBrokenError: one is missing or has a value that does not fit.
+    """
+    names = about.get("class_names")
     if (
         not isinstance(names, list)
         or not all(isinstance(name, str) for name in names)
         or len(set(names)) != len(names)
     ):
         raise RuleBrokenError("class_names", "class_names must be a list of distinct strings")
-    for key in ("recipe", "config"):
-        if not isinstance(attributes.get(key, None if key == "recipe" else {}), dict):
-            raise RuleBrokenError("metadata_malformed", f"root attribute {key!r} is not an object")
-    if not isinstance(attributes.get("name", ""), str):
+    if not isinstance(about.get("recipe"), dict):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'recipe' is not an object")
+    if not isinstance(about.get("name"), str):
         raise RuleBrokenError("metadata_malformed", "root attribute 'name' is not a string")
 
 
@@ -403,18 +424,28 @@ def read_json(path: Path, code: str) -> dict[str, Any]:
 
 
 def parse_json(text: bytes, code: str, what: str) -> dict[str, Any]:
-    """Parse one JSON object.
+    """Parse one JSON object, and only what can be written as JSON again.
 
     Raises:
-        RuleBrokenError: it is not; with ``code``.
+        RuleBrokenError: it is not UTF-8 or not JSON, or holds a number that is not finite or half
+            a surrogate pair; with ``code``.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
+        if b"\\u" in text:
+            compact_json(found)  # half a surrogate pair is no UTF-8
     except (ValueError, RecursionError) as error:
         raise RuleBrokenError(code, f"{what} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise RuleBrokenError(code, f"{what} is not a JSON object")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def pretty_json(value: Any) -> bytes:

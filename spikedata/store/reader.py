@@ -21,7 +21,7 @@ from spikedata.store.layout import (
     parse_json,
 )
 from spikedata.store.shard import ShardReader
-from spikedata.store.stored import StoredClip, read_clip_metadata
+from spikedata.store.stored import StoredClip, check_past_end, read_clip_metadata
 from spikedata.stream import (
     TICKS_PER_GROUP,
     BitsHasher,
@@ -129,7 +129,7 @@ class SpikeStore:
         stored, layout = self._open(clip_id)
         start, ticks = self._window(stored, start, ticks)
         first, end = start // TICKS_PER_GROUP, group_count(start + ticks)
-        packed_ghw = self._groups(clip_id, layout, first, end)
+        packed_ghw = self._groups(stored, layout, first, end)
         if start % TICKS_PER_GROUP or (ticks % TICKS_PER_GROUP and start + ticks < stored.ticks):
             packed_ghw = slice_ticks(packed_ghw, start % TICKS_PER_GROUP, ticks)
         return SpikeStream(packed_ghw, ticks, stored.tick_rate_hz)
@@ -147,7 +147,7 @@ class SpikeStore:
         stored, layout = self._open(clip_id)
         start, ticks = self._window(stored, start, ticks)
         first, end = start // TICKS_PER_GROUP, group_count(start + ticks)
-        packed_ghw = self._groups(clip_id, layout, first, end)
+        packed_ghw = self._groups(stored, layout, first, end)
         planes_tp = bitplanes.unpack_window(
             packed_ghw.reshape(len(packed_ghw), -1), start % TICKS_PER_GROUP, ticks
         )
@@ -169,10 +169,10 @@ class SpikeStore:
         """
         if ticks <= 0 or ticks % TICKS_PER_GROUP:
             raise ValueError(f"ticks must be a positive multiple of 8, got {ticks}")
-        _, layout = self._open(clip_id)
+        stored, layout = self._open(clip_id)
         step = ticks // TICKS_PER_GROUP
         for first in range(0, layout.groups, step):
-            yield self._groups(clip_id, layout, first, min(first + step, layout.groups))
+            yield self._groups(stored, layout, first, min(first + step, layout.groups))
 
     def verify(self, clip_id: str) -> None:
         """Read all of a clip and compare it with what was noted when it was written.
@@ -203,11 +203,17 @@ class SpikeStore:
             )
         return start, ticks
 
-    def _groups(self, clip_id: str, layout: ArrayLayout, first: int, end: int) -> NDArray[np.uint8]:
+    def _groups(
+        self, stored: StoredClip, layout: ArrayLayout, first: int, end: int
+    ) -> NDArray[np.uint8]:
+        clip_id = stored.clip.id
         try:
-            return read_groups(self.path / CLIPS / clip_id, layout, first, end)
+            packed_ghw = read_groups(self.path / CLIPS / clip_id, layout, first, end)
+            if end == layout.groups:
+                check_past_end(packed_ghw, stored.ticks)
         except RuleBrokenError as error:
             raise error.at(self.path, clip_id) from error
+        return packed_ghw
 
 
 def open_store(path: Path | str) -> SpikeStore:
@@ -227,8 +233,8 @@ def read_groups(folder: Path, layout: ArrayLayout, first: int, end: int) -> NDAr
     """
     shards = range(first // layout.shard_groups, -(-end // layout.shard_groups))
     for shard in shards:  # before memory is taken for what may not be there
-        if not (folder / layout.shard_key(shard)).is_file():
-            raise RuleBrokenError("shard_missing", f"shard {layout.shard_key(shard)} is missing")
+        with ShardReader(folder, layout, shard):
+            pass  # opening checks the index
     packed_gp = np.empty((end - first, layout.height_px * layout.width_px), np.uint8)
     for shard in shards:
         with ShardReader(folder, layout, shard) as reader:
@@ -252,7 +258,7 @@ def _fill(
         for row in range(layout.bands):
             chunk_pg = reader.chunk_pg(step * layout.bands + row)
             target_gp = out_gp[g0 - low : g1 - low, row * band : (row + 1) * band]
-            if g1 - g0 == size and layout.bands == 1:  # nothing to cut off
+            if g1 - g0 == size and layout.chunk_rows == layout.height_px:  # nothing to cut off
                 bitplanes.to_time_first(chunk_pg, target_gp)
             else:
                 bitplanes.to_time_first(chunk_pg, chunk_gp)
@@ -275,9 +281,7 @@ def verify_bits(folder: Path, stored: StoredClip, layout: ArrayLayout) -> None:
         packed_ghw = read_groups(folder, layout, first, min(first + step, layout.groups))
         hasher.update(packed_ghw)
         spikes += bitplanes.count_ones(packed_ghw)
-    used = stored.ticks % TICKS_PER_GROUP
-    if used and (packed_ghw[-1] >> used).any():
-        raise RuleBrokenError("bits_past_end", f"has bits past its last tick ({stored.ticks})")
+    check_past_end(packed_ghw, stored.ticks)
     if hasher.hexdigest() != stored.bits_sha256:
         raise RuleBrokenError(
             "bits_differ",

@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from spikedata.errors import StoreError
+from spikedata.store.frames import decompress_exactly
 from spikedata.store.layout import ArrayLayout, RuleBrokenError
 
 ABSENT = (1 << 64) - 1
@@ -78,7 +78,6 @@ class ShardReader:
         except BaseException:
             self._file.close()
             raise
-        self._decoder = zstandard.ZstdDecompressor()
 
     def __enter__(self) -> "ShardReader":
         return self
@@ -122,20 +121,11 @@ class ShardReader:
             RuleBrokenError: not a zstd frame of exactly a chunk's bytes; checked before memory
                 is taken.
         """
-        expected = self._layout.chunk_bytes
         coded = self._read(int(self._index[chunk, 0]), int(self._index[chunk, 1]))
         try:
-            stated = zstandard.frame_content_size(coded)
-            if stated in (-1, expected):
-                data = self._decoder.decompress(coded, max_output_size=expected)
-                stated = len(data)
-        except zstandard.ZstdError as error:
+            data = decompress_exactly(coded, self._layout.chunk_bytes)
+        except RuleBrokenError as error:
             raise RuleBrokenError(
-                "chunk_damaged", f"shard {self._name}, chunk {chunk}: {error}"
+                error.code, f"shard {self._name}, chunk {chunk} {error.message}"
             ) from error
-        if stated != expected:
-            raise RuleBrokenError(
-                "chunk_damaged",
-                f"shard {self._name}, chunk {chunk} holds {stated:,} bytes, expected {expected:,}",
-            )
         return np.frombuffer(data, np.uint8).reshape(-1, self._layout.chunk_groups)

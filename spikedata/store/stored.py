@@ -1,22 +1,26 @@
 """One clip as a store knows it: the attributes of its array and its line in the catalogue."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from spikedata.catalog import Clip
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.catalog import SPLITS, Clip
 from spikedata.store.layout import (
     METADATA,
     ArrayLayout,
     RuleBrokenError,
     check_id,
+    check_shape,
     compact_json,
     parse_json,
     read_json,
 )
-from spikedata.stream import group_count
+from spikedata.stream import TICKS_PER_GROUP, group_count
 
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
 MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
@@ -75,28 +79,50 @@ class StoredClip:
             RuleBrokenError: a key is missing or has a value that does not fit.
         """
         row = parse_json(line, "attributes_malformed", "a catalogue line")
-        height, width = (_whole(row.pop(key, None), key) for key in GEOMETRY_KEYS)
-        return cls.from_array_attributes(row, height, width)
+        return cls.from_array_attributes(row, *(row.pop(key, None) for key in GEOMETRY_KEYS))
 
     @classmethod
     def from_array_attributes(
-        cls, attributes: Mapping[str, Any], height_px: int, width_px: int
+        cls, attributes: Mapping[str, Any], height_px: Any, width_px: Any
     ) -> Self:
         """Undo :meth:`array_attributes`.
 
         Raises:
             RuleBrokenError: a key is missing or has a value that does not fit.
         """
-        check_attributes(attributes)
+        made = {k: v for k, v in attributes.items() if k not in RESERVED_KEYS}
+        return cls.from_file(attributes, made, height_px, width_px)
+
+    @classmethod
+    def from_file(
+        cls, known: Mapping[str, Any], attributes: Any, height_px: Any, width_px: Any
+    ) -> Self:
+        """A clip of what any kind of file says; nothing of it is trusted.
+
+        Args:
+            known: values of :data:`CLIP_KEYS` and :data:`MEASURED_KEYS`; others are passed over.
+            attributes: how the clip was made.
+            height_px: rows.
+            width_px: columns.
+
+        Raises:
+            RuleBrokenError: a key is missing, a value does not fit, or a size is past its limit.
+        """
+        check_attributes(known)
+        if not isinstance(attributes, dict) or RESERVED_KEYS & attributes.keys():
+            expected = "an object without the format's own keys"
+            raise _wrong_attribute("attributes", attributes, expected)
+        height_px, width_px = _whole(height_px, "height_px"), _whole(width_px, "width_px")
+        check_shape(group_count(known["ticks"]), height_px, width_px)
         return cls(
-            clip=Clip.from_dict({key: attributes[key] for key in CLIP_KEYS}),
-            ticks=attributes["ticks"],
+            clip=Clip.from_dict({key: known[key] for key in CLIP_KEYS}),
+            ticks=known["ticks"],
             height_px=height_px,
             width_px=width_px,
-            tick_rate_hz=float(attributes["tick_rate_hz"]),
-            bits_sha256=attributes["bits_sha256"],
-            spikes=attributes["spikes"],
-            attributes={k: v for k, v in attributes.items() if k not in RESERVED_KEYS},
+            tick_rate_hz=float(known["tick_rate_hz"]),
+            bits_sha256=known["bits_sha256"],
+            spikes=known["spikes"],
+            attributes=attributes,
         )
 
 
@@ -112,6 +138,9 @@ def check_attributes(attributes: Mapping[str, Any]) -> None:
     for key in ("label", "split", "group", "licence"):
         if attributes[key] is not None and not isinstance(attributes[key], str):
             raise _wrong_attribute(key, attributes[key], "a string or null")
+    if attributes["split"] not in (None, *SPLITS):
+        expected = f"null, {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+        raise _wrong_attribute("split", attributes["split"], expected)
     captions = attributes["captions"]
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         raise _wrong_attribute("captions", captions, "a list of strings")
@@ -139,6 +168,45 @@ def _wrong_attribute(key: str, value: Any, expected: str) -> RuleBrokenError:
     return RuleBrokenError(
         "attributes_malformed", f"attribute {key!r} is {shown}, expected {expected}"
     )
+
+
+def check_label(clip: Clip, class_names: Collection[str]) -> None:
+    """Check that a clip's label is one of the data set's.
+
+    Raises:
+        RuleBrokenError: it is not.
+    """
+    if clip.label is not None and clip.label not in class_names:
+        raise RuleBrokenError(
+            "label_unknown",
+            f"clip {clip.id}: label {clip.label!r} is not among the {len(class_names)} class names",
+        )
+
+
+def label_of(number: Any, class_names: Sequence[str]) -> str | None:
+    """The label that a column holds as its place among the class names.
+
+    Raises:
+        RuleBrokenError: there is no such place.
+    """
+    if number is None:
+        return None
+    if type(number) is not int or not 0 <= number < len(class_names):
+        raise RuleBrokenError(
+            "label_unknown", f"label {number!r} is not a place among {len(class_names)} class names"
+        )
+    return class_names[number]
+
+
+def check_past_end(packed_ghw: NDArray[np.uint8], ticks: int) -> None:
+    """Check that the last of a clip's groups, uint8 (G, H, W), holds nothing after its last tick.
+
+    Raises:
+        RuleBrokenError: it does.
+    """
+    used = ticks % TICKS_PER_GROUP
+    if used and (packed_ghw[-1] >> used).any():
+        raise RuleBrokenError("bits_past_end", f"has bits past its last tick ({ticks})")
 
 
 def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:

@@ -15,7 +15,7 @@ from spikedata.store.layout import (
 )
 from spikedata.store.reader import read_catalog, verify_bits
 from spikedata.store.shard import ShardReader
-from spikedata.store.stored import StoredClip, read_clip_metadata
+from spikedata.store.stored import StoredClip, check_label, read_clip_metadata
 
 
 def validate(path: Path | str, *, deep: bool = True) -> list[Problem]:
@@ -43,11 +43,16 @@ def validate(path: Path | str, *, deep: bool = True) -> list[Problem]:
             check_id(name)
             stored, layout = read_clip_metadata(path / CLIPS / name)
             whole[name] = stored
-            _check_label(stored, root)
+            check_label(stored.clip, root.class_names)
             _check_bits(path / CLIPS / name, stored, layout, deep=deep)
         except RuleBrokenError as error:
-            problems.append(Problem(error.code, name, error.message))
+            problems.append(Problem(error.code, _printable(name), error.message))
     return problems + list(_catalog_problems(path, whole, names))
+
+
+def _printable(name: str) -> str:
+    """A file system's name, which need not be UTF-8, as text that can be."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _collisions(names: list[str]) -> Iterator[Problem]:
@@ -57,13 +62,6 @@ def _collisions(names: list[str]) -> Iterator[Problem]:
         if other != name:
             message = f"would be one file with {other!r} where case is ignored"
             yield Problem("clip_ids_collide", name, message)
-
-
-def _check_label(stored: StoredClip, root: RootInfo) -> None:
-    if stored.clip.label is not None and stored.clip.label not in root.class_names:
-        raise RuleBrokenError(
-            "label_unknown", f"label {stored.clip.label!r} is not among the class names"
-        )
 
 
 def _check_bits(folder: Path, stored: StoredClip, layout: ArrayLayout, *, deep: bool) -> None:

@@ -38,7 +38,7 @@ from spikedata.store.layout import (
 )
 from spikedata.store.reader import catalog_lines
 from spikedata.store.shard import ShardWriter
-from spikedata.store.stored import StoredClip
+from spikedata.store.stored import StoredClip, check_label
 from spikedata.stream import TICKS_PER_GROUP, BitsHasher, group_count
 
 
@@ -150,11 +150,11 @@ class StoreWriter:
         ``threads`` threads compress the bands of a large picture; the bytes are the same.
 
         Raises:
-            StoreError: the store has that clip, or one whose id differs only in case.
-            ValueError: the label is not among the class names, or a size is out of range.
+            StoreError: the store has that clip, or one whose id differs only in case; or the label
+                is not among the class names.
+            ValueError: a size is out of range.
         """
-        if clip.label is not None and clip.label not in self._class_names:
-            raise ValueError(f"label {clip.label!r} is not among the store's class names")
+        check_label(clip, self._class_names)
         if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
             raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
         if not tick_rate_hz > 0:

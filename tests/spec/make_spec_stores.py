@@ -50,16 +50,27 @@ def make_empty(path: Path) -> None:
 
 def make_by_zarr_python(path: Path) -> None:
     """The same format from zarr-python alone: other chunk lengths, keys and level; no catalogue."""
+    write_by_zarr_python(path, spikes_thw(7, 203, 10, 9), chunks=(5, 4, 9), shards=(15, 12, 9))
+
+
+def make_tall_chunks(path: Path) -> None:
+    """Chunks taller than the picture, all sizes multiples of eight; by zarr-python."""
+    write_by_zarr_python(path, spikes_thw(8, 256, 8, 8), chunks=(8, 16, 8), shards=(16, 16, 8))
+
+
+def write_by_zarr_python(
+    path: Path, spikes: np.ndarray, *, chunks: tuple[int, ...], shards: tuple[int, ...]
+) -> None:
     root = zarr.create_group(path, zarr_format=3)
     root.attrs.update({"format": "spikedata", "version": "1.0", "class_names": [], "recipe": {}})
-    packed = pack_ticks(spikes_thw(7, 203, 10, 9))
+    packed = pack_ticks(spikes)
     with zarr.config.set({"array.write_empty_chunks": True}):
         array = root.create_group("clips").create_array(
             "by_zarr",
             shape=packed.shape,
             dtype="uint8",
-            chunks=(5, 4, 9),
-            shards=(15, 12, 9),
+            chunks=chunks,
+            shards=shards,
             filters=[zarr.codecs.TransposeCodec(order=(1, 2, 0))],
             compressors=[zarr.codecs.ZstdCodec(level=1, checksum=True)],
             dimension_names=["tick_group", "y", "x"],
@@ -68,7 +79,7 @@ def make_by_zarr_python(path: Path) -> None:
         array[:] = packed
     hasher = BitsHasher()
     hasher.update(packed)
-    measured = {"ticks": 203, "tick_rate_hz": 20000, "spikes": int(np.bitwise_count(packed).sum())}
+    measured = {"ticks": len(spikes), "tick_rate_hz": 20000, "spikes": int(spikes.sum())}
     known = dict.fromkeys(["label", "split", "group", "licence"])
     known |= {"id": "by_zarr", "captions": [], "source": {}, "bits_sha256": hasher.hexdigest()}
     array.attrs.update(known | measured)
@@ -213,6 +224,7 @@ VALID: dict[str, Break] = {
     "two_clips": make_two_clips,
     "empty": make_empty,
     "by_zarr_python": make_by_zarr_python,
+    "tall_chunks": make_tall_chunks,
 }
 
 
