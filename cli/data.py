@@ -26,6 +26,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from spikedata import Corpus, Failure, SimulationRecipe
+    from spikedata.stats import SpikeSource
     from spikedata.store import StoredClip
 
 app = new_app(
@@ -42,6 +43,7 @@ app = new_app(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Clips at once.  [default: all cores]")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
 StoreArgument = Annotated[Path, typer.Argument(help="Spike store (.zarr).")]
 SPIKES = Path("spikes.zarr")
 
@@ -418,7 +420,8 @@ def pack(
         float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
     ] = None,
     level: Annotated[
-        int | None, typer.Option(help="Effort of compression.  [default: 7 for zarr and parquet]")
+        int | None,
+        typer.Option(help="Effort of compression, 1 to 19; hdf5 0 to 9.  [default: 7; hdf5 4]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     workers: Workers = None,
@@ -428,29 +431,35 @@ def pack(
 
     Without SOURCES it packs spikes.zarr, which `spikedata simulate` writes. Every clip is read
     back from disk and its digest compared. What was packed last is what `spikedata push-hub`
-    publishes and what recipes read.
+    publishes and what recipes read. What cannot be packed is listed in <out>.failures.jsonl and
+    the rest goes on.
     """
     with errors_in_one_line(), progress_bar(None, "clip", "pack") as bar:
         from spikedata import available_cores, pack_clips
 
-        report = pack_clips(
-            sources or (),
-            to=to,
-            out=out,
-            camera=camera,
-            flip=flip,
-            tick_rate_hz=tick_rate,
-            level=level,
-            overwrite=overwrite,
-            workers=workers or available_cores(),
-            progress=lambda step: _advance(bar, step.stage, step.done, step.total),
-        )
+        with usage_errors_in_one_line():
+            report = pack_clips(
+                sources or (),
+                to=to,
+                out=out,
+                camera=camera,
+                flip=flip,
+                tick_rate_hz=tick_rate,
+                level=level,
+                overwrite=overwrite,
+                workers=workers or available_cores(),
+                progress=lambda step: _advance(bar, step.stage, step.done, step.total),
+            )
     values = asdict(report) | {"ratio": report.packed_bytes / report.stored_bytes}
-    _print(values if as_json else values | {"failures": len(report.failures)}, as_json)
+    if not as_json:
+        values["failures"] = len(report.failures)
+        values["failure_file"] = report.failure_file if report.failures else None
+    _print(values, as_json)
     for failure in report.failures:
         typer.echo(f"failed: {failure.id}: {failure.error}", err=True)
     if report.failures:
-        fail(f"{len(report.failures)} sources or clips were left out of {report.out}")
+        left_out = f"{len(report.failures)} sources or clips were left out of {report.out}"
+        fail(f"{left_out}; see {report.failure_file}")
 
 
 @app.command("push-hub")
@@ -467,7 +476,8 @@ def push_hub(
         bool, typer.Option("--public", help="Let everybody see it.  [default: only you]")
     ] = False,
     licence: Annotated[
-        str | None, typer.Option(help="Licence of the data set, as the Hub spells it: cc-by-4.0.")
+        str | None,
+        typer.Option(help="Licence, such as cc-by-4.0 or any other.  [default: the clips']"),
     ] = None,
     recipe_only: Annotated[
         bool,
@@ -519,12 +529,15 @@ def pull(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download a published data set as a store, every bit checked.
 
-    A data set published as recipes alone has no bits: make them with `spikedata simulate` from your
-    copy of the videos, then `spikedata pull REPO --check` says whether they are the same.
+    A data set published as recipes alone has no bits: make them from your copy of the videos with
+    `spikedata simulate VIDEOS --recipe recipe.yaml`; then `spikedata pull REPO --check` says
+    whether they are the same.
     """
+    differences: tuple[str, ...] = ()
     with errors_in_one_line(), progress_bar(None, "step", "pull") as bar:
         from spikedata import available_cores, check_regenerated, fetch
 
@@ -539,14 +552,14 @@ def pull(
                 workers=workers or available_cores(),
                 progress=lambda step: _advance(bar, step.stage, step.done, step.total or bar.total),
             )
-    if not check:
-        typer.echo(out)
-        return
-    for line in differences:
-        typer.echo(line)
+    if as_json:
+        told = {"differences": list(differences)} if check else {}
+        _print({"store": out, "repo": repo, **told}, as_json)
+    else:
+        same = f"{out}: the same bits as {repo}"
+        typer.echo("\n".join(differences) or (same if check else out))
     if differences:
         fail(f"{out}: {len(differences)} differences from {repo}")
-    typer.echo(f"{out}: the same bits as {repo}")
 
 
 @app.command()
@@ -595,20 +608,25 @@ def view(
     start: Annotated[int, typer.Option(help="First tick.")] = 0,
     ticks: Annotated[int | None, typer.Option(help="How many ticks.  [default: all]")] = None,
     window: Annotated[int, typer.Option(help="Ticks in one picture of a movie.")] = 32,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show a clip as a picture or a movie of the light it recorded."""
+    out = out or Path(f"{clip}.png")
     with errors_in_one_line():
         from spikedata import open_store, view_clip
 
+        opened = open_store(store)
+        _check_output(out, store, overwrite=overwrite)
         with usage_errors_in_one_line():
             written = view_clip(
-                open_store(store),
+                opened,
                 clip,
-                out or Path(f"{clip}.png"),
+                out,
                 picture=picture,
                 start=start,
                 ticks=ticks,
                 window_ticks=window,
+                overwrite=overwrite,
             )
     typer.echo(written)
 
@@ -619,13 +637,30 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Page to write.  [default: STORE with .html]")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a page about STORE: classes, firing rates, intervals, a contact sheet."""
+    out = out or store.parent / f"{store.absolute().stem}.html"
     with errors_in_one_line():
         from spikedata import open_store, report_html
 
-        written = report_html(open_store(store), out or store.with_suffix(".html"))
+        opened = open_store(store)
+        _check_output(out, store, overwrite=overwrite)
+        written = report_html(opened, out, overwrite=overwrite)
     typer.echo(written)
+
+
+def _check_output(out: Path, *read: Path, overwrite: bool) -> None:
+    """Refuse OUT before any work: it is read, or lies in a store that is, or is there already."""
+    for path in read:
+        itself = out.exists() and path.exists() and out.samefile(path)
+        inside = (path / "zarr.json").is_file() and path.resolve() in out.resolve().parents
+        if itself or inside:
+            fail(f"{out}: would change {path}, which is read here. Choose another name")
+    if out.is_dir():
+        fail(f"{out}: is a folder; give the name of a file")
+    if out.exists() and not overwrite:
+        fail(f"{out}: exists already. Give --overwrite to replace it")
 
 
 @app.command()
@@ -648,23 +683,42 @@ def compare(
         str | None, typer.Option(help="Camera of files: a name from `spikedata cameras`.")
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="Clip of stores.  [default: the only one]")
+        list[str] | None,
+        typer.Option(
+            help="Clip of stores; give it twice where REAL's and SIMULATED's have other ids.  "
+            "[default: the only one]"
+        ),
+    ] = None,
+    tick_rate: Annotated[
+        float | None,
+        typer.Option(min=1, help="Ticks a second of files, Hz.  [default: CAMERA's]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Page with pictures to write, .html.")] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell how like REAL a SIMULATED recording is, by its statistics.
 
-    `spikedata simulate --like REAL --sensor vidar-20khz` makes one of the same scene.
+    `spikedata simulate --like REAL --sensor vidar-20khz` makes one of the same scene. Of the longer
+    one the first ticks are taken, as many as the other has.
     """
+    clips: list[str | None] = [*clip] if clip else [None]
+    if len(clips) > 2:
+        fail(f"--clip: at most two, REAL's and SIMULATED's, got {len(clips)}", STATUS_USAGE)
     with errors_in_one_line():
         from spikedata import available_cores, compare_streams, comparison_html, open_spikes
 
-        sources = [open_spikes(path, camera=camera, clip=clip) for path in (real, simulated)]
+        sources = [
+            open_spikes(path, camera=camera, clip=its_clip, tick_rate_hz=tick_rate)
+            for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
+        ]
+        if out is not None:
+            _check_output(out, real, simulated, overwrite=overwrite)
         with usage_errors_in_one_line():
             comparison = compare_streams(*sources, threads=available_cores())
         if out is not None:
-            comparison_html(comparison, out, title=f"{real.name} and {simulated.name}")
+            title = f"{real.name} and {simulated.name}"
+            comparison_html(comparison, out, title=title, overwrite=overwrite)
     if as_json:
         _print(comparison.to_dict(), as_json)
     else:
@@ -680,9 +734,14 @@ def calibrate(
     camera: Annotated[
         str | None, typer.Option(help="Camera of the files: a name from `spikedata cameras`.")
     ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Turn rows upside down.  [default: as CAMERA needs]"),
+    ] = None,
     sensor: Annotated[
         str, typer.Option(help="Preset that gives what changes from tick to tick.")
     ] = "vidar-20khz",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure each pixel's response and dark charge from three flat fields.
@@ -691,12 +750,16 @@ def calibrate(
     """
     with errors_in_one_line():
         from spikedata import calibrate_pixels, load_sensor, open_spikes, write_sensor
+        from spikedata.calibrate import sensor_files
 
         base = load_sensor(sensor)
-        sources = [open_spikes(path, camera=camera) for path in (dark, medium, bright)]
+        files = (dark, medium, bright)
+        sources = [open_spikes(path, camera=camera, flip=flip) for path in files]
         with usage_errors_in_one_line():
+            for path in sensor_files(out):
+                _check_output(path, *files, Path(sensor), overwrite=overwrite)
             found = calibrate_pixels(*sources)
-            write_sensor(found, out, base)
+            write_sensor(found, out, base, overwrite=overwrite)
     _print(found.summary() | {"sensor": out}, as_json)
 
 
@@ -712,6 +775,17 @@ def export(
     camera: Annotated[
         str | None, typer.Option(help="Camera of a file: a name from `spikedata cameras`.")
     ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip", help="Turn a file's rows upside down.  [default: as CAMERA needs]"
+        ),
+    ] = None,
+    tick_rate: Annotated[
+        float | None,
+        typer.Option(min=1, help="Ticks a second of a file, Hz.  [default: CAMERA's]"),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a clip as other tools read it: Tonic's event arrays, Spike-Zoo's planes.
 
@@ -722,12 +796,26 @@ def export(
 
         if out.suffix not in (".npy", ".npz"):
             fail(f"{out}: expected a name that ends in .npy or .npz", STATUS_USAGE)
-        spikes = open_spikes(source, camera=camera, clip=clip)
-        if out.suffix == ".npy":
-            write_events(out, spikes)
+        spikes = open_spikes(source, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate)
+        _check_output(out, source, overwrite=overwrite)
+        if out.suffix == ".npz":
+            write_npz(out, spikes, **_class_of(source, clip, spikes), overwrite=overwrite)
         else:
-            write_npz(out, spikes)
+            with usage_errors_in_one_line():
+                write_events(out, spikes, overwrite=overwrite)
     typer.echo(out)
+
+
+def _class_of(source: Path, clip: str | None, spikes: "SpikeSource") -> dict[str, Any]:
+    """Number and name of the class of what is exported, as `write_npz` takes them."""
+    from spikedata import open_store
+
+    if not source.is_dir():
+        return {"label_name": getattr(spikes, "label", None)}
+    store = open_store(source)
+    name = store.clips[next(iter(store.clips)) if clip is None else clip].clip.label
+    number = store.class_names.index(name) if name in store.class_names else None
+    return {"label": number, "label_name": name}
 
 
 @app.command()

@@ -8,14 +8,26 @@ only what the Hub does not have yet. Nothing here ever shows the token.
 import contextlib
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from spikedata.errors import HubError, SpikeDataError, StoreError
-from spikedata.hub_card import card_text
+from spikedata.hub_card import (
+    RECIPE_FILE,
+    card_text,
+    clips_without_folders,
+    named_maps,
+    recipe_text,
+    without_folders,
+)
+from spikedata.outputs import locked, put_into_place, remove
+from spikedata.packed import check_replaceable, copy_clip, kind_at, open_clips
 from spikedata.parquet import (
     DEFAULT_LEVEL,
     ClipSource,
@@ -26,11 +38,16 @@ from spikedata.parquet import (
     plan_shards,
     write_shard,
 )
+from spikedata.simulator.maps import file_sha256
 from spikedata.store import SpikeStore, StoredClip, StoreWriter, create_store, open_store
 
 SIGN_IN = (
     "not signed in to the Hub, or the token is not valid: run `hf auth login`, or set HF_TOKEN"
 )
+READ_AHEAD_BYTES = 1 << 18
+"""Bytes asked for at once where only what is known of clips is read: about four clips' worth."""
+_SHARD_NAME = re.compile(r"data/[\w.-]+\.parquet")
+_BITS_COLUMNS = frozenset(["preview", "chunk_ticks", "bits"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +57,7 @@ class HubFile:
     path: str
     """Path in the repository."""
     size_bytes: int
-    """Size; before a shard is made, that of the same clips in the store."""
+    """Size; before a shard is made, that of the same clips in the source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +106,8 @@ def publish(
         source: the store or folder.
         repo: ``owner/name`` or ``name``; default the data set's name under the signed-in account.
         private: whether a repository that is created is private.
-        licence: the data set's licence, an identifier of the Hub's; default that of the clips.
+        licence: the data set's licence, by any usual name; default that of the clips. One that
+            the Hub has no identifier for is published as ``other``, with its name.
         dry_run: touch nothing and no network; say what would be published.
         recipe_only: publish hashes and recipe, but neither bits nor previews.
         level: zstd level of shards that are made for this.
@@ -97,39 +115,30 @@ def publish(
         progress: called in this thread for each clip encoded and each file sent.
 
     Raises:
-        HubError: not signed in, refused by the Hub, or not reachable.
-        StoreError: the source cannot be read, or a clip's bits are not those noted.
+        HubError: not signed in, refused by the Hub, or not reachable; or ``recipe_only`` for clips
+            that nobody could make again.
+        StoreError: the source cannot be read, a clip's bits are not those noted, or another run
+            publishes it.
     """
-    clips = _open_source(Path(source))
-    if not clips.clips:
-        raise HubError(f"{source}: holds no clips; there is nothing to publish")
-    shards = plan_shards(clips)
-    _check_splits(shards)
-    if dry_run:
-        repo_id = _full_name(repo, clips, "<your account>")
-        files = [_planned(Path(source), clips, shard, recipe_only) for shard in shards]
-        revision = None
-    else:
-        repo_id, private = _create(repo, clips, private)
-        upload = _Upload(repo_id, Path(source), clips, recipe_only, progress or (lambda _: None))
-        files = upload.shards(shards, level, workers)
-    card = card_text(
-        clips,
-        repo=repo_id,
-        licence=licence,
-        recipe_only=recipe_only,
-        split_bytes=_bytes_by_split(shards, files),
-    )
+    plan = _plan(Path(source), licence, recipe_only)
+    files, revision = plan.files(), None
+    repo_id = _full_name(repo, plan.clips, "<your account>" if dry_run else _account())
+    card = plan.card(repo_id, files)
     if not dry_run:
+        _check_card(card)
+        private = _create(repo_id, private)
+        upload = _Upload(repo_id, plan, progress or (lambda _: None))
+        files = upload.shards(level, workers)
+        card = plan.card(repo_id, files)
         revision = upload.commit(card)
-    readme = HubFile(path="README.md", size_bytes=len(card.encode()))
+    small = {**plan.side_files, "README.md": card.encode()}
     return PublishReport(
         repo=repo_id,
         url=f"{_endpoint()}/datasets/{repo_id}",
         revision=revision,
         private=private,
-        clips=len(clips.clips),
-        files=(*files, readme),
+        clips=len(plan.clips.clips),
+        files=(*files, *(HubFile(path=k, size_bytes=len(v)) for k, v in small.items())),
         card=card,
     )
 
@@ -145,13 +154,15 @@ def fetch(
 ) -> Path:
     """Download a data set that :func:`publish` made and rebuild the store, checking every digest.
 
-    Shards are taken one at a time and removed; a download that was cut short goes on where it was.
+    Shards are taken one at a time and removed. A download that was cut short goes on where it was,
+    in ``<out>.pull``, unless the data set has changed meanwhile: it then begins anew.
 
     Args:
         repo: ``owner/name``.
         out: store to write; it appears whole or not at all.
         revision: branch, tag or commit; default the newest.
-        overwrite: replace ``out``, once the new one is whole.
+        overwrite: replace ``out``, if all in it was written by spikedata, once the new one is
+            whole.
         workers: clips written at once, one thread each.
         progress: called in this thread for each shard and each clip.
 
@@ -160,29 +171,20 @@ def fetch(
 
     Raises:
         HubError: not there, not reachable, not published by spikedata, or recipes only.
-        StoreError: ``out`` exists, or bits are not those noted.
+        StoreError: ``out`` exists or is not ours to replace, another run is writing it, or bits
+            are not those noted.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise StoreError(f"{out}: exists already. Give --overwrite to replace it")
-    download = _Download(repo, revision, out.with_name(out.name + ".pull"))
-    partial = out.with_name(out.name + ".partial")
-    step = progress or (lambda _: None)
-    for number, name in enumerate(download.names, 1):
-        if not download.has(name):
-            shard = download.open(name)
-            if not shard.has_bits:
-                shutil.rmtree(download.folder)
-                raise HubError(_how_to_regenerate(repo, shard))
-            step(HubStep(stage="download", done=number, total=len(download.names), name=name))
-            with _continue_store(partial, shard) as writer:
-                for stored in _copy(shard, writer, workers):
-                    step(HubStep(stage="write", done=number, total=0, name=stored.clip.id))
-            download.drop(name)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
-    shutil.rmtree(download.folder)
+    check_replaceable(out, overwrite=overwrite)
+    published = _Published(repo, revision)
+    folder = out.with_name(out.name + ".pull")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        # Named by its commit, so that a cut download never goes on with another one's clips.
+        made = _rebuild(published, folder / published.commit, workers, progress or (lambda _: None))
+        check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
+        put_into_place(made, out)
+        remove(folder)
     return out
 
 
@@ -191,37 +193,90 @@ def check_regenerated(
 ) -> tuple[str, ...]:
     """Compare a store of your own making with the digests published; one line a difference.
 
+    No bits are downloaded.
+
     Raises:
         HubError: not there, not reachable, or not published by spikedata.
         StoreError: the store cannot be read.
     """
     ours = open_store(store)
-    folder = ours.path.with_name(ours.path.name + ".pull")
-    download = _Download(repo, revision, folder)
+    published = _Published(repo, revision)
     lines: list[str] = []
-    for name in download.names:
-        theirs = download.open(name)
+    for name in published.names:
+        theirs = published.facts(name)
         lines += [line for stored in theirs.clips.values() if (line := _difference(stored, ours))]
-    shutil.rmtree(folder)
     return tuple(lines)
 
 
 # --- what to publish ----------------------------------------------------------------------------
 
 
-def _open_source(path: Path) -> SpikeStore | ParquetStore:
-    if (path / "zarr.json").exists():
-        return open_store(path)
-    if any(path.glob("data/*.parquet")):
-        return open_parquet(path)
-    what = "is no store and no packed Parquet folder" if path.exists() else "no such store"
-    raise HubError(f"{path}: {what}. Run `spikedata pack --to zarr`")
+@dataclass(frozen=True)
+class _Plan:
+    """What is published: clips shared out over shards, and what lies beside these."""
+
+    source: Path
+    clips: ClipSource
+    shards: tuple[Shard, ...]
+    side_files: Mapping[str, bytes]
+    """Recipe and maps by name; the card is not among them."""
+    licence: str | None
+    recipe_only: bool
+
+    def card(self, repo: str, files: list[HubFile]) -> str:
+        sizes: dict[str, int] = {}
+        for shard, file in zip(self.shards, files, strict=True):
+            sizes[shard.split] = sizes.get(shard.split, 0) + file.size_bytes
+        return card_text(
+            self.clips,
+            repo=repo,
+            licence=self.licence,
+            recipe_only=self.recipe_only,
+            split_bytes=sizes,
+            side_files=self.side_files,
+        )
+
+    def files(self) -> list[HubFile]:
+        """The shards, before they are made."""
+        return [HubFile(path=shard.name, size_bytes=self._size(shard)) for shard in self.shards]
+
+    def is_made(self, shard: Shard) -> bool:
+        """Whether the source holds the very file that is to be published."""
+        is_whole = isinstance(self.clips, ParquetStore) and not self.recipe_only
+        return is_whole and (self.source / shard.name).is_file()
+
+    def _size(self, shard: Shard) -> int:
+        if self.recipe_only:
+            return 1024 * len(shard.clip_ids)
+        made = self.source / shard.name
+        folders = [self.source / "clips" / clip_id for clip_id in shard.clip_ids]
+        files = [made] if made.is_file() else [f for d in folders for f in d.glob("*")]
+        return sum(file.stat().st_size for file in files) or shard.packed_bytes
 
 
-def _check_splits(shards: tuple[Shard, ...]) -> None:
-    for shard in shards:
-        if not re.fullmatch(r"\w+(\.\w+)*", shard.split):
-            raise HubError(f"split {shard.split!r} cannot be published: use letters and digits")
+def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
+    if kind_at(path) not in ("zarr", "parquet") or path.is_file():
+        what = "is no store and no packed Parquet folder" if path.exists() else "no such store"
+        raise HubError(f"{path}: {what}. Run `spikedata pack --to zarr`")
+    clips = open_clips(path)
+    if not clips.clips:
+        raise HubError(f"{path}: holds no clips; there is nothing to publish")
+    named = named_maps(clips.recipe)
+    maps = _maps_file(*named) if named else None
+    clips = clips_without_folders(clips, file_sha256(maps) if maps else None)
+    recipe = recipe_text(clips.recipe)
+    if recipe_only and (recipe is None or (named and not maps)):
+        lacks = f"its maps {named[0]} are not here" if named else "they have no one recipe"
+        raise HubError(f"{path}: nobody could make these clips again, for {lacks}")
+    side_files = {} if recipe is None else {RECIPE_FILE: recipe.encode()}
+    if recipe and maps:
+        side_files[maps.name] = maps.read_bytes()
+    return _Plan(path, clips, plan_shards(clips), side_files, licence, recipe_only)
+
+
+def _maps_file(path: Path, noted: str | None) -> Path | None:
+    """The file of maps, if it is there and the one that the clips were made with."""
+    return path if path.is_file() and noted in (None, file_sha256(path)) else None
 
 
 def _full_name(repo: str | None, clips: ClipSource, account: str) -> str:
@@ -231,107 +286,106 @@ def _full_name(repo: str | None, clips: ClipSource, account: str) -> str:
     return repo if "/" in repo else f"{account}/{repo}"
 
 
-def _planned(source: Path, clips: ClipSource, shard: Shard, recipe_only: bool) -> HubFile:
-    made = source / shard.name
-    if recipe_only:
-        size = 1024 * len(shard.clip_ids)
-    elif made.is_file():
-        size = made.stat().st_size
-    else:
-        folders = [source / "clips" / clip_id for clip_id in shard.clip_ids]
-        size = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
-    return HubFile(path=shard.name, size_bytes=size)
-
-
-def _bytes_by_split(shards: tuple[Shard, ...], files: list[HubFile]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for shard, file in zip(shards, files, strict=True):
-        sizes[shard.split] = sizes.get(shard.split, 0) + file.size_bytes
-    return sizes
-
-
 # --- sending ------------------------------------------------------------------------------------
 
 
-def _create(repo: str | None, clips: ClipSource, private: bool) -> tuple[str, bool]:
-    """Sign in and make sure that the repository is there; its full name, and if it is private."""
-    api = _api()
+def _account() -> str:
     with _one_line("the Hub"):
-        account = api.whoami()["name"]
-    repo_id = _full_name(repo, clips, account)
+        return str(_api().whoami()["name"])
+
+
+def _check_card(card: str) -> None:
+    """Have the Hub read the card before anything is made for it."""
+    from huggingface_hub import get_session  # noqa: PLC0415  see _api
+
+    with _one_line("README.md"):
+        asked = {"repoType": "dataset", "content": card}
+        answer = get_session().post(f"{_endpoint()}/api/validate-yaml", json=asked)
+        if answer.status_code == 400:
+            told = "; ".join(str(error["message"]) for error in answer.json()["errors"])
+            raise HubError(f"README.md: {_endpoint()} refuses the card: {told}")
+        answer.raise_for_status()
+
+
+def _create(repo_id: str, private: bool) -> bool:
+    """Make sure that the repository is there; whether it is private."""
+    api = _api()
     with _one_line(repo_id):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        return repo_id, bool(api.dataset_info(repo_id).private)
+        return bool(api.dataset_info(repo_id).private)
 
 
 class _Upload:
     """One publication under way."""
 
-    def __init__(
-        self, repo: str, source: Path, clips: ClipSource, recipe_only: bool, progress: Progress
-    ) -> None:
+    def __init__(self, repo: str, plan: _Plan, progress: Progress) -> None:
         self._repo = repo
-        self._source = source
-        self._clips = clips
-        self._recipe_only = recipe_only
+        self._plan = plan
         self._progress = progress
         self._operations: list[Any] = []
         self._encoded = 0
 
-    def shards(self, shards: tuple[Shard, ...], level: int, workers: int) -> list[HubFile]:
+    def shards(self, level: int, workers: int) -> list[HubFile]:
         """Make each shard that is not there already, send it, remove it."""
-        staging = self._source.with_name(self._source.name + ".push")
+        plan = self._plan
+        staging = plan.source.with_name(plan.source.name + ".push")
+        # What is published as it is may lie where nothing can be written.
+        alone = contextlib.nullcontext() if all(map(plan.is_made, plan.shards)) else locked(staging)
         files: list[HubFile] = []
         try:
-            for number, shard in enumerate(shards, 1):
-                path = self._source / shard.name
-                if self._recipe_only or not path.is_file():
-                    path = staging / shard.name
-                    self._make(shard, path, level, workers)
-                self._send(shard.name, path)
-                files.append(HubFile(path=shard.name, size_bytes=path.stat().st_size))
-                if path.is_relative_to(staging):
-                    path.unlink()
-                step = HubStep(stage="upload", done=number, total=len(shards), name=shard.name)
-                self._progress(step)
+            with alone, contextlib.ExitStack() as at_end:
+                at_end.callback(remove, staging)
+                for number, shard in enumerate(plan.shards, 1):
+                    path = (plan.source if plan.is_made(shard) else staging) / shard.name
+                    if not plan.is_made(shard):
+                        self._make(shard, path, level, workers)
+                    self._send(shard.name, path)
+                    files.append(HubFile(path=shard.name, size_bytes=path.stat().st_size))
+                    remove(staging)
+                    total, name = len(plan.shards), shard.name
+                    self._progress(HubStep(stage="upload", done=number, total=total, name=name))
         except OSError as error:
             raise HubError(f"{staging}: {error.strerror or error}; nothing was published") from None
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
         return files
 
     def commit(self, card: str) -> str:
-        """Show everything at once, in place of the shards that were there; the new revision."""
+        """Show everything at once, in place of what was there; the new revision."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415
 
         api = _api()
+        for name, data in {**self._plan.side_files, "README.md": card.encode()}.items():
+            self._operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=data))
         names = {operation.path_in_repo for operation in self._operations}
         with _one_line(self._repo):
             there = api.list_repo_files(self._repo, repo_type="dataset")
             stale = [
                 CommitOperationDelete(path_in_repo=name)
                 for name in there
-                if re.fullmatch(r"data/[^/]+\.parquet", name) and name not in names
+                if name not in names and (_SHARD_NAME.fullmatch(name) or name == RECIPE_FILE)
             ]
-            readme = CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card.encode())
             done = api.create_commit(
                 self._repo,
                 repo_type="dataset",
-                operations=[readme, *self._operations, *stale],
-                commit_message=f"Publish {len(self._clips.clips)} clips with spikedata",
+                operations=[*self._operations, *stale],
+                commit_message=f"Publish {len(self._plan.clips.clips)} clips with spikedata",
             )
         return str(done.oid)
 
     def _make(self, shard: Shard, path: Path, level: int, workers: int) -> None:
         def told(stored: StoredClip) -> None:
             self._encoded += 1
-            total = len(self._clips.clips)
+            total = len(self._plan.clips.clips)
             name = stored.clip.id
             self._progress(HubStep(stage="encode", done=self._encoded, total=total, name=name))
 
-        with_bits = not self._recipe_only
         write_shard(
-            self._clips, shard, path, level=level, workers=workers, with_bits=with_bits, done=told
+            self._plan.clips,
+            shard,
+            path,
+            level=level,
+            workers=workers,
+            with_bits=not self._plan.recipe_only,
+            done=told,
         )
 
     def _send(self, name: str, path: Path) -> None:
@@ -346,84 +400,116 @@ class _Upload:
 # --- fetching -----------------------------------------------------------------------------------
 
 
-class _Download:
-    """The shards of one revision, taken one at a time into ``folder``."""
+class _Published:
+    """One revision of a published data set, read a shard at a time."""
 
-    def __init__(self, repo: str, revision: str | None, folder: Path) -> None:
-        self.folder = folder
-        self._repo = repo
+    def __init__(self, repo: str, revision: str | None) -> None:
+        self.repo = repo
         with _one_line(repo):
             info = _api().dataset_info(repo, revision=revision)
-        self._commit = info.sha
+        self.commit = str(info.sha)
         names = [item.rfilename for item in info.siblings or ()]
-        self.names = sorted(n for n in names if re.fullmatch(r"data/[\w.-]+\.parquet", n))
+        self.names = sorted(name for name in names if _SHARD_NAME.fullmatch(name))
         if not self.names:
             raise HubError(f"{repo}: holds no data/*.parquet; it was not published by spikedata")
 
-    def _mark(self, name: str) -> Path:
-        return self.folder / f"{self._commit}-{Path(name).name}.done"
-
-    def has(self, name: str) -> bool:
-        """Whether the shard's clips were written before a cut."""
-        return self._mark(name).exists()
-
-    def open(self, name: str) -> ParquetStore:
-        """Download a shard and check every bit; a damaged one is removed, to be fetched anew."""
-        with _one_line(self._repo, "Run the same command again to go on"):
-            path = _api().hf_hub_download(
-                self._repo,
-                name,
-                repo_type="dataset",
-                revision=self._commit,
-                local_dir=self.folder,
-            )
+    def facts(self, name: str) -> ParquetStore:
+        """All that is known of a shard's clips; their bits and previews stay where they are."""
         try:
-            shard = open_parquet(path)
-            for clip_id in shard.clips if shard.has_bits else ():
-                shard.verify(clip_id)
-        except StoreError:
-            Path(path).unlink()
-            raise
-        return shard
+            with _one_line(self.repo), self._open(name) as remote, pq.ParquetFile(remote) as file:
+                told = [key for key in file.schema_arrow.names if key not in _BITS_COLUMNS]
+                table = file.read(columns=told)
+        except pa.ArrowException as error:
+            raise StoreError(f"{self.repo}: {name}: is damaged: {error}") from error
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            pq.write_table(table, path)
+            return open_parquet(path)
 
-    def drop(self, name: str) -> None:
-        """Remove the shard; its clips are written."""
-        (self.folder / name).unlink()
-        self._mark(name).touch()
+    def _open(self, name: str) -> Any:
+        from huggingface_hub import HfFileSystem  # noqa: PLC0415  see _api
+
+        files = HfFileSystem(endpoint=_endpoint(), skip_instance_cache=True)
+        path = f"datasets/{self.repo}@{self.commit}/{name}"
+        return files.open(path, block_size=READ_AHEAD_BYTES)
+
+    def shard(self, name: str, folder: Path) -> ParquetStore:
+        """Download a shard into ``folder``; what was cut short goes on."""
+        with _one_line(self.repo, "Run the same command again to go on"):
+            path = _api().hf_hub_download(
+                self.repo, name, repo_type="dataset", revision=self.commit, local_dir=folder
+            )
+        return open_parquet(path)
 
 
-def _continue_store(path: Path, shard: ParquetStore) -> StoreWriter:
-    return create_store(
-        path, recipe=shard.recipe, class_names=shard.class_names, name=shard.name, resume=True
-    )
+def _rebuild(published: _Published, folder: Path, workers: int, progress: Progress) -> Path:
+    """Make the published store in ``folder``, or go on with it, and check that all of it is there.
+
+    Other things beside ``folder`` are left from other revisions and go.
+    """
+    for other in folder.parent.glob("*"):
+        if other != folder:
+            remove(other)
+    facts = {name: published.facts(name) for name in published.names}
+    first, store = next(iter(facts.values())), folder / "store.zarr"
+    with create_store(
+        store, recipe=first.recipe, class_names=first.class_names, name=first.name, resume=True
+    ) as writer:
+        for number, (name, told) in enumerate(facts.items(), 1):
+            if all(writer.has(clip_id) for clip_id in told.clips):
+                continue
+            shard = published.shard(name, folder)
+            if not shard.has_bits:
+                remove(folder.parent)
+                raise HubError(_how_to_regenerate(published.repo))
+            progress(HubStep(stage="download", done=number, total=len(facts), name=name))
+            for clip_id in _copy(shard, writer, workers):
+                progress(HubStep(stage="write", done=number, total=0, name=clip_id))
+    _check_whole(store, facts.values())
+    return store
 
 
-def _copy(shard: ParquetStore, writer: StoreWriter, workers: int) -> Iterator[StoredClip]:
-    """Write the shard's clips that the store does not have; their bits are checked already."""
+def _copy(shard: ParquetStore, writer: StoreWriter, workers: int) -> Iterator[str]:
+    """Write the shard's clips that the store does not have, and remove the shard.
+
+    A damaged one goes too, so that the next run fetches it anew.
+    """
 
     def copy(stored: StoredClip) -> StoredClip:
-        with writer.clip(
-            stored.clip,
-            height_px=stored.height_px,
-            width_px=stored.width_px,
-            tick_rate_hz=stored.tick_rate_hz,
-        ) as target:
-            for block_ghw in shard.blocks(stored.clip.id):
-                target.append(block_ghw)
-            return target.finish(ticks=stored.ticks, attributes=stored.attributes)
+        return copy_clip(shard, stored, writer)
 
     todo = [stored for stored in shard.clips.values() if not writer.has(stored.clip.id)]
     for stored, outcome in in_order(copy, todo, workers):
+        if isinstance(outcome, StoreError):
+            remove(shard.path)
         if isinstance(outcome, Exception):
             raise outcome
-        yield stored
+        yield stored.clip.id
+    remove(shard.path)
 
 
-def _how_to_regenerate(repo: str, shard: ParquetStore) -> str:
+def _check_whole(store: Path, published: Iterable[ParquetStore]) -> None:
+    """Compare ids and digests with those published.
+
+    Raises:
+        StoreError: they differ. The store is removed, so that the next run begins anew.
+    """
+    wanted = {key: s.bits_sha256 for shard in published for key, s in shard.clips.items()}
+    found = {key: stored.bits_sha256 for key, stored in open_store(store).clips.items()}
+    wrong = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
+    if wrong:
+        remove(store)
+        raise StoreError(
+            f"{store}: {len(wrong)} clips are not as published, {wrong[0]} first. It was removed; "
+            "run the same command again"
+        )
+
+
+def _how_to_regenerate(repo: str) -> str:
     return (
         f"{repo}: holds recipes only, for its licence forbids copies of the bits. With the source "
-        "videos run `spikedata simulate VIDEOS` with the recipe on its card, then "
-        f"`spikedata pull {repo} --check spikes.zarr`"
+        f"videos and its {RECIPE_FILE} run `spikedata simulate VIDEOS --recipe {RECIPE_FILE} --out "
+        f"spikes.zarr`, then `spikedata pull {repo} --check --out spikes.zarr`"
     )
 
 
@@ -438,7 +524,7 @@ def _difference(theirs: StoredClip, ours: SpikeStore) -> str | None:
     if mine.clip.source.get("sha256") != theirs.clip.source.get("sha256"):
         return f"{clip_id}: made from another video file"
     for key in ("sensor", "video", "versions"):
-        there, here = theirs.attributes.get(key), mine.attributes.get(key)
+        there, here = (without_folders(s.attributes.get(key), None) for s in (theirs, mine))
         if there != here:
             return f"{clip_id}: bits differ; {key} there {there}, here {here}"
     return f"{clip_id}: bits differ, for no reason that the provenance shows"

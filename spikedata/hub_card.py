@@ -1,13 +1,43 @@
 """The card of a published data set: what it is, how to read it without us, how it was made."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from spikedata.parquet import ClipSource, arrow_schema
 from spikedata.provenance import versions
+
+RECIPE_FILE = "recipe.yaml"
+_RECIPE_KEYS = frozenset(["sensor", "video", "interpolator", "tick_rate_hz", "split"])
+"""What `spikedata simulate --recipe` reads."""
+
+_HUB_LICENCES = frozenset(
+    """
+    unknown other mit apache-2.0 isc zlib unlicense wtfpl bsd bsd-2-clause bsd-3-clause
+    cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0
+    cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+    cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 c-uda etalab-2.0 odbl odc-by pddl
+    gfdl gpl gpl-2.0 gpl-3.0 agpl-3.0 lgpl lgpl-2.1 lgpl-3.0
+    mpl-2.0 epl-1.0 epl-2.0 eupl-1.1
+    """.split()  # noqa: SIM905  fifty strings in quotes are hard to read
+)
+"""The Hub's identifiers for data and code: https://huggingface.co/docs/hub/repositories-licenses."""
+_SPELLINGS = {
+    "apache-license-2.0": "apache-2.0",
+    "cc-zero-1.0": "cc0-1.0",
+    "cc0": "cc0-1.0",
+    "gfdl-1.3": "gfdl",
+    "mit-license": "mit",
+    "odbl-1.0": "odbl",
+    "odc-by-1.0": "odc-by",
+    "pddl-1.0": "pddl",
+}
 
 DECODER = '''\
 import numpy as np
@@ -47,21 +77,26 @@ def card_text(
     licence: str | None,
     recipe_only: bool,
     split_bytes: Mapping[str, int],
+    side_files: Collection[str] = (),
 ) -> str:
     """The README with its YAML header.
 
     Args:
         clips: what is published.
         repo: ``owner/name``.
-        licence: an identifier of the Hub's; default what all clips agree on, else ``unknown``.
+        licence: the data set's; default what all clips agree on, else ``unknown``.
         recipe_only: the bits are left out.
         split_bytes: bytes of each split's files.
+        side_files: names of the recipe and what it needs, published beside the data.
     """
     header = yaml.safe_dump(
         _metadata(clips, licence, recipe_only, split_bytes), sort_keys=False, allow_unicode=True
     )
     parts = [_introduction(clips, recipe_only)]
-    parts.append(_RECIPE_ONLY.format(repo=repo) if recipe_only else _loading(repo, split_bytes))
+    parts.append(_RECIPE_ONLY if recipe_only else _loading(repo, split_bytes))
+    if side_files:
+        commands = _COMMANDS.format(repo=repo, files=" ".join(side_files), recipe=RECIPE_FILE)
+        parts.append(commands)
     parts.append(f"## Columns\n\n{_columns(recipe_only)}")
     parts.append(_making(clips))
     parts.append(_licence_text(clips, licence))
@@ -81,7 +116,7 @@ def _metadata(
     files = [{"split": name, "path": f"data/{name}-*"} for name in split_bytes]
     return {
         "pretty_name": clips.name or "spikes",
-        "license": _licence(clips, licence),
+        **licence_metadata(_licence(clips, licence)),
         "task_categories": ["video-classification"],
         "tags": ["spike-camera", "neuromorphic", "spikedata"],
         "size_categories": [_size_category(len(clips.clips))],
@@ -103,7 +138,82 @@ def _licence(clips: ClipSource, licence: str | None) -> str:
     known = {stored.clip.licence for stored in clips.clips.values()}
     if licence is None and len(known) == 1:
         licence = known.pop()
-    return (licence or "unknown").lower()
+    return licence or "unknown"
+
+
+def licence_metadata(stated: str) -> dict[str, str]:
+    """A licence as keys of the card's header: the Hub's identifier, or ``other`` and a name.
+
+    Args:
+        stated: an SPDX identifier or any other name, in any spelling, or an address.
+    """
+    known = _hub_licence(stated)
+    if known is not None:
+        return {"license": known}
+    name = re.sub(r"[^a-z0-9.]+", "-", stated.lower()).strip("-")
+    link = {"license_link": stated} if re.match(r"https?://\S+$", stated) else {}
+    return {"license": "other", "license_name": name, **link}
+
+
+def _hub_licence(stated: str) -> str | None:
+    """The Hub's identifier; None if it has none."""
+    text = stated.strip().lower()
+    address = re.search(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)/([\d.]+)", text)
+    if address:
+        text = f"cc-{address[1]}-{address[2]}"
+    text = re.sub(r"-(only|or-later)$", "", re.sub(r"[\s_-]+", "-", text))
+    candidates = (text, _SPELLINGS.get(text, ""), f"{text}.0")
+    return next((name for name in candidates if name in _HUB_LICENCES), None)
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str | None:
+    """``recipe.yaml``; None where the clips were not all simulated from videos with one recipe."""
+    if "sensor" not in recipe or not recipe.keys() <= _RECIPE_KEYS:
+        return None
+    values = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    return f"# spikedata simulate VIDEOS --recipe {RECIPE_FILE}\n{values}"
+
+
+def named_maps(recipe: Mapping[str, Any]) -> tuple[Path, str | None] | None:
+    """The file of a calibrated sensor's maps that a recipe names, and the digest it notes."""
+    noise = (recipe.get("sensor") or {}).get("noise") or {}
+    return (Path(noise["maps"]), noise.get("maps_sha256")) if noise.get("maps") else None
+
+
+def clips_without_folders(clips: ClipSource, maps_sha256: str | None) -> ClipSource:
+    """The clips, naming files of maps but not where these lay; as they are if they do so."""
+    recipe = without_folders(clips.recipe, maps_sha256)
+    return clips if recipe == clips.recipe else _WithoutFolders(clips, recipe, maps_sha256)
+
+
+class _WithoutFolders:
+    """Clips with another recipe, and with attributes that name no folder of this machine."""
+
+    def __init__(self, clips: ClipSource, recipe: dict[str, Any], maps_sha256: str | None) -> None:
+        self.name, self.class_names, self.blocks = clips.name, clips.class_names, clips.blocks
+        self.recipe = recipe
+        self.clips = {
+            key: replace(stored, attributes=without_folders(stored.attributes, maps_sha256))
+            for key, stored in clips.clips.items()
+        }
+
+
+def without_folders(values: Any, maps_sha256: str | None) -> Any:
+    """Plain values in which every file of maps is named by base name and digest alone.
+
+    Args:
+        values: a recipe, a clip's attributes, or anything in them.
+        maps_sha256: the digest, where ``values`` do not note it.
+    """
+    if isinstance(values, list):
+        return [without_folders(value, maps_sha256) for value in values]
+    if not isinstance(values, dict):
+        return values
+    plain = {key: without_folders(value, maps_sha256) for key, value in values.items()}
+    if isinstance(plain.get("maps"), str):
+        plain["maps"] = Path(plain["maps"]).name
+        plain["maps_sha256"] = plain.get("maps_sha256") or maps_sha256
+    return plain
 
 
 def _size_category(count: int) -> str:
@@ -148,17 +258,21 @@ def _loading(repo: str, split_bytes: Mapping[str, int]) -> str:
 
 
 _RECIPE_ONLY = """\
+The licence of the source forbids copies, so this holds no bits, but all that decides them.
+"""
+
+_COMMANDS = """\
 ## Make the bits yourself
 
-The licence of the source forbids copies, so this holds no bits, but all that decides them. With
-the source videos, `pip install spikedata` and the recipe below:
+With the source videos in a folder VIDEOS and `pip install spikedata`:
 
 ```shell
-spikedata simulate VIDEOS
-spikedata pull {repo} --check spikes.zarr
+hf download {repo} {files} --repo-type dataset --local-dir .
+spikedata simulate VIDEOS --recipe {recipe} --out spikes.zarr
+spikedata pull {repo} --check --out spikes.zarr
 ```
 
-The second command compares every clip with the digests here and tells which decoder or file
+The last command compares every clip with the digests here and tells which decoder or file
 differs.
 """
 

@@ -4,8 +4,9 @@ What is written is read back and compared bit for bit by digest before it takes 
 what it replaces stays until then. One bad source never stops the others.
 """
 
+import contextlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,19 @@ from spikedata.camera import read_recording, write_recording
 from spikedata.catalog import Clip
 from spikedata.corpora.names import clip_id_of
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.outputs import failure_file, locked, put_into_place, remove, write_failures
+from spikedata.packed import (
+    Format,
+    check_replaceable,
+    checked_blocks,
+    copy_clip,
+    kind_at,
+    open_clips,
+)
 from spikedata.parquet import (
+    CHUNK_TICKS,
     ClipSource,
     in_order,
-    open_parquet,
     packed_bytes,
     plan_shards,
     write_shard,
@@ -34,10 +44,11 @@ from spikedata.recordings import (
     Recordings,
     recordings_below,
 )
-from spikedata.store import StoreConfig, StoredClip, create_store, open_store
-from spikedata.stream import BitsHasher
-
-Format = Literal["zarr", "parquet", "hdf5", "dat"]
+from spikedata.store import StoreConfig, StoredClip, create_store
+from spikedata.store.frames import check_chunk
+from spikedata.store.layout import check_shape
+from spikedata.store.stored import check_label
+from spikedata.stream import BitsHasher, group_count
 
 DEFAULT_SOURCE = "spikes.zarr"
 DEFAULT_OUT: dict[Format, str] = {
@@ -48,9 +59,15 @@ DEFAULT_OUT: dict[Format, str] = {
 }
 DEFAULT_LEVEL: dict[Format, int] = {"zarr": 7, "parquet": 7, "hdf5": 4, "dat": 0}
 """Effort of compression: it is done once, and read many times at the same speed."""
+LEVELS: dict[Format, range] = {
+    "zarr": range(1, 20),
+    "parquet": range(1, 23),
+    "hdf5": range(10),
+    "dat": range(1),
+}
+"""Efforts that there are; ``.dat`` files are not compressed."""
 
 STATE_FILE = ".spikedata.json"
-_HDF5_SUFFIXES = frozenset([".h5", ".hdf5"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +102,8 @@ class PackReport:
     stored_bytes: int
     """Size of what was written."""
     failures: tuple[PackFailure, ...]
+    failure_file: Path
+    """JSON Lines, one failure a line; absent if there was none."""
     notes: tuple[str, ...]
     """What was odd about the sources."""
 
@@ -113,55 +132,66 @@ def pack_clips(
         camera: camera of ``.dat`` and ``.npz`` sources; see :func:`spikedata.camera.find_camera`.
         flip: turn their rows upside down; default what the camera needs.
         tick_rate_hz: their ticks a second; default the camera's.
-        level: effort of compression; default :data:`DEFAULT_LEVEL`.
-        overwrite: replace ``out``, once the new one is whole.
+        level: effort of compression, one of :data:`LEVELS`; default :data:`DEFAULT_LEVEL`.
+        overwrite: replace ``out``, if all in it was written by spikedata, once the new one is
+            whole.
         workers: clips packed at once, one thread each.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
-        Counts, and one :class:`PackFailure` for each source or clip that was left out.
+        Counts, and one :class:`PackFailure` for each source or clip that was left out. The same
+        list is written to ``<out stem>.failures.jsonl`` beside ``out``, or that file is removed.
 
     Raises:
         CorpusError: there is no source, or nothing in them could be packed.
-        StoreError: ``out`` exists, the disk is full, or what was written reads back differently.
+        StoreError: ``out`` exists or is not ours to replace, another run is writing it, the disk
+            is full, or what was written reads back differently.
+        ValueError: there is no such level.
     """
     out = Path(out or DEFAULT_OUT[to])
-    if (out.exists() or out.is_symlink()) and not overwrite:
-        raise StoreError(f"{out}: exists already. Give --overwrite to replace it")
-    found = _Found()
-    for source in sources or [_default_source()]:
-        found.add(Path(source), CameraOptions(camera, flip, tick_rate_hz))
-    if not found.clips:
-        reason = f": {found.failures[0].error}" if found.failures else ": no clips in it"
-        raise CorpusError(f"{', '.join(map(str, sources or [DEFAULT_SOURCE]))}{reason}")
+    level = _checked_level(to, level)
+    check_replaceable(out, overwrite=overwrite)
+    found = _find(sources or [_default_source()], to, CameraOptions(camera, flip, tick_rate_hz))
+    found.check_keeps_recordings(out)
     run = _Run(found, progress or (lambda _: None), workers)
-    _write_aside(run, to, out, DEFAULT_LEVEL[to] if level is None else level)
+    _write_aside(run, to, out, level, overwrite)
     _remember(out)
-    return PackReport(
+    report = PackReport(
         out=out,
         clips=len(run.written),
         packed_bytes=sum(map(packed_bytes, run.written.values())),
         stored_bytes=_size(out),
         failures=tuple(found.failures),
+        failure_file=failure_file(out),
         notes=tuple(found.notes),
     )
+    write_failures(report.failure_file, report.failures)
+    return report
 
 
-def _write_aside(run: "_Run", to: Format, out: Path, level: int) -> None:
+def _checked_level(to: Format, level: int | None) -> int:
+    level = DEFAULT_LEVEL[to] if level is None else level
+    if level not in LEVELS[to]:
+        raise ValueError(f"level of {to} must be {LEVELS[to][0]} to {LEVELS[to][-1]}, got {level}")
+    return level
+
+
+def _write_aside(run: "_Run", to: Format, out: Path, level: int, overwrite: bool) -> None:
     """Write, verify, and only then put into place."""
     partial = out.with_name(out.name + ".partial")
     try:
-        _remove(partial)
         out.parent.mkdir(parents=True, exist_ok=True)
-        _WRITERS[to](run, partial, level)
-        if not run.written:
-            raise CorpusError(f"{out}: nothing could be packed: {run.found.failures[0].error}")
-        run.verify(partial, to)
-        _replace(partial, out)
+        with locked(partial), contextlib.ExitStack() as at_end:
+            at_end.callback(remove, partial)
+            remove(partial)
+            _WRITERS[to](run, partial, level)
+            if not run.written:
+                raise CorpusError(f"{out}: nothing could be packed: {run.found.failures[0].error}")
+            run.verify(partial, to)
+            check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
+            put_into_place(partial, out)
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror or error}; nothing was changed") from error
-    finally:
-        _remove(partial)
 
 
 def last_packed(directory: Path | str = ".") -> Path:
@@ -185,69 +215,79 @@ def last_packed(directory: Path | str = ".") -> Path:
     return path
 
 
-def open_clips(path: Path | str, to: Format | None = None) -> ClipSource:
-    """Open what holds packed clips: a store, a Parquet folder or file, or an HDF5 file.
-
-    Args:
-        path: where it is.
-        to: what it is; by default its name and content tell.
-
-    Raises:
-        StoreError: it is none of these, or malformed.
-    """
-    path = Path(path)
-    if to == "hdf5" or path.suffix in _HDF5_SUFFIXES:
-        from spikedata.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when it is needed
-
-        return Hdf5Store(path)
-    if to == "parquet" or _is_parquet(path):
-        return open_parquet(path)
-    return open_store(path)
-
-
 # --- sources ------------------------------------------------------------------------------------
 
 
 class _Found:
-    """Clips of all sources, seen as one source."""
+    """Clips of all sources that fit the format ``to``, seen as one source."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Format) -> None:
+        self._to = to
         self.clips: dict[str, StoredClip] = {}
         self.failures: list[PackFailure] = []
         self.notes: list[str] = []
         self._readers: list[ClipSource] = []
         self._reader_of: dict[str, ClipSource] = {}
         self._folded: dict[str, str] = {}
+        self._recordings: list[Path] = []
 
     def add(self, path: Path, options: CameraOptions) -> None:
         """Add the clips below ``path``, or note why there are none."""
         try:
             reader = self._open(path, options)
             clips = list(reader.clips.values())
-        except SpikeDataError as error:
+        except (SpikeDataError, OSError) as error:
             self.failures.append(PackFailure(id=str(path), error=str(error)))
             return
         self._readers.append(reader)
         if isinstance(reader, Recordings):
+            self._recordings.append(path)
             self.notes += reader.notes
             self.failures += [PackFailure(id=key, error=text) for key, text in reader.failures]
         for stored in clips:
-            other = self._folded.setdefault(stored.clip.id.casefold(), stored.clip.id)
-            if stored.clip.id in self.clips or other != stored.clip.id:
-                problem = f"{path}: clip {stored.clip.id} cannot be added beside {other}"
-                self.failures.append(PackFailure(id=stored.clip.id, error=problem))
+            problem = self._problem(stored, reader)
+            if problem is not None:
+                failure = PackFailure(id=stored.clip.id, error=f"{path}: {problem}")
+                self.failures.append(failure)
                 continue
+            self._folded[stored.clip.id.casefold()] = stored.clip.id
             self.clips[stored.clip.id] = stored
             self._reader_of[stored.clip.id] = reader
+
+    def _problem(self, stored: StoredClip, reader: ClipSource) -> str | None:
+        clip = stored.clip
+        other = self._folded.get(clip.id.casefold())
+        if other is not None:
+            return f"clip {clip.id} cannot be added beside {other}"
+        try:
+            check_label(clip, reader.class_names)
+            check_shape(group_count(stored.ticks), stored.height_px, stored.width_px)
+            if self._to == "parquet":
+                check_chunk(stored, CHUNK_TICKS)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def check_keeps_recordings(self, out: Path) -> None:
+        """Refuse to replace what holds original recordings.
+
+        Raises:
+            StoreError: a source of camera files is ``out`` or lies in it.
+        """
+        for path in self._recordings:
+            if path.resolve().is_relative_to(out.resolve()):
+                raise StoreError(
+                    f"{out}: holds the recordings {path}, which --overwrite would remove. Choose "
+                    "another --out"
+                )
 
     def _open(self, path: Path, options: CameraOptions) -> ClipSource:
         if not path.exists():
             raise CorpusError(f"{path}: no such file or folder")
-        if path.suffix in RECORDING_SUFFIXES and path.is_file():
+        if path.suffix.lower() in RECORDING_SUFFIXES and path.is_file():
             clip = Clip(id=clip_id_of(path.stem), source={"name": path.name})
             return Recordings([RecordingItem(clip, path, options)], path.parent)
-        is_set = _is_parquet(path) or path.suffix in _HDF5_SUFFIXES
-        if is_set or (path / "zarr.json").exists():
+        if kind_at(path) in ("zarr", "parquet", "hdf5"):
             return open_clips(path)
         if not path.is_dir():
             raise CorpusError(f"{path}: is no store, and no .dat or .npz file")
@@ -272,16 +312,25 @@ class _Found:
         return {"packed_from": [first, *others]} if any(r != first for r in others) else first
 
     def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
-        """The clip's blocks; after the last one, an error if they are not the bits noted."""
-        noted = self.clips[clip_id].bits_sha256
-        hasher = BitsHasher()
-        for block_ghw in self._reader_of[clip_id].blocks(clip_id, ticks):
-            hasher.update(block_ghw)
-            yield block_ghw
-        if noted and hasher.hexdigest() != noted:
-            raise StoreError(
-                f"clip {clip_id}: its bits have SHA-256 {hasher.hexdigest()}, noted was {noted}"
-            )
+        """The clip's blocks.
+
+        Raises:
+            SpikeDataError: it cannot be read, whatever its reader raises.
+        """
+        try:
+            yield from self._reader_of[clip_id].blocks(clip_id, ticks)
+        except (OSError, ValueError, MemoryError) as error:
+            raise CorpusError(f"clip {clip_id}: cannot be read: {error}") from error
+
+
+def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> _Found:
+    found = _Found(to)
+    for source in sources:
+        found.add(Path(source), options)
+    if not found.clips:
+        reason = found.failures[0].error if found.failures else "no clips in it"
+        raise CorpusError(f"{', '.join(map(str, sources))}: {reason}")
+    return found
 
 
 def _default_source() -> Path:
@@ -291,12 +340,6 @@ def _default_source() -> Path:
             "pack: `spikedata pack RECORDINGS --camera vidar`"
         )
     return Path(DEFAULT_SOURCE)
-
-
-def _is_parquet(path: Path) -> bool:
-    if path.suffix == ".parquet" and path.is_file():
-        return True
-    return any(path.glob("data/*.parquet")) or any(path.glob("*.parquet"))
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -321,9 +364,9 @@ class _Run:
         self._step("write", stored, len(self.found.clips))
 
     def each(self, work: Callable[[StoredClip], StoredClip]) -> None:
-        """Do ``work`` for each clip, several at once; problems with a source are noted."""
+        """Do ``work`` for each clip, several at once; what is wrong with a clip is noted."""
         for stored, outcome in in_order(work, self.found.clips.values(), self.workers):
-            if isinstance(outcome, SpikeDataError):
+            if isinstance(outcome, SpikeDataError | ValueError | MemoryError):
                 self.failed(stored, outcome)
             elif isinstance(outcome, Exception):
                 raise outcome
@@ -337,20 +380,17 @@ class _Run:
             StoreError: a clip is missing or differs.
         """
         self._steps = 0
-        back = _DatFolder(path, self.written) if to == "dat" else open_clips(path, to)
+        back = _DatFolder(path, self.written) if to == "dat" else open_clips(path)
         if set(back.clips) != set(self.written):
             raise StoreError(f"{path}: {len(back.clips)} of {len(self.written)} clips read back")
 
         def check(stored: StoredClip) -> None:
-            hasher = BitsHasher()
-            for block_ghw in back.blocks(stored.clip.id):
-                hasher.update(block_ghw)
-            if hasher.hexdigest() != stored.bits_sha256:
-                raise StoreError(f"{path}: clip {stored.clip.id} reads back with other bits")
+            for _ in checked_blocks(back, stored):
+                pass
 
         for stored, outcome in in_order(check, self.written.values(), self.workers):
             if isinstance(outcome, Exception):
-                raise outcome
+                raise StoreError(f"{path}: does not read back: {outcome}") from outcome
             self._step("verify", stored, len(self.written))
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
@@ -367,19 +407,7 @@ def _write_zarr(run: _Run, path: Path, level: int) -> None:
         name=found.name,
         options=StoreConfig(zstd_level=level),
     ) as writer:
-
-        def copy(stored: StoredClip) -> StoredClip:
-            with writer.clip(
-                stored.clip,
-                height_px=stored.height_px,
-                width_px=stored.width_px,
-                tick_rate_hz=stored.tick_rate_hz,
-            ) as target:
-                for block_ghw in found.blocks(stored.clip.id):
-                    target.append(block_ghw)
-                return target.finish(ticks=stored.ticks, attributes=stored.attributes)
-
-        run.each(copy)
+        run.each(lambda stored: copy_clip(found, stored, writer))
 
 
 def _write_parquet(run: _Run, path: Path, level: int) -> None:
@@ -411,7 +439,7 @@ def _write_dat(run: _Run, path: Path, level: int) -> None:
         hasher = BitsHasher()
 
         def hashed() -> Iterator[NDArray[np.uint8]]:
-            for block_ghw in run.found.blocks(stored.clip.id):
+            for block_ghw in checked_blocks(run.found, stored):
                 hasher.update(block_ghw)
                 yield block_ghw
 
@@ -472,23 +500,6 @@ class _DatFolder:
 # --- paths --------------------------------------------------------------------------------------
 
 
-def _replace(partial: Path, out: Path) -> None:
-    """Put ``partial`` in the place of ``out``; the old one goes last."""
-    old = out.with_name(out.name + ".replaced")
-    _remove(old)
-    if out.exists() or out.is_symlink():
-        out.rename(old)
-    partial.rename(out)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -499,6 +510,7 @@ def _remember(out: Path) -> None:
     path = out.resolve()
     text = path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
     state = here / STATE_FILE
-    partial = state.with_name(STATE_FILE + ".partial")
+    # Two runs that end at once, with two outputs, share this folder.
+    partial = state.with_name(f"{STATE_FILE}.{os.getpid()}.partial")
     partial.write_text(json.dumps({"packed": text}) + "\n", encoding="utf-8")
     partial.replace(state)

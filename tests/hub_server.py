@@ -15,8 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
+
 USER = "tester"
 TOKEN = "hf_loopback_secret"
+LICENCES = frozenset(["cc-by-4.0", "cc0-1.0", "mit", "unknown", "other"])
+"""Some of those that the Hub knows; it refuses any other."""
 NO_FILES = hashlib.sha1(b"").hexdigest()
 
 Files = dict[str, dict[str, Any]]
@@ -91,7 +95,11 @@ class Repositories:
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server; ``requests`` lists what was asked, ``lfs_uploads_left`` cuts uploads short."""
+    """The server, and what a test may look at or change.
+
+    ``requests`` lists what was asked, ``bytes_sent`` counts what of files was answered.
+    ``lfs_uploads_left`` and ``downloads_left`` cut transfers of whole files short.
+    """
 
     daemon_threads = True
 
@@ -99,7 +107,10 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.repositories = Repositories(root)
         self.requests: list[str] = []
+        self.bytes_sent = 0
+        self.licences = LICENCES
         self.lfs_uploads_left: int | None = None
+        self.downloads_left: int | None = None
         self.lock = threading.Lock()
 
     @property
@@ -177,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
             auth = {"type": "access_token", "accessToken": {"displayName": "t", "role": "write"}}
             return self._reply({"type": "user", "name": USER, "orgs": [], "auth": auth})
         if path == "/api/validate-yaml":
-            return self._reply({"errors": [], "warnings": []})
+            return self._validate(json.loads(data)["content"])
         if path == "/api/repos/create":
             return self._create(json.loads(data))
         if parts[:2] == ["api", "datasets"]:
@@ -193,6 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _need_token(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise RefusalError(401, "Invalid username or password.")
+
+    def _validate(self, card: str) -> None:
+        licence = yaml.safe_load(card.split("---")[1])["license"]
+        known = sorted(self.server.licences)
+        problem = {"message": f'"license" must be one of {known}, got {licence}'}
+        errors = [] if licence in known else [problem]
+        self._reply({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def _create(self, query: dict[str, Any]) -> None:
         self._need_token()
@@ -300,12 +318,23 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Type": "application/octet-stream",
         }
         wanted = self.headers.get("Range")
+        if self.command == "GET":
+            self._count_download(whole=not wanted)
         if not wanted or self.command != "GET":
+            self.server.bytes_sent += len(data) if self.command == "GET" else 0
             return self._reply(data, headers=headers)
         first, _, last = wanted.split("=")[1].partition("-")
         end = min(int(last) if last else len(data) - 1, len(data) - 1)
         headers["Content-Range"] = f"bytes {first}-{end}/{len(data)}"
+        self.server.bytes_sent += end + 1 - int(first)
         return self._reply(data[int(first) : end + 1], 206, headers)
+
+    def _count_download(self, *, whole: bool) -> None:
+        with self.server.lock:
+            if whole and self.server.downloads_left is not None:
+                self.server.downloads_left -= 1
+                if self.server.downloads_left < 0:
+                    raise RefusalError(403, "Too much was downloaded")
 
 
 def _entry(path: str, file: dict[str, Any]) -> dict[str, Any]:

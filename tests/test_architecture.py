@@ -12,10 +12,11 @@ PACKAGES = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"
 
 LAYERS = [
     {"errors"},
-    {"stream", "catalog", "recipe", "provenance", "bit_transpose"},
+    {"stream", "catalog", "recipe", "provenance", "bit_transpose", "outputs"},
     {"video", "interpolate", "simulator", "camera", "store"},
     {"corpora", "stats", "parquet"},
     {"loader", "hdf5", "recordings", "hub_card", "sources", "calibrate", "export", "view"},
+    {"packed"},
     {"convert", "pack", "hub", "compare", "spike_camera"},
 ]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,7 +17,17 @@ from tools import BIN, digest_of_folder, one_line_error, run_program, write_corp
 from tools import random_frames as frames
 from videos import write_video
 
-from spikedata import open_store
+from spikedata import (
+    Clip,
+    SensorMaps,
+    calibrate_pixels,
+    create_store,
+    open_spikes,
+    open_store,
+    read_recording,
+)
+from spikedata.calibrate import calibrated_maps
+from spikedata.stream import pack_ticks
 
 
 @pytest.fixture
@@ -433,6 +444,26 @@ def test_a_recording_is_simulated_compared_and_exported(tmp_path):
     assert "Give --camera" in one_line_error(done, 1)
 
 
+def test_a_still_scene_is_simulated_again_once_the_threshold_fits(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "real.npz", (rng.random((4, 4, 400)) < 0.9).astype(np.uint8))
+    words = ["simulate", "--like", "real.npz", "--camera", "npz-hwt"]
+    done = run_program("spikedata", *words, "--threshold", "4", cwd=tmp_path)
+    line = one_line_error(done, 2)
+    fits = re.search(r"take (\S+) or less", line)[1]
+    done = run_program("spikedata", *words, "--threshold", fits, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    store = open_store(tmp_path / "spikes.zarr")
+    ran = store.clips["real"].attributes["sensor"]
+    assert (ran["interpolation"], ran["ticks_per_frame"]) == ("hold", 50)
+    assert store.clips["real"].clip.source["camera"] == "npz-hwt"
+    before = digest_of_folder(tmp_path / "spikes.zarr")
+    assert run_program("spikedata", *words, "--threshold", fits, cwd=tmp_path).returncode == 0
+    assert digest_of_folder(tmp_path / "spikes.zarr") == before
+    done = run_program("spikedata", *words, "--threshold", "1", cwd=tmp_path)
+    assert "was made with sensor.threshold" in one_line_error(done, 1)
+
+
 def test_a_still_scene_s_dry_run_writes_nothing_and_options_of_videos_are_refused(tmp_path):
     np.savez(tmp_path / "real.npz", np.ones((4, 4, 40), np.uint8))
     words = ["simulate", "--like", "real.npz", "--camera", "npz-hwt"]
@@ -456,3 +487,107 @@ def test_three_flat_fields_make_a_sensor(tmp_path):
     write_grey(tmp_path / "videos/a/1.mkv", frames(1, 5, 8, 8))
     done = simulate(tmp_path, "--sensor", "mine.yaml")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Three flat fields, and a store with two clips of a class each."""
+    rng = np.random.default_rng(0)
+    for name, rate in (("dark", 0.01), ("medium", 0.2), ("bright", 0.5)):
+        np.savez(tmp_path / f"{name}.npz", (rng.random((8, 8, 400)) < rate).astype(np.uint8))
+    with create_store(tmp_path / "spikes.zarr", recipe={}, class_names=("jump", "wave")) as writer:
+        for label in ("jump", "wave"):
+            clip = Clip(id=f"a_{label}", label=label)
+            with writer.clip(clip, height_px=8, width_px=8, tick_rate_hz=2e4) as target:
+                target.append(pack_ticks(rng.random((80, 8, 8)) < 0.3))
+                target.finish(ticks=80, attributes={})
+    return tmp_path
+
+
+FLAT_FIELDS = ["calibrate", "dark.npz", "medium.npz", "bright.npz", "--camera", "npz-hwt"]
+OUTPUTS = {
+    "mine.npz": [*FLAT_FIELDS, "--out", "mine.yaml"],
+    "e.npy": ["export", "spikes.zarr", "e.npy", "--clip", "a_wave"],
+    "a_wave.png": ["view", "a_wave"],
+    "spikes.html": ["report"],
+    "c.html": ["compare", "spikes.zarr", "spikes.zarr", "--clip", "a_wave", "--out", "c.html"],
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_output_that_is_there_is_replaced_only_when_asked(lab, name):
+    (lab / name).write_text("precious")
+    done = run_program("spikedata", *OUTPUTS[name], cwd=lab)
+    line = one_line_error(done, 1)
+    assert line == f"error: {name}: exists already. Give --overwrite to replace it"
+    assert (lab / name).read_text() == "precious"
+    done = run_program("spikedata", *OUTPUTS[name], "--overwrite", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    assert not (lab / name).read_bytes().startswith(b"precious")
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ([*FLAT_FIELDS, "--out", "bright.yaml"], "bright.npz"),
+        (["export", "medium.npz", "./medium.npz", "--camera", "npz-hwt"], "medium.npz"),
+        (["export", "spikes.zarr", "spikes.zarr/e.npy", "--clip", "a_wave"], "spikes.zarr"),
+        (["report", "spikes.zarr", "--out", "spikes.zarr/clips/page.html"], "spikes.zarr"),
+    ],
+)
+def test_what_is_read_is_not_replaced_even_when_asked(lab, words, read):
+    before = digest_of_folder(lab)
+    line = one_line_error(run_program("spikedata", *words, "--overwrite", cwd=lab), 1)
+    assert f"would change {read}, which is read here. Choose another name" in line
+    assert digest_of_folder(lab) == before
+
+
+def test_a_folder_is_no_file_to_write(lab):
+    for words in (["report"], ["compare", "spikes.zarr", "spikes.zarr", "--clip", "a_wave"]):
+        done = run_program("spikedata", *words, "--out", ".", "--overwrite", cwd=lab)
+        assert one_line_error(done, 1) == "error: .: is a folder; give the name of a file"
+
+
+def test_clips_of_two_ids_compare(lab):
+    words = ["compare", "spikes.zarr", "spikes.zarr", "--clip", "a_jump"]
+    found = []
+    for more in ([], ["--clip", "a_wave"]):
+        done = run_program("spikedata", *words, *more, "--json", cwd=lab)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout)["statistics"]["firing_rate"]["distance"])
+    assert found[0] == 0 < found[1]
+    done = run_program("spikedata", *words, "--clip", "a", "--clip", "b", cwd=lab)
+    assert "--clip: at most two, REAL's and SIMULATED's, got 3" in one_line_error(done, 2)
+
+
+def test_an_exported_clip_keeps_its_class(lab):
+    words = ["export", "spikes.zarr", "a.npz", "--clip", "a_wave"]
+    assert run_program("spikedata", *words, cwd=lab).returncode == 0
+    assert int(np.load(lab / "a.npz")["label"]) == 1
+    assert read_recording(lab / "a.npz", "uhsr").label == "wave"
+    done = run_program("spikedata", "export", "a.npz", "b.npz", "--camera", "uhsr", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    assert read_recording(lab / "b.npz", "uhsr").label == "wave"
+
+
+def test_rows_and_tick_rate_of_files_are_as_told(lab):
+    words = ["export", "medium.npz", "--camera", "npz-hwt", "--flip"]
+    done = run_program("spikedata", *words, "m.npy", "--tick-rate", "40000", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    planes_hwt = np.load(lab / "medium.npz")["arr_0"]
+    events = np.load(lab / "m.npy")
+    np.testing.assert_array_equal(
+        np.bincount(events["y"], minlength=8), planes_hwt.sum(axis=(1, 2))[::-1]
+    )
+    assert events["t"].max() == 25 * np.flatnonzero(planes_hwt.any(axis=(0, 1))).max()
+
+    done = run_program("spikedata", *FLAT_FIELDS, "--flip", "--out", "mine.yaml", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    upright = [open_spikes(lab / name, camera="npz-hwt") for name in FLAT_FIELDS[1:4]]
+    want = calibrated_maps(calibrate_pixels(*upright), 1.0)
+    turned_hw = SensorMaps.load(lab / "mine.npz").response_hw[::-1]
+    np.testing.assert_array_equal(turned_hw, want.response_hw)
+
+    words = ["compare", "medium.npz", "medium.npz", "--camera", "npz-hwt", "--json"]
+    done = run_program("spikedata", *words, "--tick-rate", "40000", cwd=lab)
+    assert json.loads(done.stdout)["real"]["tick_rate_hz"] == 40_000, done.stderr

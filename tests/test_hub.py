@@ -1,19 +1,23 @@
 """Publishing and fetching, against an HTTP server on loopback that speaks the Hub's protocol."""
 
 import json
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from hub_server import TOKEN, HubServer
+from tools import one_line_error, run_program, write_corpus
 
 from spikedata.catalog import Clip
 from spikedata.errors import HubError, StoreError
 from spikedata.hub import check_regenerated, fetch, publish
-from spikedata.hub_card import DECODER
+from spikedata.hub_card import DECODER, licence_metadata
+from spikedata.outputs import locked
 from spikedata.pack import pack_clips
 from spikedata.store import StoreConfig, create_store, open_store
 from spikedata.stream import pack_ticks
@@ -22,15 +26,18 @@ from spikedata.stream import pack_ticks
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-def planes_of(number: int) -> np.ndarray:
-    rng = np.random.default_rng(number)
+def planes_of(number: int, edition: int = 0) -> np.ndarray:
+    rng = np.random.default_rng([number, edition])
     return (rng.random((270 + 31 * number, 16, 21)) < 0.3).astype(np.uint8)
 
 
-def make_store(path: Path, count: int = 5, decoder: str = "pyav") -> Path:
-    with create_store(
-        path, recipe={"sensor": {"threshold": 2.0}}, class_names=["walk", "run"], name="toy"
-    ) as writer:
+def make_store(
+    path: Path, count: int = 5, *, edition: int = 0, recipe: dict | None = None, maps: str = ""
+) -> Path:
+    """A store of ``count`` clips; those of another edition have the same ids and other bits."""
+    sensor = {"threshold": 2.0} | ({"noise": {"maps": maps}} if maps else {})
+    recipe = {"sensor": sensor} if recipe is None else recipe
+    with create_store(path, recipe=recipe, class_names=["walk", "run"], name="toy") as writer:
         for i in range(count):
             clip = Clip(
                 id=f"clip_{i}",
@@ -42,8 +49,8 @@ def make_store(path: Path, count: int = 5, decoder: str = "pyav") -> Path:
                 source={"name": f"clip_{i}.avi", "sha256": f"{i:064x}"},
             )
             with writer.clip(clip, height_px=16, width_px=21, tick_rate_hz=250.0) as out:
-                out.append(pack_ticks(planes_of(i)))
-                attributes = {"sensor": {"threshold": 2.0}, "video": {"decoder": decoder}}
+                out.append(pack_ticks(planes_of(i, edition)))
+                attributes = {"sensor": sensor, "video": {"decoder": "pyav"}}
                 out.finish(ticks=len(planes_of(i)), attributes=attributes)
     return path
 
@@ -126,6 +133,7 @@ def test_what_is_fetched_is_the_store_that_was_published(hub, tmp_path, small_sh
     assert [file.path for file in report.files] == [
         "data/test-00000-of-00001.parquet",
         *[f"data/train-0000{i}-of-00004.parquet" for i in range(4)],
+        "recipe.yaml",
         "README.md",
     ]
     out = fetch(report.repo, tmp_path / "back.zarr", revision=report.revision, workers=2)
@@ -177,6 +185,7 @@ def test_publishing_again_sends_nothing_and_other_clips_replace_the_old(hub, tmp
     assert sorted(hub.repositories.files(fewer.repo, "main")[1]) == [
         "README.md",
         "data/test-00000-of-00001.parquet",
+        "recipe.yaml",
     ]
     assert len(open_store(fetch(one.repo, tmp_path / "now.zarr")).clips) == 1
     old = fetch(one.repo, tmp_path / "then.zarr", revision=one.revision)
@@ -238,7 +247,7 @@ def test_recipes_alone_hold_no_bits_and_tell_what_differs(hub, tmp_path):
     report = publish(store, repo="recipes", recipe_only=True)
     assert "so this holds no bits" in report.card
     assert sum(file.size_bytes for file in report.files) < 60_000
-    with pytest.raises(HubError, match="holds recipes only.*pull tester/recipes --check"):
+    with pytest.raises(HubError, match="recipes only.*pull tester/recipes --check --out spikes"):
         fetch("tester/recipes", tmp_path / "back.zarr")
     assert check_regenerated("tester/recipes", store) == ()
 
@@ -315,22 +324,215 @@ def test_damaged_bits_are_not_published_and_not_fetched(hub, tmp_path, monkeypat
         publish(store, repo="other")
 
 
-def test_a_fetch_that_was_cut_goes_on(hub, tmp_path, small_shards, monkeypatch):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
-    files = hub.repositories.files(report.repo, "main")[1]
-    blob = hub.repositories.blob(files["data/train-00002-of-00004.parquet"]["oid"])
-    aside = blob.rename(blob.with_name("aside"))
-    blob.write_bytes(b"not parquet")
-    with pytest.raises((HubError, StoreError)):
-        fetch(report.repo, tmp_path / "back.zarr")
-    blob.unlink()
-    aside.rename(blob)
+def cut_fetch(hub, repo: str, out: Path, downloads: int) -> None:
+    hub.downloads_left = downloads
+    with pytest.raises(HubError, match="Too much was downloaded. Run the same command again"):
+        fetch(repo, out)
+    assert not out.exists()
+    hub.downloads_left = None
     hub.requests.clear()
-    store = fetch(report.repo, tmp_path / "back.zarr")
-    assert len(open_store(store).clips) == 5
-    got = {line.split("/")[-1] for line in hub.requests if line.startswith("GET /datasets/")}
-    assert "train-00003-of-00004.parquet" in got
-    assert "train-00000-of-00004.parquet" not in got
+
+
+def assert_fetched(path: Path, edition: int = 0) -> None:
+    store = open_store(path)
+    assert sorted(store.clips) == [f"clip_{i}" for i in range(5)]
+    for i in range(5):
+        assert np.array_equal(store.read(f"clip_{i}").unpack(), planes_of(i, edition))
+
+
+def test_a_fetch_that_was_cut_downloads_only_the_shards_that_are_missing(
+    hub, tmp_path, small_shards
+):
+    report = publish(make_store(tmp_path / "spikes.zarr"))
+    cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
+    hub.downloads_left = 2
+    fetch(report.repo, tmp_path / "back.zarr")
+    assert_fetched(tmp_path / "back.zarr")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back.zarr", "hub", "spikes.zarr"]
+
+
+def test_a_fetch_that_was_cut_never_mixes_two_revisions(hub, tmp_path, small_shards):
+    report = publish(make_store(tmp_path / "spikes.zarr"))
+    cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
+    publish(make_store(tmp_path / "again.zarr", edition=1), repo=report.repo)
+    fetch(report.repo, tmp_path / "back.zarr")
+    assert_fetched(tmp_path / "back.zarr", edition=1)
+    assert not (tmp_path / "back.zarr.pull").exists()
+
+
+def test_clips_lost_after_a_cut_are_fetched_again(hub, tmp_path, small_shards):
+    report = publish(make_store(tmp_path / "spikes.zarr"))
+    cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
+    (half_made,) = (tmp_path / "back.zarr.pull").glob("*/store.zarr")
+    shutil.rmtree(half_made)
+    fetch(report.repo, tmp_path / "back.zarr")
+    assert_fetched(tmp_path / "back.zarr")
+
+
+def test_a_fetch_killed_at_its_very_end_can_be_run_again(hub, tmp_path):
+    report = publish(make_store(tmp_path / "spikes.zarr"))
+    out = fetch(report.repo, tmp_path / "back.zarr")
+    (tmp_path / "back.zarr.pull" / report.revision).mkdir(parents=True)
+    fetch(report.repo, out, overwrite=True)
+    assert_fetched(out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back.zarr", "hub", "spikes.zarr"]
+
+
+def test_a_fetch_replaces_a_store_and_nothing_else(hub, tmp_path):
+    report = publish(make_store(tmp_path / "spikes.zarr"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("mine")
+    for name in ("file", "photos"):
+        with pytest.raises(StoreError, match="was not written by spikedata"):
+            fetch(report.repo, tmp_path / name, overwrite=True)
+    assert (tmp_path / "photos" / "cat.jpg").read_text() == (tmp_path / "file").read_text()
+
+    old = make_store(tmp_path / "old.zarr", edition=1)
+    (tmp_path / "link.zarr").symlink_to(old)
+    fetch(report.repo, tmp_path / "link.zarr", overwrite=True)
+    assert_fetched(tmp_path / "link.zarr")
+    assert_fetched(old, edition=1)
+    with pytest.raises(StoreError, match="needs a name of its own"):
+        fetch(report.repo, Path("/"), overwrite=True)
+
+
+def test_two_runs_at_once_leave_each_other_alone(hub, tmp_path):
+    store = make_store(tmp_path / "spikes.zarr")
+    at_work = pytest.raises(StoreError, match="another run is writing it")
+    with locked(tmp_path / "spikes.zarr.push"), at_work:
+        publish(store)
+    report = publish(store)
+    with locked(tmp_path / "back.zarr.pull"), at_work:
+        fetch(report.repo, tmp_path / "back.zarr")
+    fetch(report.repo, tmp_path / "back.zarr")
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_checking_reads_no_bits_and_leaves_nothing(hub, tmp_path, monkeypatch):
+    store = tmp_path / "wide.zarr"
+    planes_thw = np.random.default_rng(0).integers(0, 2, (4_000, 60, 80), np.uint8)
+    with create_store(store, recipe={}, class_names=[], name="wide") as writer:
+        for key in "ab":
+            with writer.clip(Clip(id=key), height_px=60, width_px=80, tick_rate_hz=1.0) as out:
+                out.append(pack_ticks(planes_thw))
+                out.finish(ticks=4_000, attributes={})
+    report = publish(store)
+    monkeypatch.setattr("spikedata.hub.READ_AHEAD_BYTES", 4_096)
+    hub.bytes_sent, hub.downloads_left = 0, 0
+    assert check_regenerated(report.repo, store) == ()
+    assert 0 < hub.bytes_sent < report.files[0].size_bytes / 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hub", "wide.zarr"]
+
+
+def test_the_commands_on_the_card_make_the_published_bits(hub, tmp_path):
+    write_corpus(tmp_path / "there" / "videos", clips=1)
+    words = ["videos", "--threshold", "1.5", "--tick-rate", "500"]
+    assert run_program("spikedata", "simulate", *words, cwd=tmp_path / "there").returncode == 0
+    report = publish(tmp_path / "there" / "spikes.zarr", recipe_only=True)
+    assert "holds no bits" in report.card
+
+    block = report.card.split("```shell\n")[1].split("```")[0]
+    here = tmp_path / "here"
+    shutil.copytree(tmp_path / "there" / "videos", here / "VIDEOS")
+    for line in block.splitlines():
+        done = run_program(*line.split(), cwd=here)
+        assert done.returncode == 0, (line, done.stderr)
+    assert done.stdout == f"spikes.zarr: the same bits as {report.repo}\n"
+
+    (here / "recipe.yaml").write_text((here / "recipe.yaml").read_text().replace("1.5", "1.25"))
+    words = ["VIDEOS", "--recipe", "recipe.yaml", "--out", "other.zarr"]
+    assert run_program("spikedata", "simulate", *words, cwd=here).returncode == 0
+    words = ["pull", report.repo, "--check", "--out", "other.zarr", "--json"]
+    done = run_program("spikedata", *words, cwd=here)
+    assert one_line_error(done, 1) == f"error: other.zarr: 2 differences from {report.repo}"
+    assert [line.split(":")[0] for line in json.loads(done.stdout)["differences"]] == [
+        "class0__clip0",
+        "class1__clip0",
+    ]
+
+
+def test_maps_are_published_beside_the_recipe_without_their_folder(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    maps = tmp_path / "secret_folder" / "camera.npz"
+    maps.parent.mkdir()
+    maps.write_bytes(b"maps")
+    store = make_store(tmp_path / "spikes.zarr", maps=str(maps))
+    packed = pack_clips([store], to="parquet", out=tmp_path / "packed.parquet").out
+    for source in (store, packed):
+        report = publish(source, repo="toy")
+        files = hub.repositories.files(report.repo, "main")[1]
+        blobs = {name: hub.repositories.blob(file["oid"]) for name, file in files.items()}
+        sent = {name: blob.read_bytes() for name, blob in blobs.items()}
+        assert sent["camera.npz"] == b"maps"
+        noise = yaml.safe_load(sent["recipe.yaml"])["sensor"]["noise"]
+        assert noise == {"maps": "camera.npz", "maps_sha256": sha256(b"maps").hexdigest()}
+        assert not any(b"secret_folder" in data for data in sent.values())
+        assert "recipe.yaml camera.npz --repo-type dataset" in report.card
+
+    maps.unlink()
+    assert "camera.npz" not in [file.path for file in publish(store, dry_run=True).files]
+    with pytest.raises(HubError, match="nobody could make these clips again.*camera.npz"):
+        publish(store, recipe_only=True)
+
+
+def test_recordings_have_no_recipe_to_publish(tmp_path):
+    store = make_store(tmp_path / "spikes.zarr", recipe={"cameras": ["vidar"]})
+    report = publish(store, dry_run=True)
+    assert "recipe.yaml" not in [file.path for file in report.files]
+    assert "simulate" not in report.card
+    with pytest.raises(HubError, match="nobody could make these clips again"):
+        publish(store, dry_run=True, recipe_only=True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "header"),
+    [
+        ("CC BY 4.0", {"license": "cc-by-4.0"}),
+        ("cc_by-nc-sa-4", {"license": "cc-by-nc-sa-4.0"}),
+        ("https://creativecommons.org/licenses/by-sa/4.0/", {"license": "cc-by-sa-4.0"}),
+        ("CC0", {"license": "cc0-1.0"}),
+        ("https://creativecommons.org/publicdomain/zero/1.0/", {"license": "cc0-1.0"}),
+        ("GPL-3.0-or-later", {"license": "gpl-3.0"}),
+        ("ODbL-1.0", {"license": "odbl"}),
+        ("Our Lab's", {"license": "other", "license_name": "our-lab-s"}),
+    ],
+)
+def test_a_licence_becomes_what_the_hub_calls_it(stated, header):
+    assert licence_metadata(stated) == header
+
+
+def test_a_licence_with_an_address_of_its_own_is_linked():
+    header = licence_metadata("https://lab.example/licence")
+    assert header["license_link"] == "https://lab.example/licence"
+    assert header["license"] == "other"
+
+
+def test_any_spelling_of_a_licence_is_published_and_shown_in_a_dry_run(hub, tmp_path):
+    store = make_store(tmp_path / "spikes.zarr")
+    assert "\nlicense: cc0-1.0\n" in publish(store, licence="CC0", dry_run=True).card
+    card = publish(store, licence="Our own").card
+    assert "\nlicense: other\nlicense_name: our-own\n" in card
+    assert "Licence of this data set: Our own." in card
+
+
+def test_a_card_that_the_hub_refuses_stops_before_anything_is_made(hub, tmp_path):
+    store = make_store(tmp_path / "spikes.zarr")
+    hub.licences = frozenset(["mit"])
+    steps = []
+    with pytest.raises(HubError, match="refuses the card: \"license\" must be one of .'mit'"):
+        publish(store, progress=steps.append)
+    assert (steps, hub.uploads()) == ([], [])
+    assert not list((tmp_path / "hub").glob("*.json"))
+
+
+def test_pull_prints_json(hub, tmp_path):
+    report = publish(make_store(tmp_path / "spikes.zarr"))
+    done = run_program("spikedata", "pull", report.repo, "--out", "b.zarr", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"store": "b.zarr", "repo": report.repo}
+    done = run_program("spikedata", "pull", report.repo, "--check", "--json", cwd=tmp_path)
+    told = {"store": "spikes.zarr", "repo": report.repo, "differences": []}
+    assert json.loads(done.stdout) == told
 
 
 def test_nothing_to_publish_says_so(tmp_path):

@@ -1,14 +1,18 @@
 """Packing: every kind of source to every format, bit for bit; failures leave all as it was."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tools import digest_of_folder, one_line_error, run_program
 
 from spikedata.catalog import Clip
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.pack import DEFAULT_OUT, last_packed, open_clips, pack_clips
+from spikedata.outputs import locked
+from spikedata.pack import DEFAULT_OUT, PackStep, last_packed, pack_clips
+from spikedata.packed import open_clips
 from spikedata.store import create_store
 from spikedata.stream import pack_ticks
 
@@ -230,3 +234,133 @@ def test_the_real_car_packs_and_comes_back(here, shared_data):
     raw = np.fromfile(shared_data / "recordings" / "car_250x400.dat", np.uint8)
     back = np.fromfile("packed.dat/car_250x400.dat", np.uint8)
     assert np.array_equal(back.reshape(200, 250, 50), raw.reshape(200, 250, 50)[:, ::-1])
+
+
+def write_recording(path: Path, seed: int = 0, ticks: int = 19) -> None:
+    planes = np.random.default_rng(seed).integers(0, 256, (ticks, 250 * 50), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(planes.tobytes())
+
+
+def test_overwrite_never_removes_what_is_not_ours(here):
+    make_store(here / "spikes.zarr")
+    write_recording(here / "rec" / "wave" / "a.dat")
+    (here / "photos").mkdir()
+    (here / "photos" / "cat.jpg").write_text("mine")
+    (here / "notes.txt").write_text("mine")
+    before = digest_of_folder(here)
+    for sources, out in (((), "photos"), ((), "notes.txt"), ((), "rec"), (["rec"], "rec")):
+        with pytest.raises(StoreError, match="was not written by spikedata, and --overwrite"):
+            pack_clips(sources, out=out, camera="vidar", overwrite=True)
+    assert digest_of_folder(here) == before
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_overwrite_keeps_a_set_of_ours_to_which_something_was_added(here, to):
+    make_store(here / "spikes.zarr", count=1)
+    out = pack_clips(to=to).out
+    (here / "empty").mkdir()
+    pack_clips(to=to, out="empty", overwrite=True)
+    pack_clips(to=to, overwrite=True)
+    if to != "hdf5":
+        (out / "notes.txt").write_text("mine")
+        with pytest.raises(StoreError, match="notes.txt: was not written by spikedata"):
+            pack_clips(to=to, overwrite=True)
+        assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_never_replaces_recordings_that_are_a_source(here):
+    make_store(here / "spikes.zarr", count=1)
+    pack_clips(to="dat")
+    for source in ("packed.dat", "packed.dat/run", "packed.dat/run/toy_0.dat"):
+        with pytest.raises(StoreError, match="holds the recordings packed.dat.*Choose another"):
+            pack_clips([source], camera="12x17", out="packed.dat", overwrite=True)
+
+
+@pytest.mark.parametrize("out", [".", "/", ".."])
+def test_a_set_needs_a_name(here, out):
+    make_store(here / "spikes.zarr", count=1)
+    with pytest.raises(StoreError, match="a data set needs a name of its own. Give --out NAME"):
+        pack_clips(out=out, overwrite=True)
+
+
+def test_a_second_run_ends_and_leaves_the_first_alone(here):
+    make_store(here / "spikes.zarr", count=1)
+    with locked(here / "packed.zarr.partial"):
+        (here / "packed.zarr.partial").mkdir()
+        with pytest.raises(StoreError, match="packed.zarr.partial: another run is writing it"):
+            pack_clips()
+        assert (here / "packed.zarr.partial").is_dir()
+    pack_clips()
+    names = [".spikedata.json", "packed.zarr", "spikes.zarr"]
+    assert sorted(path.name for path in here.iterdir()) == names
+
+
+def encrypt(path: Path) -> None:
+    """Set the flag that says that a zip's only member is encrypted, at both places."""
+    with zipfile.ZipFile(path) as archive:
+        central = archive.start_dir
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[central + 8] |= 1
+    path.write_bytes(data)
+
+
+def test_what_another_run_made_meanwhile_is_not_replaced(here):
+    make_store(here / "spikes.zarr", count=1)
+    make_store(here / "other.zarr", name="other")
+
+    def put_there(step: PackStep) -> None:
+        if step.stage == "verify":
+            (here / "other.zarr").rename(here / "packed.zarr")
+
+    with pytest.raises(StoreError, match="packed.zarr: exists already"):
+        pack_clips(progress=put_there)
+    assert sorted(open_clips("packed.zarr").clips) == ["other_0", "other_1", "other_2"]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_whatever_is_wrong_with_one_clip_the_others_are_packed_and_it_is_listed(here, to):
+    make_store(here / "spikes.zarr", count=2)
+    for name in ("clips/toy_0/zarr.json", "catalog.jsonl"):
+        file = here / "spikes.zarr" / name
+        file.write_text(file.read_text().replace('"run"', '"swim"'))
+    np.savez(here / "secret.npz", spk=planes_of(5))
+    encrypt(here / "secret.npz")
+    np.savez(here / "wide.npz", spk=np.zeros((1, 70_000, 8), np.uint8))
+
+    report = pack_clips(["spikes.zarr", "secret.npz", "wide.npz"], camera="uhsr", to=to)
+
+    left_out = {failure.id: failure.error for failure in report.failures}
+    assert report.clips == 1
+    assert sorted(left_out) == ["secret", "toy_0", "wide"]
+    assert "encrypted" in left_out["secret"]
+    assert "label 'swim' is not among the 2 class names" in left_out["toy_0"]
+    assert "is past" in left_out["wide"]
+    assert report.failure_file == Path("packed.failures.jsonl")
+    listed = [json.loads(line) for line in report.failure_file.read_text().splitlines()]
+    assert {entry["id"]: entry["error"] for entry in listed} == left_out
+
+
+def test_a_run_without_failures_removes_the_list_of_the_one_before(here):
+    make_store(here / "spikes.zarr", count=1)
+    pack_clips(["spikes.zarr", "nowhere"])
+    assert Path("packed.failures.jsonl").is_file()
+    pack_clips(overwrite=True)
+    assert not Path("packed.failures.jsonl").exists()
+
+
+def test_a_file_is_a_recording_whatever_the_case_of_its_suffix(here):
+    write_recording(here / "A.DAT")
+    assert pack_clips(["A.DAT"], camera="vidar").clips == 1
+
+
+def test_wrong_options_are_one_usage_line(here):
+    make_store(here / "spikes.zarr", count=1)
+    for level in ("50", "-100"):
+        done = run_program("spikedata", "pack", "--level", level, cwd=here)
+        assert f"level of zarr must be 1 to 19, got {level}" in one_line_error(done, 2)
+    done = run_program("spikedata", "pack", "spikes.zarr", "nowhere", cwd=here)
+    assert "were left out of packed.zarr; see packed.failures.jsonl" in one_line_error(done, 1)
+    done = run_program("spikedata", "pack", "--out", ".", cwd=here)
+    assert "a data set needs a name" in one_line_error(done, 1)
