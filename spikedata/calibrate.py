@@ -23,9 +23,9 @@ import yaml
 from numpy.typing import NDArray
 
 from spikedata.errors import RecordingError
+from spikedata.outputs import written_aside
 from spikedata.recipe import to_dict
 from spikedata.simulator import NoiseConfig, SensorConfig, SensorMaps, load_sensor, simulate
-from spikedata.simulator.maps import written_aside
 from spikedata.stats import SpikeSource, rate_between_spikes
 
 Array = NDArray[np.float64]

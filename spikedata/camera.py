@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import RecordingError
+from spikedata.outputs import written_aside
 from spikedata.stream import TICKS_PER_GROUP, SpikeStream, check_tick_rate_hz, group_count
 
 BLOCK_BYTES = 1 << 20
@@ -292,13 +293,8 @@ def write_recording(
     if camera.is_npz:
         raise ValueError(f"camera {camera.name}: only .dat files can be written")
     flip = camera.bottom_up if flip is None else flip
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            _write_planes(file, blocks, camera, ticks, flip)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_aside(path, overwrite=True) as aside, aside.open("wb") as file:
+        _write_planes(file, blocks, camera, ticks, flip)
 
 
 def _write_planes(

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.outputs import written_aside
 from spikedata.sources import as_source
 from spikedata.stats import Profile, Scan, SpikeSource, profile, scan
 from spikedata.stream import TICKS_PER_GROUP, SpikeStream, slice_ticks
-from spikedata.view import to_grey, written_aside
+from spikedata.view import to_grey
 
 _ROUNDING = 1e-12
 _INTERVAL_PERCENT = (2.5, 97.5)

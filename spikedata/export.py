@@ -7,10 +7,8 @@ SpikeCV from ``.dat`` files, which :func:`spikedata.pack_clips` writes, or as an
 Shapes: T ticks, G groups of eight ticks, H rows, W columns, N spikes.
 """
 
-import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from spikedata.errors import SpikeDataError
+from spikedata.outputs import written_aside
 from spikedata.stats import SpikeSource
 from spikedata.stream import TICKS_PER_GROUP, unpack_ticks
 
@@ -92,7 +90,7 @@ def write_events(
         ValueError: as for :func:`spike_events`.
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
     """
-    with _written_aside(Path(path), overwrite=overwrite) as aside, aside.open("wb") as file:
+    with written_aside(Path(path), overwrite=overwrite) as aside, aside.open("wb") as file:
         spikes = sum(int(np.bitwise_count(packed_ghw).sum()) for packed_ghw in source.blocks())
         events = spike_events(source, fields=fields, time=time)
         _write_header(file, _event_type(fields), (spikes,))
@@ -127,7 +125,7 @@ def write_npz(
     """
     shape = (source.ticks, source.height_px, source.width_px)
     with (
-        _written_aside(Path(path), overwrite=overwrite) as aside,
+        written_aside(Path(path), overwrite=overwrite) as aside,
         zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
     ):
         with archive.open(_member("spk"), "w", force_zip64=True) as member:
@@ -166,16 +164,3 @@ def _member(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"{name}.npy", _ZIP_TIME)
     info.compress_type = zipfile.ZIP_DEFLATED
     return info
-
-
-@contextmanager
-def _written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A name beside ``path`` that becomes it if all goes well, and else goes away."""
-    if path.exists() and not overwrite:
-        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
-    aside = path.with_name(path.name + ".partial")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -171,7 +171,7 @@ def fetch(
 
     Raises:
         HubError: not there, not reachable, not published by spikedata, or recipes only.
-        StoreError: ``out`` exists or is not ours to replace, another run is writing it, or bits
+        StoreError: ``out`` exists or is not ours to replace, another process is writing it, or bits
             are not those noted.
     """
     out = Path(out)

@@ -10,52 +10,83 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spikedata.errors import StoreError
+from spikedata.errors import SpikeDataError, StoreError
+
+
+@contextlib.contextmanager
+def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A name beside ``path`` that becomes it if all goes well, and else goes away.
+
+    Raises:
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+    """
+    if path.exists() and not overwrite:
+        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
+    aside = path.with_name(path.name + ".partial")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Be the only one at work on ``path``, by an advisory lock on ``<path>.lock`` beside it.
-
-    The system releases the lock if the process dies; the file goes with it otherwise.
+    """Be the only one at work on ``path``, by a :class:`Lock` named ``<path>.lock`` beside it.
 
     Raises:
         StoreError: another process is at work on it.
         OSError: the folder cannot be written.
     """
-    lock = path.with_name(path.name + ".lock")
-    file = _locked_file(lock, path)
+    lock = Lock(path.with_name(path.name + ".lock"), path)
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before others may lock it: nobody locks a name that is gone
-        os.close(file)
+        lock.release()
 
 
-def _locked_file(lock: Path, path: Path) -> int:
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            _lock_or_refuse(file, path)
-            if os.path.samestat(lock.stat(), os.fstat(file)):
-                return file
-        except FileNotFoundError:
-            pass  # the run before removed the file as we opened it
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
+class Lock:
+    """A file that one process holds at a time; the system lets it go if the process dies.
+
+    Args:
+        file: made if it is not there, removed at the release.
+        of: what it stands for.
+
+    Raises:
+        StoreError: another process holds it.
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, file: Path, of: Path) -> None:
+        self._file = file
+        while True:
+            self._handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                _lock_or_refuse(self._handle, of)
+                if os.path.samestat(file.stat(), os.fstat(self._handle)):
+                    return
+            except FileNotFoundError:
+                pass  # the one before removed the file as we opened it
+            except BaseException:
+                os.close(self._handle)
+                raise
+            os.close(self._handle)
+
+    def release(self) -> None:
+        """Let others in; the file goes first, so that nobody locks a name that is gone."""
+        self._file.unlink(missing_ok=True)
+        os.close(self._handle)
 
 
-def _lock_or_refuse(file: int, path: Path) -> None:
-    if sys.platform == "win32":  # no advisory locks there: one run is the user's care
+def _lock_or_refuse(handle: int, of: Path) -> None:
+    if sys.platform == "win32":  # no advisory locks there: one writer is the user's care
         return
     import fcntl  # noqa: PLC0415  absent on Windows
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise StoreError(f"{path}: another run is writing it. Wait until it has ended") from error
+        raise StoreError(f"{of}: another process is writing it. Wait until it has ended") from error
 
 
 def put_into_place(made: Path, out: Path) -> None:

@@ -144,8 +144,9 @@ def pack_clips(
 
     Raises:
         CorpusError: there is no source, or nothing in them could be packed.
-        StoreError: ``out`` exists or is not ours to replace, another run is writing it, the disk
-            is full, or what was written reads back differently.
+        StoreError: ``out`` exists or is not ours to replace, another process is writing it, the
+            disk is full, or what was written reads back differently; or ``out`` is a source of
+            which something could not be packed.
         ValueError: there is no such level.
     """
     out = Path(out or DEFAULT_OUT[to])
@@ -188,6 +189,7 @@ def _write_aside(run: "_Run", to: Format, out: Path, level: int, overwrite: bool
             if not run.written:
                 raise CorpusError(f"{out}: nothing could be packed: {run.found.failures[0].error}")
             run.verify(partial, to)
+            run.found.check_keeps_all(out)
             check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
             put_into_place(partial, out)
     except OSError as error:
@@ -229,10 +231,12 @@ class _Found:
         self._readers: list[ClipSource] = []
         self._reader_of: dict[str, ClipSource] = {}
         self._folded: dict[str, str] = {}
+        self._paths: list[Path] = []
         self._recordings: list[Path] = []
 
     def add(self, path: Path, options: CameraOptions) -> None:
         """Add the clips below ``path``, or note why there are none."""
+        self._paths.append(path)
         try:
             reader = self._open(path, options)
             clips = list(reader.clips.values())
@@ -280,6 +284,19 @@ class _Found:
                     f"{out}: holds the recordings {path}, which --overwrite would remove. Choose "
                     "another --out"
                 )
+
+    def check_keeps_all(self, out: Path) -> None:
+        """Refuse to replace a source by what is less.
+
+        Raises:
+            StoreError: ``out`` is one of the sources, and something was left out.
+        """
+        if self.failures and any(path.resolve() == out.resolve() for path in self._paths):
+            failure = self.failures[0]
+            raise StoreError(
+                f"{out}: would lose what cannot be packed ({failure.id}: {failure.error}). Choose "
+                "another --out"
+            )
 
     def _open(self, path: Path, options: CameraOptions) -> ClipSource:
         if not path.exists():

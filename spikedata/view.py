@@ -14,10 +14,8 @@ import base64
 import html
 import io
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import SpikeDataError, StoreError
+from spikedata.outputs import written_aside
 from spikedata.stats import count_intervals
 from spikedata.store import SpikeStore, StoredClip
 from spikedata.stream import SpikeStream
@@ -152,23 +151,6 @@ def view_clip(
             rates = _pictures(store, clip_id, firsts, window_ticks, picture)
             _write_movie(rates, out, aside, frame_rate)
     return out
-
-
-@contextmanager
-def written_aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A name beside ``out`` that becomes it if all goes well, and else goes away.
-
-    Raises:
-        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
-    """
-    if out.exists() and not overwrite:
-        raise SpikeDataError(f"{out}: exists already. Give --overwrite to replace it")
-    aside = out.with_name(out.name + ".partial")
-    try:
-        yield aside
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _ticks_shown(store: SpikeStore, clip_id: str, start: int, ticks: int | None) -> int:

@@ -399,7 +399,7 @@ def test_a_fetch_replaces_a_store_and_nothing_else(hub, tmp_path):
 
 def test_two_runs_at_once_leave_each_other_alone(hub, tmp_path):
     store = make_store(tmp_path / "spikes.zarr")
-    at_work = pytest.raises(StoreError, match="another run is writing it")
+    at_work = pytest.raises(StoreError, match="another process is writing it")
     with locked(tmp_path / "spikes.zarr.push"), at_work:
         publish(store)
     report = publish(store)

@@ -151,12 +151,16 @@ def test_sources_of_all_kinds_mix(here):
     assert open_clips(report.out).class_names == ("run", "walk")
 
 
-def test_a_damaged_clip_is_left_out_and_told(here):
-    planes = make_store(here / "spikes.zarr")
-    shard = here / "spikes.zarr" / "clips" / "toy_1" / "c.0.0.0"
+def damage(clip):
+    shard = clip / "c.0.0.0"
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 0xFF
     shard.write_bytes(data)
+
+
+def test_a_damaged_clip_is_left_out_and_told(here):
+    planes = make_store(here / "spikes.zarr")
+    damage(here / "spikes.zarr" / "clips" / "toy_1")
     for to in FORMATS:
         report = pack_clips(to=to)
         assert [failure.id for failure in report.failures] == ["toy_1"], to
@@ -196,6 +200,15 @@ def test_overwrite_may_replace_the_source_itself(here):
     pack_clips(["spikes.zarr"], out="spikes.zarr", overwrite=True, to="zarr")
     assert_same(planes_in(here / "spikes.zarr"), planes)
     assert sorted(p.name for p in here.iterdir()) == [".spikedata.json", "spikes.zarr"]
+
+
+def test_a_source_is_not_replaced_by_what_is_less(here):
+    make_store(here / "spikes.zarr")
+    damage(here / "spikes.zarr" / "clips" / "toy_1")
+    before = digest_of_folder(here)
+    with pytest.raises(StoreError, match=r"would lose what cannot be packed \(toy_1: "):
+        pack_clips(["spikes.zarr"], out="spikes.zarr", overwrite=True)
+    assert digest_of_folder(here) == before
 
 
 def test_nothing_to_pack_says_what_to_run(here):
@@ -288,7 +301,7 @@ def test_a_second_run_ends_and_leaves_the_first_alone(here):
     make_store(here / "spikes.zarr", count=1)
     with locked(here / "packed.zarr.partial"):
         (here / "packed.zarr.partial").mkdir()
-        with pytest.raises(StoreError, match="packed.zarr.partial: another run is writing it"):
+        with pytest.raises(StoreError, match="packed.zarr.partial: another process is writing it"):
             pack_clips()
         assert (here / "packed.zarr.partial").is_dir()
     pack_clips()

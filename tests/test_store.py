@@ -192,7 +192,7 @@ def test_a_killed_writer_leaves_whole_clips_and_the_next_one_ends_the_same(tmp_p
     )
     with writing:
         assert writing.stdout.readline() == "ready\n"
-        with pytest.raises(StoreError, match="another process is writing this store"):
+        with pytest.raises(StoreError, match="another process is writing it"):
             create_store(path, recipe={}, class_names=[], resume=True)
         writing.send_signal(signal.SIGKILL)
     assert list(open_store(path).clips) == ["c0", "c1"]

@@ -5,10 +5,7 @@ Shapes: H rows, W columns.
 
 import functools
 import hashlib
-import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.errors import RecipeError, SpikeDataError
+from spikedata.errors import RecipeError
+from spikedata.outputs import written_aside
 from spikedata.simulator.noise import NoiseConfig, below, draw, draw_key, spread
 
 SHARE = 1 << 14
@@ -117,23 +115,6 @@ class SensorMaps:
             raise RecipeError(f"{path}: not sensor maps: no array {error}") from error
         except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise RecipeError(f"{path}: not sensor maps: {' '.join(str(error).split())}") from error
-
-
-@contextmanager
-def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A name beside ``path`` that becomes it if all goes well, and else goes away.
-
-    Raises:
-        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
-    """
-    if path.exists() and not overwrite:
-        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
-    aside = path.with_name(path.name + ".partial")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def camera_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) -> SensorMaps:

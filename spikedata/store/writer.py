@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from spikedata.catalog import Clip
 from spikedata.errors import StoreError
+from spikedata.outputs import Lock
 from spikedata.store.layout import (
     CATALOG,
     CLIPS,
@@ -81,7 +82,7 @@ def create_store(
     )
     _refuse_other_things(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _Lock(path)
+    lock = Lock(path / LOCK, path)
     try:
         if (path / METADATA).exists():
             _check_continues(path, wanted, resume=resume)
@@ -100,7 +101,7 @@ def create_store(
 class StoreWriter:
     """Adds clips to a store; a context manager. Clips may be written from several threads."""
 
-    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: "_Lock") -> None:
+    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: Lock) -> None:
         self.path = path
         self._options = options
         self._class_names = frozenset(root.class_names)
@@ -108,7 +109,7 @@ class StoreWriter:
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
-        self._lock: _Lock | None = lock
+        self._lock: Lock | None = lock
         (path / PARTIAL).mkdir(exist_ok=True)
 
     def __enter__(self) -> "StoreWriter":
@@ -363,45 +364,6 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
         _OF_THREAD.compressor = zstandard.ZstdCompressor(level=level)
     compressor: zstandard.ZstdCompressor = _OF_THREAD.compressor
     return compressor
-
-
-class _Lock:
-    """One writer a store: an advisory lock that the system releases if the process dies."""
-
-    def __init__(self, store: Path) -> None:
-        self._path = store / LOCK
-        while True:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                _lock_or_refuse(self._file, store)
-            except BaseException:
-                os.close(self._file)
-                raise
-            if self._is_current():
-                return
-            os.close(self._file)  # the writer before removed the file as we opened it
-
-    def _is_current(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._file))
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Let others in; the file goes first, so that nobody locks a name that is gone."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._file)
-
-
-def _lock_or_refuse(file: int, store: Path) -> None:
-    if sys.platform == "win32":  # no advisory locks there: one writer is the user's care
-        return
-    import fcntl  # noqa: PLC0415  absent on Windows
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StoreError(f"{store}: another process is writing this store") from error
 
 
 def _refuse_other_things(path: Path) -> None:
