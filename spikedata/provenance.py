@@ -1,5 +1,6 @@
 """Who made this: the versions that decide a store's bits."""
 
+import functools
 import platform
 from collections.abc import Iterable
 from importlib import metadata
@@ -7,5 +8,9 @@ from importlib import metadata
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """Versions of spikedata, Python and the named installed packages."""
-    found = {"spikedata": metadata.version("spikedata"), "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in packages}
+    found = {"spikedata": _version("spikedata"), "python": platform.python_version()}
+    return found | {name: _version(name) for name in packages}
+
+
+# A package's files are looked for and parsed each time: half a millisecond a clip.
+_version = functools.cache(metadata.version)
