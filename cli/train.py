@@ -74,11 +74,14 @@ def evaluate(
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance."""
     with errors_in_one_line():
         from spklip.run import evaluate_run, recipe_of_run
+        from spklip.run_folder import recipe_of
 
         words = list(overrides or [])
         words += [f"data.path={json.dumps(data)}"] if data else []
         words += [f"data.test_split={json.dumps(split)}"] if split else []
         settings = recipe_of_run(checkpoint, words)
+        if recipe_of(checkpoint) is None:
+            typer.echo(f"{checkpoint}: has no recipe.yaml of a run; using the defaults", err=True)
         metrics = evaluate_run(checkpoint, settings, out, overwrite=overwrite)
     _print_metrics(metrics, out, as_json)
 

@@ -54,19 +54,22 @@ def rate_histogram(rate_bhw: Tensor, bins: int = HISTOGRAM_BINS) -> Tensor:
     return count_bk / bin_bp.shape[1]
 
 
-def standardise(train_nd: Tensor, test_nd: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets with the training set's mean 0 and deviation 1 in each feature, plus a constant.
+def standardise(x_nd: Tensor, train_nd: Tensor) -> Tensor:
+    """Features scaled so that the training set's have mean 0 and deviation 1, plus a constant.
 
     Features that never vary in training become 0. The constant lets a linear classifier have a
     bias.
+
+    Args:
+        x_nd: float (N, D), features to scale.
+        train_nd: float (M, D), features of the training set.
+
+    Returns:
+        float (N, D + 1).
     """
     mean_d, spread_d = train_nd.mean(dim=0), train_nd.std(dim=0, correction=0)
     keep_d = torch.where(spread_d > 1e-6, 1 / spread_d.clamp_min(1e-6), 0.0)
-
-    def scaled(x_nd: Tensor) -> Tensor:
-        return torch.cat([(x_nd - mean_d) * keep_d, torch.ones(len(x_nd), 1)], dim=1)
-
-    return scaled(train_nd), scaled(test_nd)
+    return torch.cat([(x_nd - mean_d) * keep_d, torch.ones(len(x_nd), 1)], dim=1)
 
 
 def logistic_regression(

@@ -7,6 +7,7 @@ Nothing here knows a model or a file. Ties always count against the answer: a mo
 every class the same score gets nothing right.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+GRADIENT_TOLERANCE = 1e-5
+"""Largest element of the gradient at which a linear classifier counts as fitted."""
+
 _Z95 = 1.959964
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -330,13 +335,16 @@ def _draw(
 
 
 def fit_linear(
-    x_end: Tensor, label_en: Tensor, start_ecd: Tensor, *, penalty: float = 1.0, steps: int = 100
+    x_end: Tensor, label_en: Tensor, start_ecd: Tensor, *, penalty: float = 1.0, steps: int = 2000
 ) -> Tensor:
     """Fit E softmax classifiers at once, each kept near its start.
 
     Minimises, for each e, ``sum_n cross_entropy(x W', label) + penalty / 2 |W - start|^2``:
     logistic regression if the start is 0, a text-initialised linear probe if the start is the
-    class texts. Convex, solved by L-BFGS in float64, so it is deterministic.
+    class texts. Convex, solved by L-BFGS in float64, so it is deterministic. It goes on until no
+    element of the gradient is above ``GRADIENT_TOLERANCE``. The penalty makes the problem strongly
+    convex: each classifier then lies within |gradient| / penalty of its own best weights, whichever
+    others were fitted beside it. Where ``steps`` do not suffice, a warning is logged.
 
     Args:
         x_end: float (E, N, D) features.
@@ -355,7 +363,12 @@ def fit_linear(
     with torch.enable_grad():
         weight_ecd = start_ecd.clone().requires_grad_()
         solver = torch.optim.LBFGS(
-            [weight_ecd], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+            [weight_ecd],
+            max_iter=steps,
+            max_eval=2 * steps,
+            tolerance_grad=GRADIENT_TOLERANCE,
+            tolerance_change=0.0,  # a small step is no sign of having arrived
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
@@ -369,6 +382,10 @@ def fit_linear(
             return loss
 
         solver.step(closure)  # type: ignore[no-untyped-call]
+        closure()
+    left = math.nan if weight_ecd.grad is None else float(weight_ecd.grad.abs().max())
+    if not left <= GRADIENT_TOLERANCE:
+        _log.warning("a linear classifier has not converged: a gradient of %.2g is left", left)
     return weight_ecd.detach()
 
 

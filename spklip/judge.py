@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from spikedata import SpikeClips, collate
+from spikedata import SpikeClips, SpikeDataError, collate
 from spklip import baselines
 from spklip.evaluate import (
     Episodes,
@@ -23,6 +23,7 @@ from spklip.evaluate import (
     closed_set,
     draw_episodes,
     few_shot,
+    ranks,
     retrieval,
 )
 from spklip.recipe import Recipe
@@ -54,10 +55,14 @@ def judge(
     groups = scene_groups(splits.test)
     names, config = splits.class_names, recipe.eval
     scores = {"spklip": test["spklip"] @ text_cd.T}
+    fitted_n = fitted_clips(splits)
+    fit_label_n = train_label_n[fitted_n]
     for name in baselines.NAMES if config.baselines else ():
-        train[name], test[name] = baselines.standardise(train[name], test[name])
+        fit_nd = train[name][fitted_n]
+        train[name] = baselines.standardise(train[name], fit_nd)
+        test[name] = baselines.standardise(test[name], fit_nd)
         scores[name] = baselines.logistic_regression(
-            train[name], train_label_n, test[name], len(names)
+            train[name][fitted_n], fit_label_n, test[name], len(names)
         )
     closed: dict[str, Any] = {
         name: dataclasses.asdict(
@@ -67,12 +72,13 @@ def judge(
         )
         for name, score_nc in scores.items()
     }
-    closed["chance"] = baselines.chance(train_label_n.numpy(), test_label_n.numpy(), len(names))
-    train_top1 = (train["spklip"] @ text_cd.T).argmax(dim=1) == train_label_n
+    closed["chance"] = baselines.chance(fit_label_n.numpy(), test_label_n.numpy(), len(names))
+    own_nc = torch.nn.functional.one_hot(fit_label_n, len(names)).bool()
+    train_rank_n = ranks(train["spklip"][fitted_n] @ text_cd.T, own_nc)
     return {
         "data": describe_splits(splits),
         "closed_set": closed,
-        "train_top1": float(train_top1.float().mean()),
+        "train_top1": float((train_rank_n == 1).mean()),
         "few_shot": _few_shot(train, test, text_cd, float(_scale(model)), splits, recipe),
         "retrieval": _retrieval(model, tokenizer, test["spklip"], splits),
         "notes": _notes(splits, recipe),
@@ -87,6 +93,9 @@ def embed_clips(
 
     A clip's embedding is the mean over ``eval.windows`` windows, scaled to unit length. One
     window is the middle of the clip; several lie at random, by ``eval.seed``.
+
+    Raises:
+        SpikeDataError: an embedding is not finite.
     """
     sums: dict[str, Tensor] = {}
     windows = recipe.eval.windows
@@ -109,6 +118,8 @@ def embed_clips(
             for name, part_list in parts.items():
                 sums[name] = sums.get(name, torch.tensor(0.0)) + torch.cat(part_list)
     means = {name: total / windows for name, total in sums.items()}
+    if not bool(torch.isfinite(means["spklip"]).all()):
+        raise SpikeDataError("the model's embeddings are not finite; use train.precision=fp32")
     means["spklip"] = torch.nn.functional.normalize(means["spklip"], dim=1)
     return means
 
@@ -166,11 +177,23 @@ def _scale(model: Any) -> Tensor:
 
 
 def scene_groups(clips: SpikeClips) -> list[str]:
-    """Group of each clip, told apart by class; a clip without one is a group of its own."""
+    """Group of each clip; a clip without one is a group of its own.
+
+    A scene may show several classes, and is drawn with all of them or not at all.
+    """
     return [
-        f"{label}/{group}" if group else f"clip {clip_id}"
-        for label, group, clip_id in zip(clips.labels, clips.groups, clips.ids, strict=True)
+        group or f"clip {clip_id}" for group, clip_id in zip(clips.groups, clips.ids, strict=True)
     ]
+
+
+def fitted_clips(splits: Splits) -> Tensor:
+    """Which clips of ``support`` the model was trained on, bool (N,).
+
+    The others, of held-out classes, are for k-shot episodes alone: what is judged beside the
+    model may not learn from them either.
+    """
+    known = {int(label) for label in splits.fit.labels}
+    return torch.tensor([int(label) in known for label in splits.support.labels])
 
 
 def describe_splits(splits: Splits) -> dict[str, Any]:

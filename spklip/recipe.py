@@ -1,5 +1,6 @@
 """What a training recipe says: one frozen dataclass a section, one sentence a field."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from spikedata import load_recipe
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
@@ -84,11 +85,17 @@ class TextConfig:
     """Sentences whose ``{}`` is the class name in words; also for a class without captions."""
 
     def __post_init__(self) -> None:
-        bad = [text for text in self.templates if "{}" not in text]
+        bad = [text for text in self.templates if not _takes_a_name(text)]
         if bad or not self.templates:
             raise ValueError(
-                f"templates need a {{}} for the class name, got {list(self.templates)}"
+                "templates need a {} for the class name and no other braces, "
+                f"got {list(self.templates)}"
             )
+
+
+def _takes_a_name(template: str) -> bool:
+    rest = template.replace("{}", "")
+    return rest != template and not set("{}") & set(rest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +128,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive(self, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
         _positive(self, "log_every", "save_every")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            raise ValueError("warmup_steps and weight_decay must be 0 or more")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

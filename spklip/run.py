@@ -15,29 +15,31 @@ import math
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 
-from spikedata import SpikeDataError, to_dict
+from spikedata import RecipeError, SpikeDataError, from_dict, to_dict
+from spklip.check import check_clips, check_training
 from spklip.judge import describe_splits, judge
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.model.text_tower import text_encoder_config
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
-from spklip.splits import Augmented, Splits, TextCollator, open_splits
-from spklip.train import fit, pick_precision
+from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe, write_whole
+from spklip.splits import Augmented, Splits, TextCollator, captioned_ids, open_splits
+from spklip.train import fit, pick_precision, processes_of
 
 METRICS_VERSION = 1
 """Version of the layout of ``metrics.json``."""
+ONLY_IN_TRAINING = ("model", "train", "data.sampling", "data.crop", "data.mirror")
+"""Keys of a recipe that judging does not read, but for ``train.precision``."""
 
 
 def run_recipe(
@@ -56,28 +58,30 @@ def run_recipe(
         recipe: what to do.
         out: folder to make.
         resume: go on with an unfinished run of the same recipe.
-        overwrite: delete an earlier run first.
+        overwrite: delete what an earlier run wrote first, and nothing else.
         progress: show bars on standard error.
 
     Returns:
         What ``metrics.json`` holds; None in the other processes of a distributed run.
 
     Raises:
-        SpikeDataError: no data, no checkpoint, or ``out`` holds something already.
+        SpikeDataError: no data, no checkpoint, parts that do not fit each other, a run that
+            diverged, or ``out`` holds something already.
     """
-    processes = PartialState()
+    processes = processes_of(recipe.train)
     splits = open_splits(recipe)
     recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
     config, tokenizer = load_model_parts(recipe.model)
+    check_training(recipe, config, splits, processes=processes.num_processes)
     with processes.main_process_first():
         if processes.is_main_process:
-            _prepare_folder(recipe, out, resume=resume, overwrite=overwrite)
-    prompts = splits.prompts if recipe.text.captions == "templates" else None
+            prepare_folder(recipe, out, resume=resume, overwrite=overwrite)
+    captioned = captioned_ids(splits.fit) if recipe.text.captions == "store" else frozenset()
     started = time.perf_counter()
     model, curve = fit(
         lambda: build_model(recipe.model, config),
         Augmented(splits.fit, recipe.data),
-        TextCollator(tokenizer, prompts),
+        TextCollator(tokenizer, splits.prompts, captioned),
         recipe.train,
         out / "checkpoints",
         workers=recipe.data.workers,
@@ -89,6 +93,7 @@ def run_recipe(
         return None
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
+    write_whole(out / "model" / "recipe.yaml", resolved_recipe(recipe))
     train = _describe_training(recipe, model, curve, seconds)
     return _judge_and_write(model, tokenizer, splits, recipe, out, train, progress)
 
@@ -113,12 +118,15 @@ def evaluate_run(
     Raises:
         SpikeDataError: no such checkpoint, no data, or ``out`` holds an evaluation already.
     """
+    if is_run(out):
+        raise SpikeDataError(f"{out}: is a run, which has its own numbers; name another with --out")
     if (out / "metrics.json").exists() and not overwrite:
         raise SpikeDataError(f"{out}: holds an evaluation already; --overwrite replaces it")
     recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
     config, tokenizer = load_model_parts(recipe.model)
     splits = open_splits(recipe)
     recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
+    check_clips(recipe.data, config, splits)
     model = build_model(recipe.model, config)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     out.mkdir(parents=True, exist_ok=True)
@@ -127,30 +135,32 @@ def evaluate_run(
 
 
 def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe a run was made from, with overrides; all defaults where there is none.
+    """The recipe to judge a model by: its run's, with overrides; defaults where there is none.
 
     Args:
         checkpoint: a run's folder, its ``model`` folder, one of its checkpoints, or anything else.
         overrides: ``section.key=value`` words.
 
     Raises:
-        RecipeError: an unknown key, or a value that does not fit.
+        RecipeError: an unknown key, a value that does not fit, or a key that changes training
+            alone.
     """
-    path = Path(checkpoint)
-    found = [folder / "recipe.yaml" for folder in [path, *path.parents][:3]]
-    found = [file for file in found if file.is_file()]
-    return read_recipe(found[0] if found else os.devnull, overrides)
+    for word in overrides:
+        if word.startswith(ONLY_IN_TRAINING) and not word.startswith("train.precision="):
+            raise RecipeError(f"override {word!r}: changes nothing in a model that is trained")
+    return read_recipe(recipe_of(checkpoint) or os.devnull, overrides)
 
 
 def plan_run(recipe: Recipe) -> dict[str, Any]:
     """What a run would do, without doing it: resolved recipe, parameters, memory, clips.
 
     Raises:
-        SpikeDataError: no data, no checkpoint.
+        SpikeDataError: no data, no checkpoint, or parts that do not fit each other.
     """
     splits = open_splits(recipe)
     recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
     config, _ = load_model_parts(recipe.model)
+    check_training(recipe, config, splits)
     height_px, width_px = splits.fit[0]["packed_sghw"].shape[-2:]
     return {
         "recipe": to_dict(recipe),
@@ -164,25 +174,53 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
     """Config and tokenizer of the recipe's ``model`` section; no weights yet.
 
     Raises:
-        SpikeDataError: the checkpoint is missing, or ``changes`` names no field of the config.
+        SpikeDataError: the checkpoint or the named text encoder is missing, or ``changes`` do not
+            make a config.
     """
     if model.checkpoint is None:
         try:
-            config = SpklipConfig.preset(model.preset, **model.changes)
-        except (ValueError, TypeError) as error:
+            config = SpklipConfig.preset(model.preset, **_typed(model.changes))
+        except ValueError as error:
             raise SpikeDataError(f"recipe: model.changes: {error}") from error
-        return config, build_tokenizer(config)
+        return config, _tokenizer(config)
     place = find_checkpoint(model.checkpoint)
     try:
         config = SpklipConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise SpikeDataError(f"{model.checkpoint}: no SPKLIP model there: {first}") from error
-    if not config.text_encoder:
-        return config, build_tokenizer(config)
+    if not config.text_encoder or _lacks_tokenizer(place):
+        return config, _tokenizer(config)
     from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
 
     return config, AutoTokenizer.from_pretrained(place)
+
+
+def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` as the types of SpklipConfig's fields, by the rules of every recipe."""
+    hints = SpklipConfig.__annotations__.items()
+    fields = [(name, hint, None) for name, hint in hints if name != "text_config"]  # found, not set
+    kind: type[Any] = make_dataclass("Changes", fields)
+    typed = from_dict(kind, changes, where="recipe: model.changes")
+    return {name: getattr(typed, name) for name in changes}
+
+
+def _tokenizer(config: SpklipConfig) -> Any:
+    try:
+        text_encoder_config(config)
+        return build_tokenizer(config)
+    except (OSError, ValueError) as error:
+        raise SpikeDataError(_no_text_encoder(config, error)) from error
+
+
+def _no_text_encoder(config: SpklipConfig, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0]
+    return f"model.changes.text_encoder {config.text_encoder!r}: cannot be loaded: {first}"
+
+
+def _lacks_tokenizer(place: str) -> bool:
+    """Whether ``place`` is a checkpoint written while training, which has weights alone."""
+    return Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").is_file()
 
 
 def find_checkpoint(name: str) -> str:
@@ -208,10 +246,14 @@ def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
     """The model, new or from its checkpoint.
 
     Raises:
-        SpikeDataError: the checkpoint's weights are missing or do not fit.
+        SpikeDataError: the weights of the checkpoint or of the named text encoder are missing or
+            do not fit.
     """
     if model.checkpoint is None:
-        return SpklipModel(config)
+        try:
+            return SpklipModel(config)
+        except OSError as error:
+            raise SpikeDataError(_no_text_encoder(config, error)) from error
     try:
         loaded: SpklipModel = SpklipModel.from_pretrained(find_checkpoint(model.checkpoint))
     except (OSError, ValueError, RuntimeError) as error:
@@ -231,11 +273,9 @@ def count_parameters(config: SpklipConfig) -> dict[str, int]:
 
 
 def _without_weights(config: SpklipConfig, device: str) -> SpklipModel:
-    """The architecture with weights of no account; a named text encoder is not fetched."""
-    known = config.to_dict()
-    known["text_config"] = text_encoder_config(config).to_dict()
+    """The architecture with weights of no account; those of a text encoder are not fetched."""
     with torch.device(device):
-        return SpklipModel(SpklipConfig.from_dict(known))
+        return SpklipModel(config, pretrained_text=False)
 
 
 def estimate_memory(
@@ -245,7 +285,9 @@ def estimate_memory(
 
     The second is counted, not guessed: a quarter-size window goes through the model, and every
     tensor that autograd saves is added up and scaled to the clip's area and the batch. Work
-    space of the kernels and activations of the text tower are not in it.
+    space of the kernels and activations of the text tower are not in it. Half precision is counted
+    as float32: on a GPU, autocast runs the normalisations in float32 and they keep what
+    convolutions in half precision save.
     """
     shrink = 4 if min(height_px, width_px) // config.pool_px >= 96 else 1
     small = (height_px // shrink, width_px // shrink)
@@ -254,8 +296,7 @@ def estimate_memory(
     model = _without_weights(config, "cpu")
     weights = sum(p.numel() * (16 if p.requires_grad else 4) for p in model.parameters())
     planes = 5 * math.prod(shape)  # uint8, and float32 to pool it
-    half = 0.5 if pick_precision(recipe.train) != "fp32" else 1.0
-    clip = (planes + half * _saved_bytes(model, shape)) * shrink**2
+    clip = (planes + _saved_bytes(model, shape)) * shrink**2
     activations = clip * recipe.train.batch_size
     return {
         "weights_and_adamw": round(weights / 1e9, 3),
@@ -277,49 +318,6 @@ def _saved_bytes(model: SpklipModel, shape: tuple[int, ...]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model.train().encode_video(torch.zeros(shape, dtype=torch.uint8))
     return sum(storage.nbytes() for place, storage in kept.items() if place not in own)
-
-
-def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Check what ``out`` holds, and write recipe.yaml."""
-    ours = (out / "recipe.yaml").is_file()
-    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise SpikeDataError(f"{out}: exists and is not a run; name another folder with --out")
-    if ours and overwrite:
-        shutil.rmtree(out)
-    elif ours and (out / "metrics.json").exists():
-        raise SpikeDataError(f"{out}: a finished run; --overwrite replaces it, --out keeps it")
-    elif ours and not resume:
-        raise SpikeDataError(
-            f"{out}: an unfinished run; --resume goes on with it, --overwrite starts again"
-        )
-    elif ours:
-        _check_same(read_recipe(out / "recipe.yaml"), recipe, out)
-    out.mkdir(parents=True, exist_ok=True)
-    text = (
-        f"# The resolved recipe of this run. Again: spklip-train {out / 'recipe.yaml'} --out DIR\n"
-        + yaml.safe_dump(to_dict(recipe), sort_keys=False)
-    )
-    _write(out / "recipe.yaml", text)
-
-
-def _check_same(before: Recipe, now: Recipe, out: Path) -> None:
-    old, new = _flat(to_dict(before)), _flat(to_dict(now))
-    for key in old | new:
-        if old.get(key) != new.get(key):
-            raise SpikeDataError(
-                f"{out}: was begun with {key}={old.get(key)}, the recipe now says "
-                f"{new.get(key)}; --overwrite starts again, --out keeps both"
-            )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _describe_training(
@@ -359,18 +357,11 @@ def _judge_and_write(
         "recipe": to_dict(recipe),
         "versions": _versions(),
     }
-    _write(out / "report.html", render_report(metrics))
-    _write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_whole(out / "report.html", render_report(metrics))
+    write_whole(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     return metrics
 
 
 def _versions() -> dict[str, str]:
     packages = ("spikedata", "torch", "transformers")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _write(path: Path, text: str) -> None:
-    """Aside, then rename: a file that is there is whole."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

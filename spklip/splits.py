@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -187,6 +187,11 @@ def class_prompts(
     return tuple(tuple(own) or other for own, other in zip(found, templated, strict=True))
 
 
+def captioned_ids(clips: SpikeClips) -> frozenset[str]:
+    """Ids of the clips that have captions of their own."""
+    return frozenset(i for i, own in zip(clips.ids, clips.captions, strict=True) if own)
+
+
 class Augmented(Dataset[dict[str, Any]]):
     """Training windows cropped and mirrored at random, all segments of a window alike.
 
@@ -226,25 +231,39 @@ class Augmented(Dataset[dict[str, Any]]):
 class TextCollator:
     """Items of a loader to the model's inputs: packed bits, tokens and labels."""
 
-    def __init__(self, tokenizer: Any, prompts: Sequence[Sequence[str]] | None = None) -> None:
-        """Take a clip's own caption, or, with ``prompts``, the sentences of its class in turn."""
+    def __init__(
+        self, tokenizer: Any, prompts: Sequence[Sequence[str]], captioned: Collection[str]
+    ) -> None:
+        """Take a clip's own caption if its id is in ``captioned``, else its class's sentences.
+
+        Args:
+            tokenizer: that of the model's text tower.
+            prompts: sentences of each class, taken in turn.
+            captioned: ids of the clips that have captions to use.
+        """
         self._tokenizer = tokenizer
         self._prompts = prompts
+        self._captioned = captioned
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch for ``SpklipModel.forward``, and ``label_b``."""
         batch = collate(items)
-        texts: list[str] = batch["captions"]
         label_b: Tensor = batch["label_b"]
-        if self._prompts is not None:
-            own = [self._prompts[label] for label in label_b.tolist()]
-            texts = [sentences[i % len(sentences)] for i, sentences in enumerate(own)]
+        clips = zip(batch["ids"], batch["captions"], label_b.tolist(), strict=True)
+        texts = [
+            caption if clip_id in self._captioned else self._sentence(label, place)
+            for place, (clip_id, caption, label) in enumerate(clips)
+        ]
         return {
             "packed_bsghw": batch["packed_bsghw"],
             "ticks": batch["ticks"],
             **tokenize(self._tokenizer, texts),
             "label_b": label_b,
         }
+
+    def _sentence(self, label: int, place: int) -> str:
+        sentences = self._prompts[label]
+        return sentences[place % len(sentences)]
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:

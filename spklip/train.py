@@ -3,63 +3,24 @@
 Shapes: B clips of one process, N clips of all processes, D features.
 """
 
+import math
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
+from spikedata import SpikeDataError
+from spklip.gather import gather_with_gradients
 from spklip.losses import contrastive_loss
 from spklip.recipe import TrainConfig
-
-
-def gather_with_gradients(local_bx: Tensor) -> Tensor:
-    """The same tensor of every process, in order of rank, as one that carries gradients.
-
-    Each process then computes the loss of the whole batch. Backward sums over processes what they
-    ask of a local embedding; averaging the parameters' gradients over processes, which distributed
-    training does, undoes that sum, so the result is the gradient of one big batch.
-
-    Args:
-        local_bx: tensor (B, ...), B the same on every process.
-
-    Returns:
-        tensor (processes * B, ...); ``local_bx`` itself without distributed training.
-    """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return local_bx
-    if distributed.get_world_size() == 1:
-        return local_bx
-    return torch.cat(_AllGather.apply(local_bx.contiguous()))  # type: ignore[no-untyped-call]
-
-
-class _AllGather(torch.autograd.Function):
-    """All-gather whose backward is a sum over processes.
-
-    torch.distributed.nn.functional has one, but it needs all-to-all for the backward, which gloo
-    lacks on some builds; all-reduce is everywhere.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor) -> tuple[Tensor, ...]:
-        """Tensors of all ranks."""
-        parts = [torch.empty_like(local) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(parts, local)
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> Tensor:
-        """Sum over processes of the gradient of this rank's part."""
-        total = torch.stack(grad)
-        torch.distributed.all_reduce(total)
-        return total[torch.distributed.get_rank()]
 
 
 class SpklipTrainer(Trainer):
@@ -70,12 +31,12 @@ class SpklipTrainer(Trainer):
         self._matches: list[Tensor] = []
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over the model's own groups: the text tower learns more slowly."""
+        """AdamW over the model's own groups, and the temperature's limit after each step."""
         if self.optimizer is None:
-            groups = self.accelerator.unwrap_model(self.model).parameter_groups(
-                self.args.learning_rate, self.args.weight_decay
-            )
+            own = self.accelerator.unwrap_model(self.model)
+            groups = own.parameter_groups(self.args.learning_rate, self.args.weight_decay)
             self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
+            self.optimizer.register_step_post_hook(lambda *_: own.limit_scale_())
         return self.optimizer
 
     def compute_loss(
@@ -92,6 +53,8 @@ class SpklipTrainer(Trainer):
         video_nd = gather_with_gradients(output.video_bd)
         text_nd = gather_with_gradients(output.text_bd)
         loss = contrastive_loss(video_nd, text_nd, output.scale, label_n)
+        if not bool(torch.isfinite(loss)):
+            raise _diverged(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
         self._matches.append(_class_match(video_nd.detach(), text_nd.detach(), label_n))
         return (loss, output) if return_outputs else loss
 
@@ -112,18 +75,26 @@ def _class_match(video_nd: Tensor, text_nd: Tensor, label_n: Tensor) -> Tensor:
     return (label_n[answer_n] == label_n).float().mean()
 
 
-class EpochOnResume(TrainerCallback):
-    """Tell the data set which epoch a resumed run is in.
+def _diverged(what: str) -> SpikeDataError:
+    return SpikeDataError(
+        f"{what}: training diverged. Lower train.learning_rate, raise train.warmup_steps, or use "
+        "train.precision=fp32"
+    )
 
-    accelerate forwards the epoch to the data set, but not through the loader it makes to skip
-    the first batches of the epoch that was interrupted; windows would be those of epoch 0.
+
+class EpochOfDataset(TrainerCallback):
+    """Tell the data set which epoch it is.
+
+    accelerate forwards the epoch to the data set, but neither through the loader it makes for
+    several processes nor through the one that skips the first batches of an epoch that was
+    interrupted; windows would be those of epoch 0.
     """
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch before the first batch is read."""
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the epoch before its first batch is read."""
         self._dataset.set_epoch(int(state.epoch or 0))
 
 
@@ -151,8 +122,8 @@ class ProgressOnStderr(TrainerCallback):
             shown = {name: f"{logs[name]:.3g}" for name in ("loss", "batch_match") if name in logs}
             self._bar.set_postfix(shown)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
+    def close(self) -> None:
+        """End the bar's line, also where training was cut off."""
         if self._bar is not None:
             self._bar.close()
 
@@ -164,8 +135,34 @@ def pick_precision(config: TrainConfig) -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -> Any:
-    """The recipe's ``train`` section as transformers understands it; nothing leaves the machine."""
+def trains_on_cpu(config: TrainConfig) -> bool:
+    """Whether training uses no GPU: there is none, or none of those that know bfloat16 here."""
+    if torch.cuda.is_available():
+        return False
+    other_gpu = torch.backends.mps.is_available() or torch.xpu.is_available()
+    return not other_gpu or pick_precision(config) == "bf16"
+
+
+def processes_of(config: TrainConfig) -> PartialState:
+    """The processes that train together under torchrun, or the only one.
+
+    accelerate joins processes without a GPU only if it is told that there is none; otherwise each
+    would train by itself, all of them into one folder.
+    """
+    return PartialState(cpu=trains_on_cpu(config))
+
+
+def training_arguments(
+    config: TrainConfig, folder: Path, *, workers: int = 0, drop_last: bool = False
+) -> Any:
+    """The recipe's ``train`` section as transformers understands it; nothing leaves the machine.
+
+    Args:
+        config: how to learn.
+        folder: where checkpoints are kept.
+        workers: reading processes.
+        drop_last: leave an epoch's last batch out if it is not a whole one.
+    """
     precision = pick_precision(config)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -176,6 +173,7 @@ def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.schedule,
         max_grad_norm=config.max_grad_norm,
+        use_cpu=trains_on_cpu(config),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         logging_steps=config.log_every,
@@ -185,6 +183,7 @@ def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -
         save_total_limit=2,
         seed=config.seed,
         data_seed=config.seed,
+        dataloader_drop_last=drop_last,
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
@@ -223,36 +222,84 @@ def fit(
     Returns:
         model: trained, on the device it was trained on.
         curve: one entry a logged step: step, loss, batch_match, learning_rate, grad_norm.
+
+    Raises:
+        SpikeDataError: the loss or a weight is no longer a finite number.
     """
     set_seed(config.seed)
+    processes = processes_of(config)
+    # A rest of one clip has no negatives: its loss is 0 whatever the model does.
+    drop_last = len(dataset) >= config.batch_size * processes.num_processes
     trainer = SpklipTrainer(
         model=build_model(),
-        args=training_arguments(config, folder, workers=workers),
+        args=training_arguments(config, folder, workers=workers, drop_last=drop_last),
         train_dataset=dataset,
         data_collator=collate,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EpochOnResume(dataset))
+    trainer.add_callback(EpochOfDataset(dataset))
+    bar = ProgressOnStderr()
     if progress:
-        trainer.add_callback(ProgressOnStderr())
-    last = None
-    if resume and folder.is_dir():
-        last = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
-    if last is not None and int(last.rpartition("-")[2]) >= config.max_steps:
+        trainer.add_callback(bar)
+    last: Path | None = None
+    if resume:
+        with processes.main_process_first():
+            last = last_checkpoint(folder)
+    try:
+        _train_from(trainer, last)
+    finally:
+        bar.close()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise _diverged("a weight is not a finite number after the last step")
+    return model, _curve(trainer.state.log_history)
+
+
+def _train_from(trainer: SpklipTrainer, last: Path | None) -> None:
+    """Train from a checkpoint, or from the beginning."""
+    if last is not None and _step_of(last) >= trainer.args.max_steps:
         _load_finished(trainer, last)  # going on would add a step: the end is checked after one
     else:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+
+
+def _curve(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The logged numbers; a gradient that float16 could not hold is none."""
     names = ("step", "loss", "batch_match", "learning_rate", "grad_norm")
-    curve = [
-        {name: float(entry[name]) for name in names if name in entry}
-        for entry in trainer.state.log_history
+    return [
+        {name: float(entry[name]) for name in names if math.isfinite(entry.get(name, math.nan))}
+        for entry in log_history
         if "loss" in entry
     ]
-    return trainer.accelerator.unwrap_model(trainer.model), curve
 
 
-def _load_finished(trainer: SpklipTrainer, checkpoint: str) -> None:
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in ``folder``; newer ones, cut off while written, are removed.
+
+    ``trainer_state.json`` is written last: a checkpoint that has it is whole.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    for path in sorted(found, key=_step_of, reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _load_finished(trainer: SpklipTrainer, checkpoint: Path) -> None:
     """Take weights and history from the checkpoint of the last step."""
     model_class: Any = type(trainer.model)
     trainer.model = model_class.from_pretrained(checkpoint).to(trainer.args.device)
-    trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -3,20 +3,27 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from spikedata_cli.train import app, eval_app
 from typer.testing import CliRunner
 
 from spikedata import Clip, SpikeDataError, create_store
 from spikedata.stream import pack_ticks
+from spklip.check import clip_sizes
+from spklip.judge import scene_groups
+from spklip.model import SpklipConfig, build_tokenizer
 from spklip.recipe import Recipe, read_recipe
-from spklip.run import recipe_of_run, run_recipe
-from spklip.splits import Augmented, choose_shots, open_splits
+from spklip.run import estimate_memory, recipe_of_run, run_recipe
+from spklip.splits import Augmented, TextCollator, captioned_ids, choose_shots, open_splits
 
 CLASSES = ("move_left", "move_right", "stand_still")
 SMALL = [
@@ -56,7 +63,7 @@ def _clip(split: str, c: int, number: int, group: str | None) -> Clip:
     )
 
 
-def write_store(path: Path, *, shared_group: bool = False) -> Path:
+def write_store(path: Path, *, shared_group: bool = False, odd_size: bool = False) -> Path:
     """Three classes, four training clips and two test clips each, 12x16 pixels, 64 ticks."""
     rng = np.random.default_rng(0)
     with create_store(path, recipe={}, class_names=CLASSES) as writer:
@@ -65,13 +72,28 @@ def write_store(path: Path, *, shared_group: bool = False) -> Path:
                 for number in range(count):
                     group = "g0" if shared_group else f"{split}-{number}"
                     clip = _clip(split, c, number, group)
-                    bright_hw = np.zeros((12, 16))
+                    height = 14 if odd_size and number == 1 else 12
+                    bright_hw = np.zeros((height, 16))
                     bright_hw[4 * c : 4 * c + 4] = 0.6  # a band of its own for each class
-                    spikes = rng.random((64, 12, 16)) < 0.1 + bright_hw
-                    with writer.clip(clip, height_px=12, width_px=16, tick_rate_hz=250.0) as out:
+                    spikes = rng.random((64, height, 16)) < 0.1 + bright_hw
+                    with writer.clip(
+                        clip, height_px=height, width_px=16, tick_rate_hz=250.0
+                    ) as out:
                         out.append(pack_ticks(spikes))
                         out.finish(ticks=64, attributes={})
     return path
+
+
+def write_bert(folder: Path) -> None:
+    """A text encoder of one layer and its tokenizer."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "things", "move", "left", "right"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), intermediate_size=16, **shape)
+    BertModel(config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +194,59 @@ def test_a_folder_that_is_no_run_is_left_alone(home, monkeypatch):
     assert "exists and is not a run" in done.stderr
 
 
+def test_a_recipe_in_its_own_folder_does_not_make_a_run_of_the_folder(home, monkeypatch):
+    folder = home / "mine too"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text("train: {max_steps: 4}\n")
+    (folder / "notes.md").write_text("years of work")
+    words = [str(folder / "recipe.yaml"), *SMALL, "--out", str(folder)]
+    for more in ([], ["--overwrite"], ["--resume"]):
+        done = train(home, monkeypatch, *words, *more)
+        assert done.exit_code == 1
+        assert "exists and is not a run" in done.stderr
+    assert (folder / "notes.md").read_text() == "years of work"
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "notes.md"}
+
+
+def test_overwrite_deletes_what_a_run_wrote_and_is_not_advised_beside_other_files(
+    home, monkeypatch
+):
+    words = ["smoke.yaml", *SMALL, "train.max_steps=1", "--out", "beside"]
+    assert train(home, monkeypatch, *words).exit_code == 0
+    (home / "beside" / "notes.md").write_text("x")
+    done = train(home, monkeypatch, *words)
+    assert done.exit_code == 1
+    assert "it also holds notes.md: name another folder with --out" in done.stderr
+    assert "--overwrite" not in done.stderr
+    assert train(home, monkeypatch, *words, "--overwrite").exit_code == 0
+    assert (home / "beside" / "notes.md").read_text() == "x"
+
+
+@pytest.mark.slow  # two processes that import torch: about 10 s
+def test_two_processes_train_what_one_trains_on_batches_twice_as_large(
+    home, finished, tmp_path, monkeypatch
+):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    program = Path(sys.executable).with_name("spklip-train")
+    words = ["smoke.yaml", *SMALL, "train.batch_size=2", "--out", str(tmp_path / "two")]
+    subprocess.run([*torchrun, "--no-python", program, *words], cwd=home, check=True)
+    one = json.loads((finished.folder / "metrics.json").read_text())["train"]
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())["train"]
+    assert two["batch_size"] == one["batch_size"] == 4
+    for left, right in zip(one["curve"], two["curve"], strict=True):
+        # The first steps agree to the last digits of float32; AdamW makes later ones drift.
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again(home, monkeypatch):
+    words = ["smoke.yaml", *SMALL, "train.max_steps=3", "--out", "failed"]
+    rate = "train.learning_rate=1e30"
+    done = train(home, monkeypatch, *words, rate, "train.warmup_steps=0", "train.save_every=9")
+    assert done.exit_code == 1
+    assert one_error(done).startswith("error: the loss is")
+    assert train(home, monkeypatch, *words, "--resume").exit_code == 0
+
+
 def test_dry_run_tells_recipe_size_memory_and_clips_and_writes_nothing(home, monkeypatch):
     done = train(home, monkeypatch, "smoke.yaml", *SMALL, "--dry-run", "--json", "--out", "dry")
     assert done.exit_code == 0, done.output
@@ -186,6 +261,26 @@ def test_dry_run_tells_recipe_size_memory_and_clips_and_writes_nothing(home, mon
     assert "window_ticks: 32" in text
 
 
+def test_memory_in_bfloat16_is_what_autocast_on_a_gpu_keeps(monkeypatch):
+    recipe = read_recipe(os.devnull, ["train.precision=bf16", "train.batch_size=1000"])
+
+    def of_more_pixels() -> float:  # a difference: weights cast to bfloat16 do not grow with them
+        sizes = [estimate_memory(recipe, SpklipConfig.preset("paper"), 32, w) for w in (32, 64)]
+        return sizes[1]["activations"] - sizes[0]["activations"]
+
+    planned = of_more_pixels()
+    in_given_type = torch.nn.functional.group_norm
+
+    def in_float32(x: torch.Tensor, groups: int, *rest: Any) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return in_given_type(x.float(), groups, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "group_norm", in_float32)  # CUDA's rule, on a CPU
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = of_more_pixels()
+    assert planned == pytest.approx(kept, rel=0.1)
+
+
 def test_eval_judges_a_run_again_with_the_same_numbers(home, finished, monkeypatch):
     monkeypatch.chdir(home)
     words = ["runs/smoke", "--data", "packed.zarr", "--split", "test", "--json"]
@@ -194,6 +289,61 @@ def test_eval_judges_a_run_again_with_the_same_numbers(home, finished, monkeypat
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert json.loads(done.stdout)["closed_set"] == metrics["closed_set"]
     assert "holds an evaluation already" in CliRunner().invoke(eval_app, words).stderr
+
+
+def test_judging_leaves_the_folder_of_a_run_alone(home, finished, monkeypatch):
+    done = evaluate(home, monkeypatch, "runs/smoke", "--out", "runs/smoke", "--overwrite")
+    assert done.exit_code == 1
+    assert "is a run, which has its own numbers" in one_error(done)
+
+
+def evaluate(home: Path, monkeypatch: Any, *words: str) -> Any:
+    monkeypatch.chdir(home)
+    return CliRunner().invoke(eval_app, list(words))
+
+
+def test_a_saved_model_knows_how_it_was_fed_wherever_it_is_copied(
+    home, finished, monkeypatch, tmp_path
+):
+    shutil.copytree(finished.folder / "model", home / "elsewhere")
+    done = evaluate(home, monkeypatch, "elsewhere", "--json", "--out", str(tmp_path / "e"))
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["recipe"]["data"]["segments"] == 2
+    metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert told["closed_set"] == metrics["closed_set"]
+
+
+def test_a_model_without_a_recipe_is_fed_by_defaults_and_says_so(home, finished, monkeypatch):
+    stray = home / "stray" / "m"
+    shutil.copytree(finished.folder / "model", stray)
+    (stray / "recipe.yaml").rename(stray.parent / "recipe.yaml")  # a parent's is not the model's
+    done = evaluate(home, monkeypatch, "stray/m", "data.window_ticks=9", "--out", "stray/e")
+    assert done.exit_code == 0, done.output
+    assert "stray/m: has no recipe.yaml of a run; using the defaults" in done.stderr
+    told = json.loads((home / "stray" / "e" / "metrics.json").read_text())
+    assert told["recipe"]["data"]["segments"] == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["train.max_steps=9", "data.crop=0.5", "data.sampling=start", "model.preset=paper"]
+)
+def test_judging_refuses_keys_that_change_nothing(home, finished, monkeypatch, word):
+    done = evaluate(home, monkeypatch, "runs/smoke", word, "--out", "nothing")
+    assert done.exit_code == 1
+    assert f"override '{word}': changes nothing" in one_error(done)
+
+
+def test_a_checkpoint_of_a_run_with_a_named_text_encoder_can_be_judged(home, monkeypatch, tmp_path):
+    write_bert(tmp_path)
+    named = f"model.changes.text_encoder={tmp_path}"
+    done = train(home, monkeypatch, "smoke.yaml", *SMALL, named, "--out", "named")
+    assert done.exit_code == 0, done.output
+    words = ["named/checkpoints/checkpoint-4", "--json", "--out", "named-again"]
+    done = evaluate(home, monkeypatch, *words)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((home / "named" / "metrics.json").read_text())
+    assert json.loads(done.stdout)["closed_set"] == metrics["closed_set"]
 
 
 @pytest.mark.parametrize(
@@ -207,15 +357,65 @@ def test_eval_judges_a_run_again_with_the_same_numbers(home, finished, monkeypat
         (["smoke.yaml", "model.changes.pool=2"], "Did you mean 'pool_px'"),
         (["smoke.yaml", "data.test_split=validation"], "no labelled clips in split 'validation'"),
         (["smoke.yaml", "eval.held_out_classes=[jump]"], "names no class: jump"),
+        (["smoke.yaml", "model.changes.dropout=much"], "dropout: expected float, got 'much'"),
+        (["smoke.yaml", "model.changes.text_adapter_width=-4"], "text_adapter_width"),
+        (["smoke.yaml", "model.changes.text_encoder=packed.zarr"], "'packed.zarr': cannot be load"),
+        (["smoke.yaml", "text.templates=['a {} of {kind}']"], "no other braces"),
+        (["smoke.yaml", "train.learning_rate=nan"], "learning_rate must be positive, got nan"),
+        (["smoke.yaml", "train.weight_decay=nan"], "weight_decay must be 0 or more, got nan"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(home, monkeypatch, words, message):
     done = train(home, monkeypatch, *words, "--out", "wrong")
     assert done.exit_code == 1
-    error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(error) == 1
-    assert message in error[0]
+    assert message in one_error(done)
     assert not (home / "wrong").exists()
+
+
+def one_error(done: Any) -> str:
+    error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1, done.output
+    return error[0]
+
+
+MISFITS = [
+    ("data.window_ticks=12", "6 ticks each; a window of the model has 7"),
+    ("model.changes.pool_px=13", "12x16 pixels, cropped to 1, are smaller than one cell"),
+    ("train.batch_size=1", "a step would see 1 clip"),
+    ("data.path=sizes.zarr", "clips of 2 sizes (12x16, 14x16) cannot share a batch"),
+]
+if not torch.cuda.is_available():
+    MISFITS.append(("train.precision=fp16", "train.precision=fp16 needs a CUDA GPU"))
+
+
+@pytest.mark.parametrize(("word", "message"), MISFITS)
+@pytest.mark.parametrize("how", [[], ["--dry-run"]])
+def test_parts_that_do_not_fit_each_other_are_told_before_anything_is_written(
+    home, monkeypatch, word, message, how
+):
+    if not (home / "sizes.zarr").exists():
+        write_store(home / "sizes.zarr", odd_size=True)
+    done = train(home, monkeypatch, "smoke.yaml", *SMALL, word, "--out", "misfit", *how)
+    assert done.exit_code == 1
+    assert message in one_error(done)
+    assert not (home / "misfit").exists()
+
+
+def test_sizes_of_clips_of_a_published_data_set_are_read_from_its_columns():
+    from datasets import Dataset, DatasetDict
+
+    rows = {"id": ["a", "b", "other"], "height": [12, 14, 99], "width": [16, 16, 99]}
+    source = DatasetDict({"train": Dataset.from_dict(rows)})
+    support, test = SimpleNamespace(ids=["a"]), SimpleNamespace(ids=["b"], source=source)
+    splits: Any = SimpleNamespace(support=support, test=test)
+    assert clip_sizes(splits) == [(12, 16), (14, 16)]
+
+
+def test_numbers_in_model_changes_may_be_written_as_in_the_rest_of_a_recipe(home, monkeypatch):
+    words = ["smoke.yaml", *SMALL, "model.changes.dropout=1e-1", "train.max_steps=1"]
+    assert train(home, monkeypatch, *words, "--out", "dropout").exit_code == 0
+    config = json.loads((home / "dropout" / "model" / "config.json").read_text())
+    assert config["dropout"] == 0.1
 
 
 def test_without_data_the_commands_that_make_it_are_told(tmp_path, monkeypatch):
@@ -242,6 +442,46 @@ def test_held_out_classes_are_not_trained_on_but_support_episodes(home, monkeypa
     splits = open_splits(read_recipe(os.devnull, [*SMALL, "eval.held_out_classes=[move_left]"]))
     assert {splits.class_names[c] for c in splits.fit.labels} == set(CLASSES[1:])
     assert {splits.class_names[c] for c in splits.support.labels} == set(CLASSES)
+
+
+def test_baselines_and_chance_learn_from_the_classes_that_the_model_learnt_from(home, monkeypatch):
+    words = ["smoke.yaml", *SMALL, "eval.held_out_classes=[move_left]", "train.max_steps=1"]
+    done = train(home, monkeypatch, *words, "--json", "--out", "novel")
+    assert done.exit_code == 0, done.output
+    metrics = json.loads(done.stdout)
+    for name in ("mean_rate", "histogram"):
+        assert np.array(metrics["closed_set"][name]["confusion"])[:, 0].sum() == 0  # never answered
+    assert metrics["closed_set"]["chance"]["commonest_class"] != 0
+    assert metrics["few_shot"]["skipped"].startswith("k-shot episodes need 2 classes")
+    assert "a baseline nothing" in metrics["notes"][0]
+
+
+def test_a_scene_that_shows_several_classes_is_one_group():
+    clips: Any = SimpleNamespace(labels=[0, 1, 1], groups=["yard", "yard", None], ids=list("abc"))
+    assert scene_groups(clips) == ["yard", "yard", "clip c"]
+
+
+def test_a_clip_without_captions_is_trained_on_the_sentences_of_its_class(tmp_path):
+    with create_store(tmp_path / "mute.zarr", recipe={}, class_names=("KickBall",)) as writer:
+        for name, captions in (("a", ()), ("b", ("a kick",))):
+            for split in ("train", "test"):
+                clip = Clip(
+                    id=f"{name}_{split}",
+                    label="KickBall",
+                    captions=captions,
+                    split=split,
+                    group=split,
+                )
+                with writer.clip(clip, height_px=8, width_px=8, tick_rate_hz=250.0) as out:
+                    out.append(pack_ticks(np.zeros((64, 8, 8), bool)))
+                    out.finish(ticks=64, attributes={})
+    recipe = read_recipe(os.devnull, [*SMALL, f"data.path={tmp_path / 'mute.zarr'}"])
+    fit = open_splits(recipe).fit
+    assert captioned_ids(fit) == {"b_train"}
+    tokenizer = build_tokenizer(SpklipConfig.preset("tiny"))
+    batch = TextCollator(tokenizer, [["a video of kick ball"]], captioned_ids(fit))([*fit])
+    said = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    assert said == ["a video of kick ball", "a kick"]
 
 
 def test_shots_take_so_many_clips_of_each_class(home, monkeypatch):

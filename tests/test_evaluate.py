@@ -175,6 +175,25 @@ def test_linear_fit_under_a_strong_pull_stays_at_its_start():
     assert torch.allclose(weight, start.double(), atol=1e-6)
 
 
+def test_a_linear_fit_does_not_depend_on_what_is_fitted_beside_it():
+    generator = torch.Generator().manual_seed(0)
+    normalize = torch.nn.functional.normalize
+    x = 100 * normalize(torch.randn(12, 20, 32, generator=generator), dim=2)
+    start = normalize(torch.randn(12, 4, 32, generator=generator), dim=2)
+    label = torch.arange(4).repeat_interleave(5).expand(12, -1)
+    together = fit_linear(x, label, start)
+    alone = torch.cat([fit_linear(x[e : e + 1], label[:1], start[e : e + 1]) for e in range(12)])
+    # Both lie within |gradient| / penalty of the optimum: 128 elements of at most 1e-5 each.
+    assert (together - alone).norm(dim=(1, 2)).max() <= 2 * 1e-5 * math.sqrt(128)
+
+
+def test_a_linear_fit_that_stops_too_soon_says_so(caplog):
+    generator = torch.Generator().manual_seed(0)
+    x = 50 * torch.randn(1, 12, 4, generator=generator)
+    fit_linear(x, torch.arange(12)[None] % 3, torch.zeros(1, 3, 4), steps=2)
+    assert "has not converged" in caplog.text
+
+
 def test_few_shot_of_separable_features_is_perfect_and_of_noise_is_chance():
     train, test = _labels()
     drawn = draw_episodes(train, test, range(7), episodes=40)

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import re
+import socket
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spklip import SpklipConfig, SpklipModel, build_tokenizer
+from spikedata import unpack_planes
+from spklip import SpklipConfig, SpklipModel, build_tokenizer, contrastive_loss
+from spklip.gather import gather_with_gradients
 from spklip.model.hsfe import MultiScaleTemporalFilter, smooth_in_time_
 from spklip.model.pooling import pool_packed, pool_planes
 from spklip.model.video_tower import sine_positions, window_starts
@@ -242,6 +246,34 @@ def test_wrong_packing_is_refused(model):
         model(torch.zeros(1, 1, 2, 8, 8, dtype=torch.uint8), 17, **text)
 
 
+@pytest.mark.parametrize("pool_px", [1, 2])
+@pytest.mark.parametrize(
+    ("wrong", "ticks"),
+    [
+        (torch.zeros(1, 1, 2, 8, 8), 16),
+        (torch.zeros(1, 1, 2, 8, 8, dtype=torch.uint8), 100),
+        (torch.zeros(1, 1, 5, 8, 8, dtype=torch.uint8), 17),
+    ],
+)
+def test_wrong_packing_is_refused_in_the_same_words_with_and_without_pooling(pool_px, wrong, ticks):
+    with pytest.raises(ValueError) as unpacking:  # noqa: PT011  # the words are compared below
+        unpack_planes(wrong, ticks)
+    with pytest.raises(ValueError, match=re.escape(str(unpacking.value))):
+        pool_packed(wrong, ticks, pool_px)
+
+
+def test_a_model_runs_in_half_precision(model):
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    planes_bsthw = planes(2, 1, 20, 8, 8)
+    with torch.no_grad():
+        video_bd = half.encode_video(planes_bsthw)
+        packed_bd = half.encode_packed(packed(planes_bsthw), 20)
+        text_bd = half.encode_text(**tokens(half, ["a", "b"]))
+        want = model.encode_video(planes_bsthw)
+    assert {video_bd.dtype, packed_bd.dtype, text_bd.dtype} == {torch.bfloat16}
+    assert F.cosine_similarity(video_bd.float(), want).min() > 0.99  # three digits a number
+
+
 # Text tower
 
 
@@ -297,6 +329,40 @@ def test_a_named_text_encoder_comes_with_its_weights_and_is_pooled_over_real_tok
     assert torch.allclose(got[1:], want, atol=1e-6)
 
 
+def test_one_config_builds_any_number_of_models_with_pretrained_texts(pretrained_text):
+    folder, bert = pretrained_text
+    config = SpklipConfig.preset("tiny", **MINI, text_encoder=str(folder))
+    for _ in range(2):
+        words = SpklipModel(config).text.encoder.embeddings.word_embeddings.weight
+        assert torch.equal(words, bert.embeddings.word_embeddings.weight)
+    assert config.text_config is None
+
+
+def test_a_config_with_a_noted_architecture_still_gets_pretrained_texts(pretrained_text):
+    folder, bert = pretrained_text
+    noted = make_model(text_encoder=str(folder)).config
+    words = SpklipModel(noted).text.encoder.embeddings.word_embeddings.weight
+    assert torch.equal(words, bert.embeddings.word_embeddings.weight)
+
+
+def test_the_default_text_tower_is_from_scratch_and_an_adapter_follows_the_pooling():
+    assert SpklipConfig.preset("paper").text_encoder == ""
+    model = make_model(text_adapter_width=4)
+    shapes = []
+    model.text.adapter.register_forward_hook(lambda _m, args, _o: shapes.append(args[0].shape))
+    model.encode_text(**tokens(model, ["kick", "a kick"]))
+    assert shapes == [(2, 16)]  # one vector a text: the pooled one
+
+
+def test_both_embeddings_are_centred_over_the_batch():
+    model = make_model().train()
+    video_bd = model.video(planes(5, 1, 15, 8, 8))
+    text_bd = model.text(**{f"{k}_bl": v for k, v in tokens(model, list("abcde")).items()})
+    for vector_bd in (video_bd, text_bd):
+        assert vector_bd.mean(dim=0).abs().max() < 1e-5
+        assert (vector_bd.var(dim=0, correction=0) - 1).abs().max() < 0.1  # eps at tiny variance
+
+
 def test_a_frozen_text_encoder_stays_and_its_adapter_learns(pretrained_text):
     folder, _ = pretrained_text
     model = make_model(text_encoder=str(folder), text_frozen=True, text_adapter_width=4).train()
@@ -342,6 +408,8 @@ def test_saving_and_loading_changes_nothing(model, tmp_path):
 
 def test_presets_are_strict():
     assert SpklipConfig.preset("paper").window_ticks == 61
+    assert SpklipConfig.preset("paper").branch_channels == (16, 15, 15, 14)
+    assert SpklipConfig.preset("tiny").branch_channels == (8, 8, 8, 8)
     with pytest.raises(ValueError, match="unknown preset 'huge'; there are paper, tiny"):
         SpklipConfig.preset("huge")
     with pytest.raises(ValueError, match=r"no field 'pool'. Did you mean 'pool_px'\?"):
@@ -358,6 +426,16 @@ def test_presets_are_strict():
         ({"temporal_width": 130}, "130 is not a multiple of temporal_heads 4"),
         ({"extractor_stride": 3}, "extractor_stride must be 1 or 2, got 3"),
         ({"group_blocks": [1, 0]}, r"group_blocks.*\(1, 0\)"),
+        ({"branch_ticks": [], "branch_channels": []}, r"branch_ticks.*\(\)"),
+        ({"text_adapter_width": -4}, "text_adapter_width.*from 0, got -4"),
+        ({"extractor_blocks": 1.5}, "extractor_blocks.*1.5"),
+        ({"windows_per_segment": 0}, "windows_per_segment.*0"),
+        ({"dropout": "1e-1"}, "dropout must be a number from 0, got '1e-1'"),
+        ({"dropout": float("nan")}, "dropout must be a number from 0, got nan"),
+        ({"dropout": 1.0}, "dropout must be below 1, got 1.0"),
+        ({"text_rate": -0.1}, "text_rate.*-0.1"),
+        ({"text_frozen": "no"}, "text_frozen must be a bool, got 'no'"),
+        ({"text_encoder": 3}, "text_encoder must be a str, got 3"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(changes, says):
@@ -409,3 +487,79 @@ def test_the_temperature_is_held_at_a_hundred():
     model = make_model()
     model.log_scale.data.fill_(9.0)
     assert model.scale.item() == pytest.approx(100.0)
+
+
+def test_a_limited_temperature_can_come_down_again():
+    model = make_model()
+    model.log_scale.data.fill_(9.0)
+    model.limit_scale_()
+    model.scale.backward()
+    assert model.scale.item() == pytest.approx(100.0)
+    assert model.log_scale.grad.item() == pytest.approx(100.0)
+
+
+# Several processes
+
+
+def _problem() -> tuple[SpklipModel, dict, torch.Tensor]:
+    """A model, a batch of eight clips with their texts, and their labels."""
+    model = make_model().train()
+    texts = tokens(model, ["up", "left", "down", "right"] * 2)
+    batch = {"packed_bsghw": packed(planes(8, 1, 15, 8, 8)), "ticks": 15, **texts}
+    return model, batch, torch.arange(8) % 4
+
+
+def _loss(model, batch: dict, label_b: torch.Tensor) -> torch.Tensor:
+    out = model(**batch)
+    video, text, label = map(gather_with_gradients, (out.video_bd, out.text_bd, label_b))
+    return contrastive_loss(video, text, out.scale, label)
+
+
+def _train_half(rank: int, port: int, folder: str) -> None:
+    """One of two processes, on its half of the batch."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    model, batch, label_b = _problem()
+    half = slice(4 * rank, 4 * rank + 4)
+    own = {name: x[half] if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    loss = _loss(wrapped, own, label_b[half])
+    loss.backward()
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.save((loss.detach(), grads, dict(model.named_buffers())), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory) -> list[tuple[torch.Tensor, dict, dict]]:
+    """What two processes got: loss, gradients and buffers of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("halves")
+    torch.multiprocessing.spawn(_train_half, (port, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_two_processes_get_loss_and_gradients_of_one_big_batch(halves):
+    model, batch, label_b = _problem()
+    want = _loss(model, batch, label_b)
+    want.backward()
+    # Sums in another order: float32 differs in the last digits of the largest terms.
+    limit = 1e-5 * max(parameter.grad.abs().max() for parameter in model.parameters())
+    for loss, grads, _ in halves:
+        assert torch.allclose(loss, want, rtol=1e-5)
+        for name, parameter in model.named_parameters():
+            assert (grads[name] - parameter.grad).abs().max() < limit, name
+
+
+def test_two_processes_hold_the_running_statistics_of_one_big_batch(halves):
+    model, batch, _ = _problem()
+    model(**batch)
+    want = {name: x for name, x in model.named_buffers() if "running" in name}
+    assert len(want) == 6  # mean and variance of three FeatureNorms
+    (_, _, first), (_, _, second) = halves
+    for name, buffer in want.items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], buffer, rtol=1e-4, atol=1e-6), name

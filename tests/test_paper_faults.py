@@ -112,14 +112,26 @@ def test_fault_5_one_model_takes_any_resolution_ticks_and_windows():
             assert model.encode_video(planes(*shape)).shape == (shape[0], 12)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "paper"])
-def test_fault_5_no_parameter_belongs_to_a_size(preset):
-    """A positional table would have an axis as long as the map or the number of windows."""
-    with torch.device("meta"):
-        model = SpklipModel(SpklipConfig.preset(preset))
-    named = {name: p.numel() for name, p in model.video.named_parameters()}
+def unused_parameters(model):
+    """Parameters of the video tower that four random clips leave without a gradient."""
+    ticks = 2 * model.config.window_ticks
+    torch.manual_seed(1)
+    model.train().encode_video(planes(4, 1, ticks, 24, 32)).pow(3).sum().backward()
+    named = dict(model.video.named_parameters())
     assert len(named) > 50
-    assert [name for name in named if "position" in name] == []
+    return [name for name, p in named.items() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+def test_fault_5_every_parameter_is_used(preset):
+    torch.manual_seed(0)
+    assert unused_parameters(SpklipModel(SpklipConfig.preset(preset))) == []
+
+
+def test_fault_5_an_unused_positional_table_would_be_seen():
+    model = SpklipModel(SpklipConfig.preset("tiny"))
+    model.video.backbone.pool.table = torch.nn.Parameter(torch.zeros(77, 8))
+    assert unused_parameters(model) == ["backbone.pool.table"]
 
 
 # Fault 7: inference always answers class 0; a missing checkpoint trains from scratch.

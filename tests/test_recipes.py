@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_every_field_is_in_the_reference():
             assert re.search(row, text, re.MULTILINE), f"{section.name}.{field.name}"
 
 
+def test_the_few_shot_command_of_the_guide_feeds_the_model_it_starts_from():
+    guide = (FOLDER.parent / "docs/howto/train.md").read_text()
+    command = re.search(r"^\$ (spklip-train .*data\.shots=5(?:.*\\\n)*.*)$", guide, re.MULTILINE)[1]
+    program, path, *words = shlex.split(command.replace("\\\n", " "))
+    out = words.index("--out")
+    recipe = read_recipe(FOLDER.parent / path, words[:out])
+    before = read_recipe(FOLDER / "ucf101.yaml")
+    assert (program, words[out + 1]) == ("spklip-train", "runs/ucf101-five-shots")
+    assert recipe.model.checkpoint == "runs/ucf101"
+    assert recipe.data.window_ticks == before.data.window_ticks
+    assert recipe.data.segments == before.data.segments
+    assert recipe.data.shots == 5
+
+
 def test_overrides_reach_into_sections_and_read_numbers():
     recipe = read_recipe(
         FOLDER / "smoke.yaml", ["train.max_steps=7", "train.learning_rate=1e-4", "eval.shots=[1]"]
@@ -64,6 +79,10 @@ def test_overrides_reach_into_sections_and_read_numbers():
         ("data.crop=0", "crop must be above 0"),
         ("data.test_split=train", "are both 'train'"),
         ("text.templates=[no place for a name]", "for the class name"),
+        ("text.templates=['a {} of {kind}']", "no other braces"),
+        ("train.learning_rate=nan", "learning_rate must be positive, got nan"),
+        ("train.max_grad_norm=inf", "max_grad_norm must be positive, got inf"),
+        ("train.weight_decay=nan", "weight_decay must be 0 or more, got nan"),
         ("model.checkpoint=somewhere", "cannot be combined with checkpoint"),
         ("eval.leaks=ignore", "refuse, report"),
         ("optimiser.name=sgd", "unknown key 'optimiser'"),

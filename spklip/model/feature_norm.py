@@ -6,23 +6,29 @@ Shapes: N vectors, D features.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spklip.gather import gather_with_gradients, own_rows
+
 MOMENTUM = 0.1
 
 
 class FeatureNorm(nn.BatchNorm1d):
     """Batch normalisation that is right from the first steps and for a batch of one.
 
-    Its running statistics are plain means over the first ten batches and moving averages after
-    that, so they never remember where they were initialised; a batch of one vector, which has no
-    spread, is normalised by them.
+    In training the batch is that of all processes together, so that several processes train what
+    one process trains on the whole batch, and hold the same running statistics. These are plain
+    means over the first ten batches and moving averages after that, so they never remember where
+    they were initialised; a batch of one vector, which has no spread, is normalised by them.
     """
 
     def forward(self, x_nd: Tensor) -> Tensor:
-        """Centre and scale every feature, (N, D)."""
-        if self.training and len(x_nd) == 1:
+        """Centre and scale every feature, (N, D); in training, N alike in all processes."""
+        if not self.training:
+            return super().forward(x_nd)
+        gathered_nd = gather_with_gradients(x_nd)
+        if len(gathered_nd) == 1:
             return F.batch_norm(
                 x_nd, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        if self.training and self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None:
             self.momentum = max(MOMENTUM, 1 / (int(self.num_batches_tracked) + 1))
-        return super().forward(x_nd)
+        return own_rows(super().forward(gathered_nd))

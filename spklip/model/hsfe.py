@@ -101,7 +101,7 @@ class MultiScaleTemporalFilter(nn.Module):
         inside_mk = (tick_k >= first_m[:, None]) & (tick_k < (first_m + length_m)[:, None])
         share_mk = self.mask_mk.float().masked_fill(~inside_mk, -torch.inf).softmax(dim=1)
         mask_mk: Tensor = share_mk * length_m[:, None]
-        return mask_mk
+        return mask_mk.to(self.mask_mk.dtype)
 
     def _own_branch(self, weight: Tensor) -> Tensor:
         """1 where an output feature may see a channel (its own branch's), (M F, channels)."""

@@ -28,9 +28,13 @@ def pool_packed(packed_xghw: Tensor, ticks: int, pool_px: int) -> Tensor:
 
     Each byte becomes eight bytes of one word, one a tick, by a table; words are added over the
     cell, so eight ticks are counted by one addition and nothing is unpacked to floats.
+
+    Raises:
+        ValueError: not uint8, or the groups cannot hold exactly ``ticks`` ticks.
     """
     if pool_px == 1:
         return unpack_planes(packed_xghw, ticks)
+    _check_packing(packed_xghw, ticks)
     *lead, groups, height, width = packed_xghw.shape
     rows, columns = height // pool_px, width // pool_px
     inside = packed_xghw[..., : rows * pool_px, : columns * pool_px]
@@ -39,6 +43,15 @@ def pool_packed(packed_xghw: Tensor, ticks: int, pool_px: int) -> Tensor:
     count_xghwk = count_nhw.view(torch.uint8).reshape(*lead, groups, rows, columns, 8)
     count_xthw = count_xghwk.movedim(-1, -3).flatten(-4, -3)[..., :ticks, :, :]
     return count_xthw / pool_px**2
+
+
+def _check_packing(packed_xghw: Tensor, ticks: int) -> None:
+    """Refuse what :func:`unpack_planes` refuses, in its words."""
+    shape, groups = tuple(packed_xghw.shape), -(-ticks // 8)
+    if packed_xghw.dtype != torch.uint8 or packed_xghw.ndim < 3:
+        raise ValueError(f"expected uint8 (..., G, H, W), got {packed_xghw.dtype} {shape}")
+    if shape[-3] != groups:
+        raise ValueError(f"{ticks} ticks need {groups} groups, got {shape}")
 
 
 @functools.cache

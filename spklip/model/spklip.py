@@ -5,10 +5,11 @@ eight ticks packed in a byte (least significant bit first), H rows, W columns, L
 of the shared space.
 """
 
+import copy
 import difflib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from spklip.model.video_tower import VideoTower
 
 MAX_SCALE = 100.0
 START_SCALE = 1 / 0.07
+MAY_BE_ZERO = ("extractor_blocks", "text_adapter_width")
 
 
 class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -95,8 +97,7 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     def _check(self) -> None:
         for name, kind in type(self).__annotations__.items():
-            if "int" in str(kind) and name not in ("extractor_blocks", "text_adapter_width"):
-                self._check_positive(name)
+            self._check_field(name, kind)
         for name in ("temporal_width", "text_width", "group_width"):
             heads = name.replace("group", "pool").replace("width", "heads")
             if getattr(self, name) % getattr(self, heads):
@@ -106,8 +107,8 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                 )
         if self.pool_px > MAX_POOL_PX:
             raise ValueError(f"pool_px is at most {MAX_POOL_PX}, got {self.pool_px}")
-        if self.text_rate < 0:
-            raise ValueError(f"text_rate must not be negative, got {self.text_rate}")
+        if self.dropout >= 1:
+            raise ValueError(f"dropout must be below 1, got {self.dropout}")
         if self.extractor_stride not in (1, 2):
             raise ValueError(f"extractor_stride must be 1 or 2, got {self.extractor_stride}")
         if len(self.branch_ticks) != len(self.branch_channels):
@@ -121,13 +122,19 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                 "ticks (2 * radius_ticks + 1)"
             )
 
-    def _check_positive(self, name: str) -> None:
+    def _check_field(self, name: str, kind: Any) -> None:
         value = getattr(self, name)
-        if value is None and name == "windows_per_segment":
+        if value is None and type(None) in get_args(kind):
             return
-        for number in value if isinstance(value, tuple) else (value,):
-            if type(number) is not int or number < 1:
-                raise ValueError(f"{name} must be of whole numbers from 1, got {value!r}")
+        if kind is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise ValueError(f"{name} must be a number from 0, got {value!r}")
+        if kind in (bool, str) and type(value) is not kind:
+            raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
+        if int in (kind, *get_args(kind)):
+            least = 0 if name in MAY_BE_ZERO else 1
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not numbers or any(type(n) is not int or n < least for n in numbers):
+                raise ValueError(f"{name} must be of whole numbers from {least}, got {value!r}")
 
     @property
     def window_ticks(self) -> int:
@@ -203,10 +210,18 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     base_model_prefix = "spklip"
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: SpklipConfig) -> None:
+    def __init__(self, config: SpklipConfig, *, pretrained_text: bool = True) -> None:
+        """Build a model with new weights.
+
+        Args:
+            config: its shape; copied, so that one config builds any number of models.
+            pretrained_text: give a named text encoder its pretrained weights. Loading a
+                checkpoint, which brings all weights, leaves them out.
+        """
+        config = copy.deepcopy(config)
         super().__init__(config)
         self.video = VideoTower(config)
-        self.text = TextTower(config)
+        self.text = TextTower(config, pretrained=pretrained_text)
         self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -222,7 +237,9 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             ValueError: the checkpoint lacks weights; they are never made up.
         """
         tell = kwargs.pop("output_loading_info", False)
-        result: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        result: Any = super().from_pretrained(
+            *args, output_loading_info=True, pretrained_text=False, **kwargs
+        )
         model, loaded = result
         if loaded["missing_keys"]:
             lost = sorted(loaded["missing_keys"])
@@ -255,6 +272,15 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def scale(self) -> Tensor:
         """Inverse temperature, at most 100."""
         return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+
+    @torch.no_grad()
+    def limit_scale_(self) -> None:
+        """Pull the temperature back to its limit, in place; call it after each optimiser step.
+
+        Beyond the limit ``scale`` has no gradient: a parameter that a step carried there would
+        stay for good.
+        """
+        self.log_scale.clamp_(max=math.log(MAX_SCALE))
 
     def encode_video(self, planes_bsthw: Tensor) -> Tensor:
         """Embed clips.

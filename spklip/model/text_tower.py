@@ -67,17 +67,16 @@ def text_encoder_config(config: "SpklipConfig") -> PretrainedConfig:
     )
 
 
-def build_text_encoder(config: "SpklipConfig") -> PreTrainedModel:
-    """Text encoder of ``config``; a named one comes with its weights the first time.
+def build_text_encoder(config: "SpklipConfig", *, pretrained: bool) -> PreTrainedModel:
+    """Text encoder of ``config``; a named one comes with its weights if ``pretrained``.
 
     Its architecture is noted in ``config.text_config``, so that a saved model is loaded without
     asking for the named encoder again.
     """
     architecture = text_encoder_config(config)
-    named_now = bool(config.text_encoder) and config.text_config is None
     config.text_config = architecture.to_dict()
     encoder: PreTrainedModel
-    if named_now:
+    if config.text_encoder and pretrained:
         encoder = AutoModel.from_pretrained(config.text_encoder, config=architecture)
     else:
         encoder = AutoModel.from_config(architecture)  # type: ignore[no-untyped-call]
@@ -107,9 +106,9 @@ class TextTower(nn.Module):
     drops out; the adapter, a small residual bottleneck, and the projection learn.
     """
 
-    def __init__(self, config: "SpklipConfig") -> None:
+    def __init__(self, config: "SpklipConfig", *, pretrained: bool) -> None:
         super().__init__()
-        self.encoder = build_text_encoder(config)
+        self.encoder = build_text_encoder(config, pretrained=pretrained)
         width = self.encoder.config.hidden_size
         self.pool = end_token if "clip" in self.encoder.config.model_type else mean_token
         self.frozen = config.text_frozen

@@ -60,8 +60,6 @@ def sine_positions(position_x: Tensor, width: int) -> Tensor:
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions around a shortcut; the 3x3 one carries the stride."""
 
-    gradient_checkpointing = False
-
     def __init__(self, before: int, width: int, after: int, *, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(

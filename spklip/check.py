@@ -1,0 +1,103 @@
+"""What would stop a run later, told before it begins.
+
+Shapes: H rows and W columns of a clip.
+"""
+
+from typing import Any
+
+import torch
+
+from spikedata import SpikeDataError, open_clips
+from spklip.model import SpklipConfig
+from spklip.recipe import DataConfig, Recipe, TrainConfig
+from spklip.splits import Splits
+
+
+def check_training(
+    recipe: Recipe, config: SpklipConfig, splits: Splits, *, processes: int = 1
+) -> None:
+    """Check that recipe, model, clips and machine fit each other.
+
+    Args:
+        recipe: what is to be done.
+        config: shape of the model.
+        splits: the clips.
+        processes: how many train together.
+
+    Raises:
+        SpikeDataError: clips the model cannot take, a batch without negatives, or arithmetic that
+            the machine lacks.
+    """
+    check_clips(recipe.data, config, splits, crop=recipe.data.crop)
+    check_precision(recipe.train)
+    together = min(recipe.train.batch_size * processes, len(splits.fit))
+    if together < 2:
+        raise SpikeDataError(
+            f"a step would see {together} clip (train.batch_size {recipe.train.batch_size}, "
+            f"{processes} processes, {len(splits.fit)} training clips); it compares clips with "
+            "each other and needs 2"
+        )
+
+
+def check_clips(
+    data: DataConfig, config: SpklipConfig, splits: Splits, *, crop: float = 1.0
+) -> None:
+    """Check that a batch of these clips can be made and that the model can take it.
+
+    Args:
+        data: which ticks of a clip.
+        config: shape of the model.
+        splits: the clips.
+        crop: share of height and width that is kept.
+
+    Raises:
+        SpikeDataError: too few ticks for a window, too few pixels for a cell, or several sizes.
+    """
+    ticks = data.window_ticks // data.segments
+    if ticks < config.window_ticks:
+        raise SpikeDataError(
+            f"data.window_ticks {data.window_ticks} in {data.segments} segments gives "
+            f"{ticks} ticks each; a window of the model has {config.window_ticks} "
+            "(2 * radius_ticks + 1)"
+        )
+    sizes = clip_sizes(splits)
+    if len(sizes) > 1:
+        told = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
+        more = ", ..." if len(sizes) > 3 else ""
+        raise SpikeDataError(
+            f"{splits.path}: clips of {len(sizes)} sizes ({told}{more}) cannot share a batch. "
+            "Simulate them with --resize HxW, for example --resize 240x320"
+        )
+    height_px, width_px = sizes[0]
+    kept_px = round(min(height_px, width_px) * crop)
+    if kept_px < config.pool_px:
+        raise SpikeDataError(
+            f"{splits.path}: planes of {height_px}x{width_px} pixels, cropped to {crop:g}, are "
+            f"smaller than one cell of pool_px {config.pool_px}"
+        )
+
+
+def check_precision(train: TrainConfig) -> None:
+    """Check that this machine has the arithmetic that ``train.precision`` asks for.
+
+    Raises:
+        SpikeDataError: it has not.
+    """
+    cuda = torch.cuda.is_available()
+    if train.precision == "fp16" and not cuda:
+        raise SpikeDataError("train.precision=fp16 needs a CUDA GPU; a CPU has fp32 and bf16")
+    if train.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
+        raise SpikeDataError("train.precision=bf16: this GPU has fp32 and fp16")
+
+
+def clip_sizes(splits: Splits) -> list[tuple[int, int]]:
+    """Sizes (H, W) that occur among the clips of a run, in rising order."""
+    wanted = {*splits.support.ids, *splits.test.ids}
+    source: Any = splits.test.source
+    if isinstance(source, str):
+        stored = [clip for name, clip in open_clips(source).clips.items() if name in wanted]
+        return sorted({(clip.height_px, clip.width_px) for clip in stored})
+    rows = [zip(p["id"], p["height"], p["width"], strict=True) for p in source.values()]
+    return sorted(
+        {(height, width) for part in rows for name, height, width in part if name in wanted}
+    )

@@ -1,0 +1,113 @@
+"""The folder of a run: whose it is, what may be deleted in it, and the recipe it was made by."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spikedata import SpikeDataError, to_dict
+from spklip.recipe import Recipe, read_recipe
+
+NAMES = ("recipe.yaml", "checkpoints", "model", "report.html", "metrics.json")
+"""All that a run writes, and all that is ever deleted."""
+HEADER = "# The resolved recipe of a run of spklip-train."
+"""First words of a run's ``recipe.yaml``, by which a run's folder is known; a recipe written by
+hand does not make one of the folder it lies in."""
+
+
+def prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Check what ``out`` holds, and write ``recipe.yaml``.
+
+    A run that was cut off before its first checkpoint has nothing to lose: it is begun again
+    without being asked, also by another recipe.
+
+    Raises:
+        SpikeDataError: ``out`` holds something else, or a run that is neither to be resumed nor
+            overwritten.
+    """
+    if not is_run(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise SpikeDataError(f"{out}: exists and is not a run; name another folder with --out")
+    elif overwrite:
+        for name in NAMES:
+            _delete(out / name)
+    elif (out / "metrics.json").exists():
+        raise SpikeDataError(f"{out}: a finished run; {_ways_out(out, 'replaces it')}")
+    elif any(out.glob("checkpoints/checkpoint-*")):
+        if not resume:
+            raise SpikeDataError(
+                f"{out}: an unfinished run; --resume goes on with it, "
+                f"{_ways_out(out, 'starts again')}"
+            )
+        _check_same(read_recipe(out / "recipe.yaml"), recipe, out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "recipe.yaml", resolved_recipe(recipe))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run made ``folder``."""
+    recipe = folder / "recipe.yaml"
+    return recipe.is_file() and recipe.read_bytes().startswith(HEADER.encode())
+
+
+def recipe_of(checkpoint: Path | str) -> Path | None:
+    """The recipe a model was trained by; None where none lies with it.
+
+    Args:
+        checkpoint: a run's folder, a saved model, or one of a run's checkpoints.
+    """
+    path = Path(checkpoint)
+    folders = [path]
+    if path.parent.name == "checkpoints":
+        folders.append(path.parent.parent)
+    return next((f / "recipe.yaml" for f in folders if is_run(f)), None)
+
+
+def resolved_recipe(recipe: Recipe) -> str:
+    """The text of a run's ``recipe.yaml``: every key, defaults written out."""
+    body = yaml.safe_dump(to_dict(recipe), sort_keys=False)
+    return f"{HEADER} Again: spklip-train THIS_FILE --out DIR\n{body}"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write aside, then rename: a file that is there is whole."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _ways_out(out: Path, what: str) -> str:
+    """Advice that costs nobody a file: ``--overwrite`` only where all there is is the run's."""
+    others = sorted(path.name for path in out.iterdir() if path.name not in NAMES)
+    if others:
+        return f"it also holds {others[0]}: name another folder with --out"
+    return f"--overwrite {what}, --out keeps it"
+
+
+def _check_same(before: Recipe, now: Recipe, out: Path) -> None:
+    old, new = _flat(to_dict(before)), _flat(to_dict(now))
+    for key in old | new:
+        if old.get(key) != new.get(key):
+            raise SpikeDataError(
+                f"{out}: was begun with {key}={old.get(key)}, the recipe now says "
+                f"{new.get(key)}; {_ways_out(out, 'starts again')}"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
