@@ -10,7 +10,7 @@ import torch
 from spikedata import SpikeDataError, open_clips
 from spklip.model import SpklipConfig
 from spklip.recipe import DataConfig, Recipe, TrainConfig
-from spklip.splits import Splits
+from spklip.splits import Splits, kept_px
 
 
 def check_training(
@@ -28,7 +28,7 @@ def check_training(
         SpikeDataError: clips the model cannot take, a batch without negatives, or arithmetic that
             the machine lacks.
     """
-    check_clips(recipe.data, config, splits, crop=recipe.data.crop)
+    check_clips(recipe.data, config, splits)
     check_precision(recipe.train)
     together = min(recipe.train.batch_size * processes, len(splits.fit))
     if together < 2:
@@ -39,16 +39,13 @@ def check_training(
         )
 
 
-def check_clips(
-    data: DataConfig, config: SpklipConfig, splits: Splits, *, crop: float = 1.0
-) -> None:
+def check_clips(data: DataConfig, config: SpklipConfig, splits: Splits) -> None:
     """Check that a batch of these clips can be made and that the model can take it.
 
     Args:
-        data: which ticks of a clip.
+        data: which ticks of a clip, and how much of its picture.
         config: shape of the model.
         splits: the clips.
-        crop: share of height and width that is kept.
 
     Raises:
         SpikeDataError: too few ticks for a window, too few pixels for a cell, or several sizes.
@@ -69,11 +66,10 @@ def check_clips(
             "Simulate them with --resize HxW, for example --resize 240x320"
         )
     height_px, width_px = sizes[0]
-    kept_px = round(min(height_px, width_px) * crop)
-    if kept_px < config.pool_px:
+    if kept_px(min(height_px, width_px), data.crop) < config.pool_px:
         raise SpikeDataError(
-            f"{splits.path}: planes of {height_px}x{width_px} pixels, cropped to {crop:g}, are "
-            f"smaller than one cell of pool_px {config.pool_px}"
+            f"{splits.path}: planes of {height_px}x{width_px} pixels, cropped to {data.crop:g}, "
+            f"are smaller than one cell of pool_px {config.pool_px}"
         )
 
 

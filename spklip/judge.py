@@ -27,7 +27,7 @@ from spklip.evaluate import (
     retrieval,
 )
 from spklip.recipe import Recipe
-from spklip.splits import Splits, tokenize
+from spklip.splits import Splits, middle, tokenize
 
 
 def judge(
@@ -92,7 +92,8 @@ def embed_clips(
     """Embeddings (N, D) of all clips and, from the same windows, the baselines' features.
 
     A clip's embedding is the mean over ``eval.windows`` windows, scaled to unit length. One
-    window is the middle of the clip; several lie at random, by ``eval.seed``.
+    window is the middle of the clip; several lie at random, by ``eval.seed``. Of each picture the
+    middle is seen, as large as training saw.
 
     Raises:
         SpikeDataError: an embedding is not finite.
@@ -140,6 +141,7 @@ def _with_windows(clips: SpikeClips, recipe: Recipe) -> SpikeClips:
 
 def _embed_batch(model: Any, batch: dict[str, Any], recipe: Recipe) -> dict[str, Tensor]:
     packed_bsghw, ticks = batch["packed_bsghw"].to(model.device), batch["ticks"]
+    packed_bsghw = middle(packed_bsghw, recipe.data.crop)
     with _autocast(model, recipe):
         video_bd = model.encode_packed(packed_bsghw, ticks)
     found = {"spklip": video_bd.float().cpu()}

@@ -37,7 +37,8 @@ class DataConfig:
     sampling: Literal["random", "uniform", "center", "start"] = "random"
     """Where a training window lies in its clip."""
     crop: float = 1.0
-    """Share of height and width that a training window keeps, at a random place."""
+    """Share of height and width that a window keeps: at a random place in training, of the middle
+    in judging."""
     mirror: bool = False
     """Mirror half of the training windows; not where left and right mean something."""
     workers: int = 0

@@ -38,7 +38,7 @@ from spklip.train import fit, pick_precision, processes_of
 
 METRICS_VERSION = 1
 """Version of the layout of ``metrics.json``."""
-ONLY_IN_TRAINING = ("model", "train", "data.sampling", "data.crop", "data.mirror")
+ONLY_IN_TRAINING = ("model", "train", "data.sampling", "data.mirror")
 """Keys of a recipe that judging does not read, but for ``train.precision``."""
 
 

@@ -192,6 +192,23 @@ def captioned_ids(clips: SpikeClips) -> frozenset[str]:
     return frozenset(i for i, own in zip(clips.ids, clips.captions, strict=True) if own)
 
 
+def kept_px(side_px: int, crop: float) -> int:
+    """Pixels of a side that a crop to the share ``crop`` keeps."""
+    return max(1, round(side_px * crop))
+
+
+def middle(packed_bsghw: Tensor, crop: float) -> Tensor:
+    """The middle of planes (..., H, W), as large as a training window cropped to ``crop``.
+
+    A model judged on larger pictures than it was trained on is another model: the edge of the
+    picture lies elsewhere, and so does everything it learnt beside it.
+    """
+    height_px, width_px = packed_bsghw.shape[-2:]
+    kept_h, kept_w = kept_px(height_px, crop), kept_px(width_px, crop)
+    top, left = (height_px - kept_h) // 2, (width_px - kept_w) // 2
+    return packed_bsghw[..., top : top + kept_h, left : left + kept_w]
+
+
 class Augmented(Dataset[dict[str, Any]]):
     """Training windows cropped and mirrored at random, all segments of a window alike.
 
@@ -218,11 +235,11 @@ class Augmented(Dataset[dict[str, Any]]):
         item = self._clips[index]
         rng = np.random.default_rng([self._seed, int(self._epoch), index, _AUGMENT])
         packed_sghw = item["packed_sghw"]
-        height, width = packed_sghw.shape[-2:]
-        keep_h, keep_w = (max(1, round(side * self._crop)) for side in (height, width))
-        top = int(rng.integers(height - keep_h + 1))
-        left = int(rng.integers(width - keep_w + 1))
-        packed_sghw = packed_sghw[..., top : top + keep_h, left : left + keep_w]
+        height_px, width_px = packed_sghw.shape[-2:]
+        kept_h, kept_w = kept_px(height_px, self._crop), kept_px(width_px, self._crop)
+        top = int(rng.integers(height_px - kept_h + 1))
+        left = int(rng.integers(width_px - kept_w + 1))
+        packed_sghw = packed_sghw[..., top : top + kept_h, left : left + kept_w]
         if self._mirror and rng.random() < 0.5:
             packed_sghw = packed_sghw.flip(-1)
         return item | {"packed_sghw": packed_sghw}

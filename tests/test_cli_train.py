@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from spikedata import Clip, SpikeDataError, create_store
 from spikedata.stream import pack_ticks
 from spklip.check import clip_sizes
-from spklip.judge import scene_groups
+from spklip.judge import embed_clips, scene_groups
 from spklip.model import SpklipConfig, build_tokenizer
 from spklip.recipe import Recipe, read_recipe
 from spklip.run import estimate_memory, recipe_of_run, run_recipe
@@ -326,7 +326,7 @@ def test_a_model_without_a_recipe_is_fed_by_defaults_and_says_so(home, finished,
 
 
 @pytest.mark.parametrize(
-    "word", ["train.max_steps=9", "data.crop=0.5", "data.sampling=start", "model.preset=paper"]
+    "word", ["train.max_steps=9", "data.mirror=true", "data.sampling=start", "model.preset=paper"]
 )
 def test_judging_refuses_keys_that_change_nothing(home, finished, monkeypatch, word):
     done = evaluate(home, monkeypatch, "runs/smoke", word, "--out", "nothing")
@@ -497,6 +497,25 @@ def test_prompts_are_training_captions_or_templates(home, monkeypatch):
     assert splits.prompts[0] == ("things move left",)
     splits = open_splits(read_recipe(os.devnull, [*SMALL, "text.captions=templates"]))
     assert splits.prompts[0] == ("a video of move left",)
+
+
+def test_judging_sees_the_middle_as_large_as_training_did(home, monkeypatch):
+    monkeypatch.chdir(home)
+    recipe: Recipe = read_recipe(os.devnull, [*SMALL, "data.crop=0.5"])
+    splits = open_splits(recipe)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def encode_packed(self, packed_bsghw, ticks):
+            seen.append(packed_bsghw)
+            return torch.ones(len(packed_bsghw), 3)
+
+    embed_clips(Watching(), splits.test, recipe, "embed", progress=False)
+    want = splits.test[0]["packed_sghw"]
+    assert want.shape[-2:] == (12, 16)
+    assert torch.equal(torch.cat(seen)[0], want[..., 3:9, 4:12])
 
 
 def test_augmented_windows_depend_on_seed_epoch_and_index_alone(home, monkeypatch):

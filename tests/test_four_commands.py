@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from hub_server import HubServer
 from tools import run_program
@@ -63,5 +62,8 @@ def test_the_four_commands_on_ucf101(tmp_path, shared_data):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1]) == want
     metrics = json.loads((home / "runs/fewshot/metrics.json").read_text())
-    assert np.isfinite(metrics["test"]["closed_set"]["top1"])
+    judged = metrics["closed_set"]
+    assert judged["spklip"]["clips"] == 36
+    assert judged["chance"]["uniform_top1"] == pytest.approx(1 / 12)
+    assert judged["mean_rate"]["clips"] == 36
     assert (home / "runs/fewshot/report.html").stat().st_size > 10_000
