@@ -172,10 +172,12 @@ def _unpack_bits(i_gv, o_tv, first):  # type: ignore[no-untyped-def]  # pragma: 
         end = min(ticks, 8 * (group + 1) - first)
         for v0 in range(0, columns, 4 * _TILE):
             v1 = min(v0 + 4 * _TILE, columns)
+            in_v = i_gv[group, v0:v1]
             for t in range(begin, end):
                 bit = uint64((first + t) % 8)
-                for v in range(v0, v1):
-                    o_tv[t, v] = (i_gv[group, v] >> bit) & _ONES
+                out_v = o_tv[t, v0:v1]
+                for v in range(in_v.size):  # over slices: LLVM makes vectors of these alone
+                    out_v[v] = (in_v[v] >> bit) & _ONES
         begin = end
 
 
