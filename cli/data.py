@@ -339,7 +339,7 @@ def _simulate(
 
     for note in corpus.notes:
         typer.echo(f"note: {note}", err=True)
-    sys.path.insert(0, "")  # where `python` itself would look for one's own interpolator
+    sys.path.append("")  # last, so that no file here takes the place of a package
     resampled = 0
     with _stop_on_interrupt() as stop, progress_bar(len(corpus.clips), "clip", "simulate") as bar:
 

@@ -145,7 +145,8 @@ def simulate(
         first_interval = state.tick // sensor.ticks_per_frame
         while state.tick < end:
             frames_nhw = luma_nhw[state.tick // sensor.ticks_per_frame - first_interval :]
-            ticks = min(end - state.tick, block_ticks - state.pending_ticks)
+            # Cut at multiples of block_ticks, as whoever cuts into chunks does too.
+            ticks = min(end - state.tick, block_ticks - state.tick % block_ticks)
             packed_ghw, state = simulate_ticks(
                 frames_nhw, state, sensor, ticks, backend=backend, threads=threads
             )
