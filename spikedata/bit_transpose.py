@@ -23,7 +23,7 @@ _SWAPS = ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0
 """Shift and mask of the three exchanges that transpose 8 x 8 bits."""
 
 
-def _interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+def interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """a0 b0 a1 b1 ..., seen as half as many integers of twice the width."""
     count, bits = a.type.count, a.type.element.width
     order = [k for i in range(count) for k in (i, count + i)]
@@ -60,7 +60,7 @@ def _transpose_run(
             parts.append(builder.load(pointer, align=1))
         while len(parts) > 1:
             pairs = zip(parts[::2], parts[1::2], strict=True)
-            parts = [_interleave(builder, a, b) for a, b in pairs]
+            parts = [interleave(builder, a, b) for a, b in pairs]
         words = _transposed(builder, parts[0])
         pointer = builder.gep(pixels_out.data, [args[4]])
         builder.store(words, builder.bitcast(pointer, words.type.as_pointer()), align=1)

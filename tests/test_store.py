@@ -113,6 +113,22 @@ def test_reordering_is_what_numpy_says(groups, pixels, seed, data):
     assert np.array_equal(unpack_window(packed, begin, ticks), planes)
 
 
+@pytest.mark.parametrize("pixels", [0, 15, 16, 160, 163])
+def test_the_usual_chunk_is_reordered_as_numpy_says_wherever_it_lies(pixels):
+    """16 groups, which have vectors of their own where pixels fill these and rows adjoin."""
+    wide = np.random.default_rng(pixels).integers(0, 256, (16, pixels + 5), dtype=np.uint8)
+    for packed in (np.ascontiguousarray(wide[:, :pixels]), wide[:, :pixels]):
+        last = np.zeros((pixels + 1, 16), np.uint8)
+        to_time_last(np.ascontiguousarray(packed), last[:pixels])
+        assert np.array_equal(last[:pixels], packed.T)
+        assert not last[pixels:].any()
+        before, first = wide[:, pixels:].copy(), packed.copy() if packed.base is None else packed
+        first[:] = 0
+        to_time_first(last[:pixels], first)
+        assert np.array_equal(first, last[:pixels].T)
+        assert np.array_equal(wide[:, pixels:], before)
+
+
 def test_no_array_is_written_or_read_past_its_end():
     """The compiled loops check no index, so that shapes are checked before them."""
     packed = np.zeros((8, 16), np.uint8)

@@ -1,21 +1,31 @@
 """Fast reordering of packed bits: time first <-> time last, and groups to planes.
 
-Eight bytes are handled as one uint64, little end first, which is what makes these several times
+Eight bytes are handled as one uint64, little end first, and a usual chunk in vectors: several times
 faster than NumPy's strided copies. Sizes that are not multiples of eight take a NumPy path.
 
 Shapes: P pixels (rows x columns), V = P / 8, G groups of eight ticks, Q = G / 8, T ticks.
 """
 
 import sys
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, uint64
+from numba.core import types
+from numba.core.extending import intrinsic
 from numpy.typing import NDArray
+
+from spikedata.bit_transpose import interleave
 
 _SWAP_1 = np.uint64(0x00FF00FF00FF00FF)
 _SWAP_2 = np.uint64(0x0000FFFF0000FFFF)
 _SWAP_4 = np.uint64(0x00000000FFFFFFFF)
 _ONES = np.uint64(0x0101010101010101)
+_CHUNK_GROUPS = 16
+"""Groups of the usual chunk, 128 ticks, whose transposition has vectors of its own."""
+_RUN = 16
+"""Pixels that these vectors take at once."""
 _TILE = 64
 """uint64 handled before moving on: a tile of all groups stays in the first-level cache."""
 
@@ -27,7 +37,9 @@ def to_time_last(packed_gp: NDArray[np.uint8], out_pg: NDArray[np.uint8]) -> Non
         ValueError: the shapes do not fit each other.
     """
     _check_transposed(packed_gp, out_pg)
-    if _by_eight(packed_gp.shape):
+    if _is_usual_chunk(out_pg, packed_gp):
+        _chunk_to_last(packed_gp, out_pg.reshape(-1))
+    elif _by_eight(packed_gp.shape):
         _transpose_to_last(packed_gp.view(np.uint64), out_pg.view(np.uint64))
     else:
         np.copyto(out_pg, packed_gp.T)
@@ -40,7 +52,9 @@ def to_time_first(chunk_pg: NDArray[np.uint8], out_gp: NDArray[np.uint8]) -> Non
         ValueError: the shapes do not fit each other.
     """
     _check_transposed(chunk_pg, out_gp)
-    if _by_eight(chunk_pg.shape):
+    if _is_usual_chunk(chunk_pg, out_gp):
+        _chunk_to_first(chunk_pg.reshape(-1), out_gp)
+    elif _by_eight(chunk_pg.shape):
         _transpose_to_first(chunk_pg.view(np.uint64), out_gp.view(np.uint64))
     else:
         np.copyto(out_gp, chunk_pg.T)
@@ -80,6 +94,83 @@ def _check_transposed(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> N
 
 def _by_eight(shape: tuple[int, ...]) -> bool:
     return sys.byteorder == "little" and all(n % 8 == 0 for n in shape)
+
+
+def _is_usual_chunk(chunk_pg: NDArray[np.uint8], packed_gp: NDArray[np.uint8]) -> bool:
+    pixels, groups = chunk_pg.shape
+    fits = groups == _CHUNK_GROUPS and pixels % _RUN == 0 and sys.byteorder == "little"
+    return fits and chunk_pg.flags.c_contiguous and packed_gp.flags.c_contiguous
+
+
+def _data(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Pointer to a vector in a flat array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def _halves(builder: ir.IRBuilder, lanes: Any) -> list[Any]:
+    """The lower and the upper halves of integers, as two vectors of half their width."""
+    count, bits = lanes.type.count, lanes.type.element.width
+    parts = builder.bitcast(lanes, ir.VectorType(ir.IntType(bits // 2), 2 * count))
+    return [
+        builder.shuffle_vector(
+            parts, parts, ir.Constant(ir.VectorType(ir.IntType(32), count), order)
+        )
+        for order in (list(range(0, 2 * count, 2)), list(range(1, 2 * count, 2)))
+    ]
+
+
+@intrinsic
+def _run_to_last(typingctx: Any, in_n: Any, pixels: Any, pixel: Any, out_n: Any) -> Any:
+    """out[16 pixel :] = the groups of _RUN pixels, from rows that are ``pixels`` long."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        run = ir.VectorType(ir.IntType(8), _RUN)
+        parts = []
+        for group in range(_CHUNK_GROUPS):
+            at = builder.add(builder.mul(args[1], args[1].type(group)), args[2])
+            parts.append(builder.load(_data(context, builder, in_n, args[0], at, run), align=1))
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [interleave(builder, a, b) for a, b in pairs]
+        at = builder.mul(args[2], args[2].type(_CHUNK_GROUPS))
+        pointer = _data(context, builder, out_n, args[3], at, parts[0].type)
+        builder.store(parts[0], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(in_n, types.intp, types.intp, out_n), codegen
+
+
+@intrinsic
+def _run_to_first(typingctx: Any, in_n: Any, pixels: Any, pixel: Any, out_n: Any) -> Any:
+    """Undo :func:`_run_to_last`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole = ir.VectorType(ir.IntType(8 * _CHUNK_GROUPS), _RUN)
+        at = builder.mul(args[2], args[2].type(_CHUNK_GROUPS))
+        parts = [builder.load(_data(context, builder, in_n, args[0], at, whole), align=1)]
+        while len(parts) < _CHUNK_GROUPS:
+            parts = [half for part in parts for half in _halves(builder, part)]
+        for group, part in enumerate(parts):
+            at = builder.add(builder.mul(args[1], args[1].type(group)), args[2])
+            builder.store(part, _data(context, builder, out_n, args[3], at, part.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(in_n, types.intp, types.intp, out_n), codegen
+
+
+@njit(cache=True, nogil=True)
+def _chunk_to_last(in_gp, out_n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    pixels = in_gp.shape[1]
+    for pixel in range(0, pixels, _RUN):
+        _run_to_last(in_gp, pixels, pixel, out_n)  # type: ignore[call-arg]
+
+
+@njit(cache=True, nogil=True)
+def _chunk_to_first(in_n, out_gp):  # type: ignore[no-untyped-def]  # pragma: no cover
+    pixels = out_gp.shape[1]
+    for pixel in range(0, pixels, _RUN):
+        _run_to_first(in_n, pixels, pixel, out_gp)  # type: ignore[call-arg]
 
 
 @njit(inline="always")
