@@ -1,4 +1,7 @@
-"""The command `spikedata`: video or camera files in, labelled spike data sets out."""
+"""The command `spikedata`: video or camera files in, labelled spike data sets out.
+
+The file is long because a command's options, which are its help, stand with the one call it makes.
+"""
 
 import json
 import signal
