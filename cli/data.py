@@ -204,7 +204,9 @@ def simulate(
         "split": split,
     }
     words = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    # Of two ways to say one thing, the option wins over the recipe's other way.
     words += ["tick_rate_hz=null"] if ticks_per_frame is not None else []
+    words += ["interpolator=null"] if interpolation in ("hold", "linear") else []
     words += [f"sensor.{word}" for word in settings or ()]
     with errors_in_one_line():
         if like is not None:

@@ -359,6 +359,10 @@ def test_a_store_s_own_recipe_makes_the_same_store_again(home):
     assert changed["sensor"] == recipe["sensor"] | {"ticks_per_frame": 7}
     assert changed["tick_rate_hz"] is None
     assert changed["video"] == recipe["video"]
+    (home / "flow.yaml").write_text(json.dumps(recipe | {"interpolator": "flow"}))
+    done = simulate(home, "--recipe", "flow.yaml", "--interpolation", "hold", "--dry-run", "--json")
+    changed = json.loads(done.stdout)["recipe"]
+    assert (changed["interpolator"], changed["sensor"]["interpolation"]) == (None, "hold")
 
 
 def test_videos_of_variable_rate_are_told(tmp_path):
