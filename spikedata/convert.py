@@ -194,14 +194,10 @@ def simulate_corpus(
         store=out,
         written=run.written,
         skipped=run.skipped,
-        failures=tuple(sorted(run.failures, key=_id)),
+        failures=tuple(sorted(run.failures, key=lambda failure: failure.id)),
         stopped=run.stop.is_set(),
         failure_file=list_of_failures,
     )
-
-
-def _id(failure: Failure) -> str:
-    return failure.id
 
 
 class _Run:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +233,11 @@ def read_groups(folder: Path, layout: ArrayLayout, first: int, end: int) -> NDAr
         RuleBrokenError: a shard or chunk is missing or damaged.
     """
     shards = range(first // layout.shard_groups, -(-end // layout.shard_groups))
-    for shard in shards:  # before memory is taken for what may not be there
-        with ShardReader(folder, layout, shard):
-            pass  # opening checks the index
-    packed_gp = np.empty((end - first, layout.height_px * layout.width_px), np.uint8)
-    for shard in shards:
-        with ShardReader(folder, layout, shard) as reader:
+    with ExitStack() as stack:
+        # Opening checks the index, before memory is taken for what may not be there.
+        readers = [stack.enter_context(ShardReader(folder, layout, shard)) for shard in shards]
+        packed_gp = np.empty((end - first, layout.height_px * layout.width_px), np.uint8)
+        for shard, reader in zip(shards, readers, strict=True):
             base = shard * layout.shard_groups
             low = max(0, first - base)
             high = min(layout.shard_groups, end - base)
