@@ -90,6 +90,19 @@ def test_lane_sizes_agree_on_both_sides_of_their_limits(interpolation, ticks_per
     assert_same(got, want)
 
 
+@pytest.mark.parametrize("units", [32767, 32768, 32769])
+@pytest.mark.parametrize("start", ["zero", "random"])
+def test_thresholds_beside_the_sign_bit_give_the_reference_bits(units, start):
+    """Held light counts in units of a 255th of a full tick, of which 16 bits hold 2**15."""
+    sensor = SensorConfig(interpolation="hold", threshold=units / 255, start=start)
+    luma_nhw = np.arange(60 * 4 * 65, dtype=np.uint32).reshape(60, 4, 65) * 2654435761 >> 24
+    luma_nhw = np.maximum(luma_nhw, 100).astype(np.uint8)
+    want = simulate_ticks(luma_nhw, start_of(luma_nhw, sensor), sensor, 600, backend="reference")
+    got = simulate_ticks(luma_nhw, start_of(luma_nhw, sensor), sensor, 600, backend="numba")
+    assert_same(got, want)
+    assert want[0].any()
+
+
 def test_the_largest_threshold_that_fits_gives_the_reference_bits():
     sensor = SensorConfig(threshold=1637.3, interpolation="hold")
     luma_nhw = np.full((330, 1, 3), 255, np.uint8)

@@ -138,6 +138,12 @@ larger = _lanewise(
     lambda builder, left, right: builder.select(builder.icmp_signed(">", left, right), left, right)
 )
 
+larger_unsigned = _lanewise(
+    lambda builder, left, right: builder.select(
+        builder.icmp_unsigned(">", left, right), left, right
+    )
+)
+
 
 @operation
 def exceeds(typingctx: Any, charge: Any, limit: Any) -> Any:
@@ -157,6 +163,34 @@ def where(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
         return builder.select(*args)
 
     return yes(mask, yes, no), codegen
+
+
+@operation
+def push_sign(typingctx: Any, history: Any, lanes: Any) -> Any:
+    """``history`` shifted left by one bit, with the sign bit of ``lanes`` below it.
+
+    One instruction (vpshld) where there is AVX-512 VBMI2.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        name = f"llvm.fshl.v{history.count}i{history.bits}"
+        funnel = _declared(builder, name, ir.FunctionType(kind, [kind] * 3))
+        return builder.call(funnel, [*args, ir.Constant(kind, [1] * history.count)])
+
+    return history(history, lanes), codegen
+
+
+@operation
+def mirror(typingctx: Any, lanes: Any) -> Any:
+    """The bits of each lane in reverse order."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        name = f"llvm.bitreverse.v{lanes.count}i{lanes.bits}"
+        return builder.call(_declared(builder, name, ir.FunctionType(kind, [kind])), args)
+
+    return lanes(lanes), codegen
 
 
 @inlined

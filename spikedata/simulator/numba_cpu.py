@@ -3,6 +3,10 @@
 The kernel takes one vector of neighbouring pixels through all ticks
 of a call with the residue in registers, and stores eight ticks of them as one byte vector.
 
+A lane holds the residue less the threshold, which is negative until a spike is due: signs are
+collected as they come and nothing is compared. The next residue is the greater of two unsigned
+numbers, with and without the threshold subtracted, for a negative number is a great one of these.
+
 Charge is counted in the largest unit that divides the threshold and every possible charge (257 for
 the identity table). The remainder of a residue by that unit never changes, so bits are the
 same, and mostly 16 bits a lane are enough, which doubles the speed. Where a spike may cut the
@@ -26,17 +30,21 @@ from spikedata.simulator import numba_noise
 from spikedata.simulator.lanes import (
     WIDE,
     add,
-    exceeds,
+    differ,
+    inlined,
+    larger_unsigned,
     light_of,
     load,
+    mirror,
     mul,
+    push_sign,
     resize,
+    shift_left,
     shift_right,
     smaller,
     splat,
     store,
     sub,
-    where,
 )
 from spikedata.simulator.noise import tick_words
 from spikedata.simulator.sensor import NoiseAmounts, NoisyPixels, SensorConfig, SensorState
@@ -44,7 +52,7 @@ from spikedata.stream import TICKS_PER_GROUP, group_count
 
 PIXELS = {16: 128, 32: 64} if WIDE else {16: 64, 32: 32}
 """Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition,
-as far as the registers go (measured with AVX2: 12 Gpt/s linear at 64 pixels, 7 at 128)."""
+as far as the registers go (measured with AVX2: 22 Gpt/s hold at 64 pixels, 17 at 128)."""
 
 PICTURES = 16
 """Frames and groups that one run of the kernel touches. Pictures of 240x320, 480x640 and the like
@@ -52,39 +60,46 @@ lie a multiple of 1,024 bytes apart, so that one pixel of all of them shares few
 (measured with 36: two thirds of the speed, at times half; with less than 16 the runs get short)."""
 
 
+@inlined
+def quiet_of(spikes, ticks, bits):  # type: ignore[no-untyped-def]
+    """Lanes of ``bits`` bits whose last ``ticks`` bits, latest lowest, say that no spike came."""
+    quiet = resize(mirror(differ(spikes, splat(255, spikes))), bits)
+    return shift_right(quiet, splat(8 - ticks, quiet))
+
+
+@inlined
+def spikes_of(quiet, ticks):  # type: ignore[no-untyped-def]
+    """Undo :func:`quiet_of`: a byte of a group's first ``ticks`` ticks, earliest lowest."""
+    fired = shift_left(differ(quiet, splat(-1, quiet)), splat(8 - ticks, quiet))
+    return mirror(resize(fired, 8))
+
+
 @functools.cache
-def _kernel(bits: int, linear: bool, capped: bool) -> Any:
+def _kernel(bits: int, linear: bool, reset: str) -> Any:
     """The kernel for one lane size; what is constant here costs nothing in its loops.
 
     The kernel simulates ``ticks`` ticks from ``tick`` on for pixels ``first`` to ``last``, at least
     one vector of them. Its arrays are flat: luma (N P), residue (P), pending (P), packed (G P)
-    and the last two again for the results, which must be other arrays: where the
-    last vector overlaps the one before it, it begins again from the same residue. ``table``,
-    ``unit``, ``threshold`` and ``cap`` are in the units of :class:`_Arithmetic`; a lane holds
-    residue + ``origin``.
+    and residue and pending again for the results, which must be other arrays: where the
+    last vector overlaps the one before it, it begins again from the same residue. ``residue``,
+    ``table`` and ``threshold`` are in the units of :class:`_Arithmetic`.
     """
-    count = PIXELS[bits]
+    count, empties, saturates = PIXELS[bits], reset == "zero", reset == "saturate"
 
     def advance(  # type: ignore[no-untyped-def]
-        luma, residue_cu, pending, packed, residue_out_cu, pending_out, first, last,
-        tick, ticks, period, table, factor, unit, reciprocal, shift, threshold, origin, cap,
+        luma, residue, pending, packed, residue_out, pending_out, first, last,
+        tick, ticks, period, table, factor, threshold,
     ):  # fmt: skip
-        pixels = residue_cu.size
+        pixels = residue.size
         scratch = np.empty(count, np.int32)
         for pixel in range(first, last, count):
             at = min(pixel, last - count)
-            residue = resize(load(residue_cu, at, count), 64)
-            residue = shift_right(mul(residue, splat(reciprocal, residue)), splat(shift, residue))
-            before = resize(residue, 32)
-            lanes = resize(residue, bits)
-            origins = splat(origin, lanes)
-            thresholds = splat(threshold, lanes)
-            limits = add(thresholds, splat(origin - 1, lanes))
-            caps = splat(cap, lanes)
-            lanes = add(lanes, origins)
-            spikes = load(pending, at, count)
+            lanes = resize(load(residue, at, count), bits)
+            thresholds, least = splat(threshold, lanes), splat(-1, lanes)
+            lanes = sub(lanes, thresholds)
+            empty = sub(splat(0, lanes), thresholds)
             bit_index = tick % 8
-            bit = splat(1 << bit_index, spikes)
+            quiet = quiet_of(load(pending, at, count), bit_index, bits)
             group, frame, k, left = at, at, tick % period, ticks
             following = light_of(luma, frame, table, factor, scratch, bits, count)
             while left > 0:
@@ -109,29 +124,24 @@ def _kernel(bits: int, linear: bool, capped: bool) -> Any:
                     bit_index += in_group
                     for _ in range(in_group):
                         lanes = add(lanes, charge)
-                        rest = sub(lanes, thresholds)
-                        if capped:
-                            rest = smaller(rest, caps)
-                        fired = exceeds(lanes, limits)
-                        lanes = where(fired, rest, lanes)
-                        spikes = where(fired, add(spikes, bit), spikes)
-                        bit = add(bit, bit)
+                        quiet = push_sign(quiet, lanes)
+                        rest = empty if empties else sub(lanes, thresholds)
+                        lanes = larger_unsigned(lanes, rest)
+                        if saturates:
+                            lanes = smaller(lanes, least)
                         if linear:
                             charge = add(charge, step)
                     if bit_index == 8:
-                        store(packed, group, spikes)
+                        store(packed, group, spikes_of(quiet, 8))
                         group += pixels
                         bit_index = 0
-                        spikes = splat(0, spikes)
-                        bit = splat(1, spikes)
                 if not linear and left > 0:
                     following = light_of(luma, frame, table, factor, scratch, bits, count)
+            spikes = spikes_of(quiet, bit_index)
             if bit_index:
                 store(packed, group, spikes)
             store(pending_out, at, spikes)
-            gained = sub(resize(sub(lanes, origins), 32), before)
-            residue = load(residue_cu, at, count)
-            store(residue_out_cu, at, add(residue, mul(gained, splat(unit, residue))))
+            store(residue_out, at, resize(add(lanes, thresholds), 32))
 
     try:
         return numba.njit(cache=True, nogil=True)(advance)
@@ -145,8 +155,8 @@ class _Arithmetic:
 
     bits: int
     """Bits of a lane, 16 or 32."""
-    capped: bool
-    """A spike may leave more than ``cap``."""
+    reset: str
+    """As the sensor's; ``saturate`` where subtracting may leave more than is kept."""
     table: NDArray[np.int32]
     """Units for each luma code: charge of a tick (hold), or light (linear)."""
     factor: int
@@ -154,10 +164,6 @@ class _Arithmetic:
     unit: int
     """Charge units in one of the kernel's units."""
     threshold: int
-    origin: int
-    """What a lane holds for no charge: 16 bits have room only from -2**15 on."""
-    cap: int
-    """The most a lane may hold after a spike."""
 
     @classmethod
     @functools.lru_cache(maxsize=64)
@@ -165,33 +171,22 @@ class _Arithmetic:
         """Choose unit and lane size."""
         hold = sensor.interpolation == "hold"
         table_cu = sensor.light_table() * (2 * sensor.ticks_per_frame if hold else 1)
-        capped = sensor.residue_limit_cu < sensor.full_charge_cu - 1
-        unit = 1 if capped else math.gcd(sensor.threshold_cu, *table_cu.tolist())
-        bits = 16 if (sensor.threshold_cu + sensor.full_charge_cu) // unit <= 1 << 16 else 32
+        reset: str = sensor.reset
+        if reset == "subtract" and sensor.full_charge_cu > sensor.threshold_cu:
+            reset = "saturate"
+        unit = math.gcd(sensor.threshold_cu, *table_cu.tolist()) if reset == "subtract" else 1
+        # A lane holds from -threshold to the charge of a tick less one.
+        bits = 16 if max(sensor.threshold_cu, sensor.full_charge_cu) // unit <= 1 << 15 else 32
         unit = unit if bits == 16 else 1
         table, factor = _factored(table_cu // unit)
-        origin = -(1 << 15) if bits == 16 else 0
         return cls(
             bits=bits,
-            capped=capped,
+            reset=reset,
             table=table,
             factor=factor,
             unit=unit,
             threshold=sensor.threshold_cu // unit,
-            origin=origin,
-            cap=sensor.residue_limit_cu // unit + origin,
         )
-
-    def numbers(self) -> tuple[Any, ...]:
-        """The kernel's last arguments, from ``table`` on.
-
-        x // unit = x * reciprocal >> shift for 0 <= x < 2**31: Granlund and Montgomery, "Division
-        by invariant integers using multiplication", PLDI 1994, theorem 4.2.
-        """
-        shift = 31 + (self.unit - 1).bit_length()
-        reciprocal = (1 << shift) // self.unit + 1
-        return (self.table, self.factor, self.unit, reciprocal, shift,
-                self.threshold, self.origin, self.cap)  # fmt: skip
 
 
 def advance(
@@ -216,37 +211,43 @@ def advance(
         _flat_pictures(array, width) for array in (luma_nhw, state.residue_hw, state.pending_hw)
     )
     packed_gp = np.empty((groups, width), np.uint8)
-    residue_2p, pending_2p = np.empty((2, width), np.int32), np.empty((2, width), np.uint8)
+    units_3p, residue_p = np.empty((3, width), np.int32), np.empty(width, np.int32)
+    pending_2p = np.empty((2, width), np.uint8)
     pieces = _pieces(state.tick, ticks, sensor.ticks_per_frame)
-    kernel, numbers = _prepare(state, sensor, ticks, width)
+    kernel, unit, numbers = _prepare(state, sensor, ticks, width)
 
     def run(first: int, last: int) -> None:
-        before_p = residue_1p[0], pending_1p[0]
+        part = slice(first, last)
+        np.floor_divide(residue_1p[0, part], unit, out=units_3p[0, part])
+        before_p = units_3p[0], pending_1p[0]
         for i, (frame, group, tick, piece_ticks) in enumerate(pieces):
-            after_p = residue_2p[i % 2], pending_2p[i % 2]
+            after_p = units_3p[1 + i % 2], pending_2p[i % 2]
             kernel(
                 luma_np[frame:].reshape(-1), *before_p, packed_gp[group:].reshape(-1), *after_p,
                 first, last, tick, piece_ticks, sensor.ticks_per_frame, *numbers(tick),
             )  # fmt: skip
             before_p = after_p
+        gained_p = np.subtract(before_p[0][part], units_3p[0, part], out=residue_p[part])
+        gained_p *= unit
+        gained_p += residue_1p[0, part]
 
     _run_parts(run, _parts(width, count, threads))
-    last = (len(pieces) - 1) % 2
-    residue_hw = residue_2p[last, :pixels].reshape(shape_hw)
-    pending_hw = pending_2p[last, :pixels].reshape(shape_hw)
+    residue_hw = residue_p[:pixels].reshape(shape_hw)
+    pending_hw = pending_2p[(len(pieces) - 1) % 2, :pixels].reshape(shape_hw)
     packed_ghw = np.ascontiguousarray(packed_gp[:, :pixels]).reshape(groups, *shape_hw)
     return packed_ghw, SensorState(residue_hw, state.tick + ticks, pending_hw, state.pixels)
 
 
 def _prepare(
     state: SensorState, sensor: SensorConfig, ticks: int, width: int
-) -> tuple[Any, Callable[[int], tuple[Any, ...]]]:
-    """The kernel, and its last arguments (from ``table`` on) for a run from a given tick on."""
+) -> tuple[Any, int, Callable[[int], tuple[Any, ...]]]:
+    """The kernel, its unit, and its last arguments (from ``table`` on) for a run from a tick on."""
     linear = sensor.interpolation == "linear"
     if state.pixels is None:
         arithmetic = _Arithmetic.of(sensor)
-        numbers = arithmetic.numbers()
-        return _kernel(arithmetic.bits, linear, arithmetic.capped), lambda tick: numbers
+        numbers = arithmetic.table, arithmetic.factor, arithmetic.threshold
+        kernel = _kernel(arithmetic.bits, linear, arithmetic.reset)
+        return kernel, arithmetic.unit, lambda tick: numbers
     table, factor = _factored(sensor.light_table())
     maps_p = _flat_maps(state.pixels, width)
     words_2t = tick_words(state.pixels.tick_key, state.tick, ticks)
@@ -259,7 +260,7 @@ def _prepare(
     def noisy_numbers(tick: int) -> tuple[Any, ...]:
         return (table, factor, *maps_p, *words_2t[:, tick - state.tick :], *last)
 
-    return numba_noise.noisy_kernel(linear, sensor.reset == "zero"), noisy_numbers
+    return numba_noise.noisy_kernel(linear, sensor.reset == "zero"), 1, noisy_numbers
 
 
 def _flat_maps(pixels: NoisyPixels, width: int) -> list[NDArray[Any]]:
