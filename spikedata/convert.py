@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import file_digest
@@ -29,7 +29,7 @@ from spikedata.recipe import load_recipe, parse_recipe, to_dict
 from spikedata.simulator import SensorConfig, load_sensor, simulate
 from spikedata.simulator.presets import with_maps_beside
 from spikedata.sources import open_spikes
-from spikedata.store import StoredClip, StoreWriter, create_store
+from spikedata.store import ClipWriter, StoredClip, StoreWriter, create_store
 from spikedata.video import Video, VideoConfig, open_video
 
 FRAMES_PER_BLOCK = 64
@@ -125,6 +125,7 @@ class SimulationReport:
 Device = Literal["cpu", "cuda"]
 Block = NDArray[np.uint8]
 Progress = Callable[[StoredClip | Failure], None]
+Unfinished = tuple[ClipWriter, int, dict[str, Any]]
 
 
 def available_cores() -> int:
@@ -221,7 +222,7 @@ class _Run:
         self.failures: list[Failure] = []
 
     def all_clips(self, corpus: Corpus, workers: int) -> None:
-        """Try each clip that is not there; at most ``workers`` are under way at a time."""
+        """Try each clip that is not there; at most ``workers`` are simulated at a time."""
         there = [(item, self.writer.stored(item.clip.id)) for item in corpus.clips]
         made = [(item, stored) for item, stored in there if stored is not None]
         for item, stored in made:
@@ -232,15 +233,21 @@ class _Run:
         # A lone clip cannot share cores with others: its own rows and chunks do.
         threads = max(1, workers // max(1, len(todo)))
         waiting = iter(todo)
-        with ThreadPoolExecutor(workers, thread_name_prefix="simulate") as pool:
+        most = 2 * workers  # as many again may wait for the disk while these have the cores
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="simulate") as cores,
+            ThreadPoolExecutor(most, thread_name_prefix="finish") as pool,
+        ):
             under_way: dict[Future[StoredClip], CorpusClip] = {}
             try:
                 while True:
-                    while len(under_way) < workers and (ready := next(waiting, None)):
-                        under_way[pool.submit(self.one_clip, ready, threads)] = ready
+                    while len(under_way) < most and (ready := next(waiting, None)):
+                        coming = cores.submit(self.to_shards, ready, threads)
+                        under_way[pool.submit(self.finish, coming)] = ready
                     if not under_way:
                         return
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    wait(under_way, return_when=FIRST_COMPLETED)
+                    for future in [future for future in under_way if future.done()]:
                         self.account_for(future, under_way.pop(future))
             except BaseException:
                 self.stop.set()
@@ -279,32 +286,40 @@ class _Run:
         self.written += 1
         self.progress(stored)
 
-    def one_clip(self, item: CorpusClip, threads: int) -> StoredClip:
-        """Decode, simulate and write one clip."""
+    def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:
+        """Decode, simulate and compress one clip."""
         if self.stop.is_set():
             raise CancelledError
-        with open_video(item.path, self.recipe.video) as video:
+        with open_video(item.path, self.recipe.video) as video, ExitStack() as undo:
             sensor = self.recipe.sensor_at(video.frame_rate)
             counter = _CountedFrames(video, self.stop)
-            with self.writer.clip(
-                replace(item.clip, source=item.clip.source | _identity(item.path)),
-                height_px=video.height_px,
-                width_px=video.width_px,
-                tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
-                threads=threads,
-            ) as target:
-                spikes = self.spikes(counter.blocks(), sensor, item.clip.id, threads)
-                with closing(_one_ahead(spikes, threads)) as blocks:
-                    for packed_ghw in blocks:
-                        target.append(packed_ghw)
-                return target.finish(
-                    ticks=counter.frames * sensor.ticks_per_frame,
-                    attributes={
-                        "sensor": to_dict(sensor),
-                        "video": video.account(),
-                        "versions": versions() | _interpolator_version(self.recipe),
-                    },
+            target = undo.enter_context(
+                self.writer.clip(
+                    replace(item.clip, source=item.clip.source | _identity(item.path)),
+                    height_px=video.height_px,
+                    width_px=video.width_px,
+                    tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
+                    threads=threads,
                 )
+            )
+            spikes = self.spikes(counter.blocks(), sensor, item.clip.id, threads)
+            with closing(_one_ahead(spikes, threads)) as blocks:
+                for packed_ghw in blocks:
+                    target.append(packed_ghw)
+            target.flush()
+            attributes = {
+                "sensor": to_dict(sensor),
+                "video": video.account(),
+                "versions": versions() | _interpolator_version(self.recipe),
+            }
+            undo.pop_all()  # whoever finishes the clip removes it if that fails
+            return target, counter.frames * sensor.ticks_per_frame, attributes
+
+    def finish(self, coming: Future[Unfinished]) -> StoredClip:
+        """Put a clip in its place, in a thread that may wait for the disk: a core does not."""
+        target, ticks, attributes = coming.result()
+        with target:
+            return target.finish(ticks=ticks, attributes=attributes)
 
     def spikes(
         self, blocks: Iterator[Block], sensor: SensorConfig, clip_id: str, threads: int

@@ -167,6 +167,19 @@ def test_order_threads_and_pieces_change_no_byte(tmp_path):
     assert len(digest_of_folder(tmp_path / "one.zarr")) == 3 + 2 * 6
 
 
+def test_nothing_can_be_appended_to_a_clip_that_was_flushed(tmp_path):
+    packed = random_packed(0, 200, 3, 4)
+    with new_store(tmp_path / "s.zarr") as writer:
+        clip = Clip(id="c")
+        with writer.clip(clip, height_px=3, width_px=4, tick_rate_hz=250) as out:
+            out.append(packed)
+            out.flush()
+            with pytest.raises(ValueError, match="nothing can be appended after flush"):
+                out.append(packed[:1])
+            out.finish(ticks=200, attributes={})
+    assert np.array_equal(open_store(tmp_path / "s.zarr").read("c").packed_ghw, packed)
+
+
 def test_a_clip_that_fails_leaves_nothing_behind(tmp_path):
     with new_store(tmp_path / "s.zarr") as writer:
         packed = random_packed(0, 200, 3, 4)

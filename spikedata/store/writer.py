@@ -34,6 +34,7 @@ from spikedata.store.layout import (
     RootInfo,
     RuleBrokenError,
     StoreConfig,
+    compact_json,
     parse_json,
     pretty_json,
 )
@@ -230,8 +231,10 @@ class ClipWriter:
         self._waiting_gp = np.empty((self._layout.chunk_groups, pixels), np.uint8)
         self._waiting = 0
         self._chunk_pg = np.zeros((padded, self._layout.chunk_groups), np.uint8)
+        self._bands = np.split(self._chunk_pg, self._layout.bands)
         self._shard: ShardWriter | None = None
         self._shards = 0
+        self._flushed = False
         self._finished = False
 
     def __enter__(self) -> "ClipWriter":
@@ -251,7 +254,7 @@ class ClipWriter:
             packed_ghw: uint8 (G, H, W), any G.
 
         Raises:
-            ValueError: wrong dtype or shape.
+            ValueError: wrong dtype or shape, or after :meth:`flush`.
             OSError: the disk is full, or the like.
         """
         from spikedata.store import bitplanes  # noqa: PLC0415  numba loads when bits are written
@@ -261,6 +264,8 @@ class ClipWriter:
                 f"expected uint8 (G, {self._size_px[0]}, {self._size_px[1]}), "
                 f"got {packed_ghw.dtype} {packed_ghw.shape}"
             )
+        if self._flushed:
+            raise ValueError("nothing can be appended after flush")
         if not len(packed_ghw):
             return
         packed_gp = np.ascontiguousarray(packed_ghw).reshape(len(packed_ghw), -1)
@@ -269,6 +274,17 @@ class ClipWriter:
         self._groups += len(packed_gp)
         self._last_p = packed_gp[-1].copy()
         self._buffer(packed_gp)
+
+    def flush(self) -> None:
+        """Compress the last chunk, so that :meth:`finish` has only the disk to wait for.
+
+        Nothing can be appended after that.
+        """
+        if self._waiting:
+            self._waiting_gp[self._waiting :] = 0
+            self._write_chunks(self._waiting_gp)
+            self._waiting = 0
+        self._flushed = True
 
     def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
         """Write what is left and put the clip in its place.
@@ -295,9 +311,7 @@ class ClipWriter:
         )
         layout = ArrayLayout.plan(*self._size_px, self._groups, self._writer._options)
         meta = layout.metadata(stored.array_attributes(), self._writer._options.zstd_level)
-        if self._waiting:
-            self._waiting_gp[self._waiting :] = 0
-            self._write_chunks(self._waiting_gp)
+        self.flush()
         if self._shard is not None:
             self._close_shard()
         _write_synced(self._folder / METADATA, pretty_json(meta))
@@ -336,10 +350,9 @@ class ClipWriter:
         if self._shard is None:
             path = self._folder / self._layout.shard_key(self._shards)
             self._shard = ShardWriter(path, self._layout)
-        bands = np.split(self._chunk_pg, self._layout.bands)
         # A lone band gains nothing from another thread.
-        run = self._pool.map if len(bands) > 1 else map
-        for coded in run(self._compress, bands):
+        run = self._pool.map if len(self._bands) > 1 else map
+        for coded in run(self._compress, self._bands):
             self._shard.append(coded)
         if self._shard.is_full:
             self._close_shard()
@@ -414,7 +427,7 @@ def _shown(value: Any) -> str:
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:
     """As they will be read back: tuples become lists; what is not JSON is refused here."""
-    return parse_json(pretty_json(values), "metadata_malformed", "values")
+    return parse_json(compact_json(values), "metadata_malformed", "values")
 
 
 def _write_root(path: Path, root: RootInfo) -> None:
