@@ -85,6 +85,31 @@ def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
     return types.void(array, types.intp, lanes), codegen
 
 
+_CACHE_LINE_BYTES = 64
+
+
+@operation
+def prefetch(typingctx: Any, array: Any, index: Any, count: Any, write: Any) -> Any:
+    """Ask for ``count`` neighbours from ``array[index]`` on, which may lie past its end.
+
+    ``write`` is 1 where they will be written to.
+    """
+    step = 8 * _CACHE_LINE_BYTES // array.dtype.bitwidth
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, byte = ir.IntType(32), ir.IntType(8)
+        # How it is used, how soon again (3: at once), and that it is data.
+        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
+        function = _declared(builder, "llvm.prefetch.p0i8", kind)
+        for first in range(0, count.literal_value, step):
+            at = builder.add(args[1], args[1].type(first))
+            pointer = _pointer(context, builder, array, args[0], at, byte)
+            builder.call(function, [pointer, word(write.literal_value), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, count, write), codegen
+
+
 @operation
 def splat(typingctx: Any, word: Any, like: Any) -> Any:
     """All lanes the integer ``word``, in the type of ``like``, whose size it is cut to."""

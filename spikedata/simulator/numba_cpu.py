@@ -37,6 +37,7 @@ from spikedata.simulator.lanes import (
     load,
     mirror,
     mul,
+    prefetch,
     push_sign,
     resize,
     shift_left,
@@ -58,6 +59,10 @@ PICTURES = 16
 """Frames and groups that one run of the kernel touches. Pictures of 240x320, 480x640 and the like
 lie a multiple of 1,024 bytes apart, so that one pixel of all of them shares few sets of a cache
 (measured with 36: two thirds of the speed, at times half; with less than 16 the runs get short)."""
+
+VECTORS_AHEAD = 2
+"""How far ahead of its use memory is asked for. One pixel of many pictures is a pattern that no
+processor guesses (measured with nothing in the caches, 128 ticks: 12.5 Gpt/s without, 16 with)."""
 
 
 @inlined
@@ -85,6 +90,7 @@ def _kernel(bits: int, linear: bool, reset: str) -> Any:
     ``table`` and ``threshold`` are in the units of :class:`_Arithmetic`.
     """
     count, empties, saturates = PIXELS[bits], reset == "zero", reset == "saturate"
+    ahead = VECTORS_AHEAD * count
 
     def advance(  # type: ignore[no-untyped-def]
         luma, residue, pending, packed, residue_out, pending_out, first, last,
@@ -103,6 +109,7 @@ def _kernel(bits: int, linear: bool, reset: str) -> Any:
             group, frame, k, left = at, at, tick % period, ticks
             following = light_of(luma, frame, table, factor, scratch, bits, count)
             while left > 0:
+                prefetch(luma, frame + ahead, count, 0)
                 light = following
                 charge = light
                 step = light
@@ -132,6 +139,7 @@ def _kernel(bits: int, linear: bool, reset: str) -> Any:
                         if linear:
                             charge = add(charge, step)
                     if bit_index == 8:
+                        prefetch(packed, group + ahead, count, 1)
                         store(packed, group, spikes_of(quiet, 8))
                         group += pixels
                         bit_index = 0
