@@ -236,14 +236,14 @@ class _Run:
         most = 2 * workers  # as many again may wait for the disk while these have the cores
         with (
             ThreadPoolExecutor(workers, thread_name_prefix="simulate") as cores,
-            ThreadPoolExecutor(most, thread_name_prefix="finish") as pool,
+            ThreadPoolExecutor(most, thread_name_prefix="finish") as disk,
         ):
             under_way: dict[Future[StoredClip], CorpusClip] = {}
             try:
                 while True:
                     while len(under_way) < most and (ready := next(waiting, None)):
                         coming = cores.submit(self.to_shards, ready, threads)
-                        under_way[pool.submit(self.finish, coming)] = ready
+                        under_way[disk.submit(self.finish, coming)] = ready
                     if not under_way:
                         return
                     wait(under_way, return_when=FIRST_COMPLETED)

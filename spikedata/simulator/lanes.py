@@ -117,7 +117,7 @@ def splat(typingctx: Any, word: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(ir.IntType(like.bits), like.count)
         nothing = ir.Constant(vector, ir.Undefined)
-        lane = builder.trunc(args[0], vector.element) if like.bits < 64 else args[0]
+        lane = builder.trunc(args[0], vector.element)
         first = builder.insert_element(nothing, lane, ir.IntType(32)(0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), like.count), [0] * like.count)
         return builder.shuffle_vector(first, nothing, zeros)
