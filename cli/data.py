@@ -29,8 +29,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from spikedata import Corpus, Failure, SimulationRecipe
-    from spikedata.stats import SpikeSource
-    from spikedata.store import StoredClip
+    from spikedata.clips.store import StoredClip
+    from spikedata.stream import SpikeSource
 
 app = new_app(
     "Spike-camera data sets: simulate them from video, pack recordings, look, check, publish.\n\n"
@@ -755,7 +755,7 @@ def calibrate(
     """
     with errors_in_one_line():
         from spikedata import calibrate_pixels, load_sensor, open_spikes, write_sensor
-        from spikedata.calibrate import sensor_files
+        from spikedata.analysis.calibrate import sensor_files
 
         base = load_sensor(sensor)
         files = (dark, medium, bright)

@@ -21,9 +21,11 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata import bits
+from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.errors import RecordingError
 from spikedata.outputs import written_aside
-from spikedata.stream import TICKS_PER_GROUP, SpikeStream, check_tick_rate_hz, group_count
+from spikedata.stream import SpikeStream, check_tick_rate_hz
 
 BLOCK_BYTES = 1 << 20
 """Packed bytes a block aims at when no block length is given: it stays in the cache."""
@@ -318,8 +320,6 @@ def _dat_blocks(
     recording: Recording, rooms: Iterable[NDArray[np.uint8]]
 ) -> Iterator[NDArray[np.uint8]]:
     """Fill one array after another, uint8 (g, H, W), with the groups that follow, and yield it."""
-    from spikedata.bit_transpose import decode_groups  # noqa: PLC0415  numba loads when needed
-
     camera = recording.camera
     planes_nb = np.empty((_PIECE_GROUPS * TICKS_PER_GROUP, camera.plane_bytes), np.uint8)
     scratch = np.empty(camera.plane_bytes, np.uint64)
@@ -334,7 +334,7 @@ def _dat_blocks(
                 count = min(len(piece_nb), recording.ticks - tick)
                 _read_planes(recording, file, piece_nb[:count], tick)
                 piece_nb[count:] = 0
-                decode_groups(piece_nb, scratch, piece_ghw, *layout)
+                bits.decode_groups(piece_nb, scratch, piece_ghw, *layout)
                 tick += count
             yield room_ghw
 
@@ -356,12 +356,10 @@ def _encode(block_ghw: NDArray[np.uint8], camera: Camera, flip: bool) -> NDArray
             f"camera {camera.name} takes uint8 blocks (g, {camera.height_px}, {camera.width_px}), "
             f"got {block_ghw.dtype} {block_ghw.shape}"
         )
-    from spikedata.bit_transpose import encode_groups  # noqa: PLC0415  numba loads when needed
-
     planes_nb = np.empty((len(block_ghw) * TICKS_PER_GROUP, camera.plane_bytes), np.uint8)
     scratch = np.zeros(camera.plane_bytes, np.uint64)
     big = camera.bit_order == "big"
-    encode_groups(block_ghw, scratch, planes_nb, camera._row_bits(), camera._runs(), flip, big)
+    bits.encode_groups(block_ghw, scratch, planes_nb, camera._row_bits(), camera._runs(), flip, big)
     if camera.layout == "half_rows":
         _markers(planes_nb)[:] |= _marker_template()
     return planes_nb

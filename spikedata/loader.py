@@ -15,16 +15,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from spikedata.catalog import Clip
+from spikedata.bits import pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.frames import ClipFrames
+from spikedata.clips.kind import kind_of
+from spikedata.clips.store import StoredClip, open_store
+from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, check_label, label_of
 from spikedata.errors import StoreError
-from spikedata.store import StoredClip, open_store
-from spikedata.store.frames import ClipFrames
-from spikedata.store.kind import kind_of
-from spikedata.store.stored import CLIP_KEYS, MEASURED_KEYS, check_label, label_of
-from spikedata.stream import TICKS_PER_GROUP, SpikeStream, group_count, pack_ticks
+from spikedata.stream import SpikeStream
 
 Sampling = Literal["start", "center", "random", "uniform"]
 
@@ -219,28 +219,11 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def unpack_planes(packed: Tensor, ticks: int) -> Tensor:
-    """Unpack uint8 (..., G, H, W) to planes uint8 0/1 (..., T, H, W) on the tensor's device.
-
-    Raises:
-        ValueError: not uint8, or the groups cannot hold exactly ``ticks`` ticks.
-    """
-    if packed.dtype != torch.uint8 or packed.ndim < 3:
-        raise ValueError(f"expected uint8 (..., G, H, W), got {packed.dtype} {tuple(packed.shape)}")
-    if packed.shape[-3] != group_count(ticks):
-        raise ValueError(
-            f"{ticks} ticks need {group_count(ticks)} groups, got {tuple(packed.shape)}"
-        )
-    bit_811 = torch.arange(TICKS_PER_GROUP, dtype=torch.uint8, device=packed.device).view(8, 1, 1)
-    planes = (packed.unsqueeze(-3) >> bit_811).bitwise_and_(1)
-    return planes.flatten(-4, -3).narrow(-3, 0, ticks)
-
-
 def _open(source: Any) -> Source:
     if isinstance(source, str | Path):
         kind = kind_of(source)
         if kind == "parquet":
-            from spikedata.parquet import open_parquet  # noqa: PLC0415  needs pyarrow
+            from spikedata.clips.parquet import open_parquet  # noqa: PLC0415  needs pyarrow
 
             return open_parquet(source)
         if kind == "hdf5":

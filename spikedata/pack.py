@@ -15,12 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.bits import BitsHasher, group_count
 from spikedata.camera import read_recording, write_recording
-from spikedata.catalog import Clip
-from spikedata.corpora.names import clip_id_of
-from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.outputs import failure_file, locked, put_into_place, remove, write_failures
-from spikedata.packed import (
+from spikedata.clip import Clip
+from spikedata.clips.frames import check_chunk
+from spikedata.clips.opening import (
     Format,
     check_replaceable,
     checked_blocks,
@@ -28,7 +27,7 @@ from spikedata.packed import (
     kind_at,
     open_clips,
 )
-from spikedata.parquet import (
+from spikedata.clips.parquet import (
     CHUNK_TICKS,
     ClipSource,
     in_order,
@@ -36,7 +35,7 @@ from spikedata.parquet import (
     plan_shards,
     write_shard,
 )
-from spikedata.recordings import (
+from spikedata.clips.recordings import (
     METADATA_FILE,
     RECORDING_SUFFIXES,
     CameraOptions,
@@ -44,11 +43,12 @@ from spikedata.recordings import (
     Recordings,
     recordings_below,
 )
-from spikedata.store import StoreConfig, StoredClip, create_store
-from spikedata.store.frames import check_chunk
-from spikedata.store.layout import check_shape
-from spikedata.store.stored import check_label
-from spikedata.stream import BitsHasher, group_count
+from spikedata.clips.store import StoreConfig, StoredClip, create_store
+from spikedata.clips.store.layout import check_shape
+from spikedata.clips.stored import check_label
+from spikedata.corpora.names import clip_id_of
+from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.outputs import failure_file, locked, put_into_place, remove, write_failures
 
 DEFAULT_SOURCE = "spikes.zarr"
 DEFAULT_OUT: dict[Format, str] = {
@@ -441,7 +441,7 @@ def _write_parquet(run: _Run, path: Path, level: int) -> None:
 
 
 def _write_hdf5(run: _Run, path: Path, level: int) -> None:
-    from spikedata.hdf5 import write_hdf5  # noqa: PLC0415  h5py loads when it is needed
+    from spikedata.clips.hdf5 import write_hdf5  # noqa: PLC0415  h5py loads when it is needed
 
     write_hdf5(run.found, path, level=level, workers=run.workers, done=run.done, failed=run.failed)
 

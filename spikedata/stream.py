@@ -1,23 +1,19 @@
 """What flows through the toolkit: spike planes packed eight ticks to a byte.
 
-Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns. Bit k (least
-significant first) of group i is tick 8 i + k; the unused high bits of a last group are 0.
+Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns; see
+:mod:`spikedata.bits.groups`.
 """
 
-import hashlib
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-TICKS_PER_GROUP = 8
-
-
-def group_count(ticks: int) -> int:
-    """Bytes a pixel needs for ``ticks`` ticks."""
-    return -(-ticks // TICKS_PER_GROUP)
+from spikedata import bits
+from spikedata.bits import BitsHasher, group_count, slice_ticks
 
 
 def check_tick_rate_hz(value: Any) -> float:
@@ -30,92 +26,6 @@ def check_tick_rate_hz(value: Any) -> float:
     if not number or not 0 < value <= sys.float_info.max:
         raise ValueError(f"tick_rate_hz must be a positive number, got {value!r:.40}")
     return float(value)
-
-
-def pack_ticks(spikes_thw: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pack spike planes eight ticks to a byte.
-
-    Args:
-        spikes_thw: bool or 0/1 integers (T, H, W).
-
-    Returns:
-        packed_ghw: uint8 (ceil(T / 8), H, W).
-
-    Raises:
-        ValueError: not three-dimensional, or a value is neither 0 nor 1.
-    """
-    spikes_thw = np.asarray(spikes_thw)
-    if spikes_thw.ndim != 3:
-        raise ValueError(f"spikes_thw must be (T, H, W), got shape {spikes_thw.shape}")
-    if spikes_thw.dtype != np.bool_ and spikes_thw.size and not np.isin(spikes_thw, (0, 1)).all():
-        raise ValueError("spikes_thw must hold only 0 and 1")
-    return np.packbits(spikes_thw.astype(np.bool_), axis=0, bitorder="little")
-
-
-def unpack_ticks(packed_ghw: NDArray[np.uint8], ticks: int) -> NDArray[np.uint8]:
-    """Undo :func:`pack_ticks`: uint8 0/1 (T, H, W) from uint8 (G, H, W).
-
-    Raises:
-        ValueError: the groups cannot hold exactly ``ticks`` ticks.
-    """
-    if packed_ghw.ndim != 3 or packed_ghw.shape[0] != group_count(ticks):
-        raise ValueError(
-            f"{ticks} ticks need packed shape ({group_count(ticks)}, H, W), got {packed_ghw.shape}"
-        )
-    planes_thw = np.empty((len(packed_ghw) * TICKS_PER_GROUP, *packed_ghw.shape[1:]), np.uint8)
-    for k in range(TICKS_PER_GROUP):  # many times faster than numpy.unpackbits along axis 0
-        np.bitwise_and(packed_ghw >> k, 1, out=planes_thw[k::TICKS_PER_GROUP])
-    return planes_thw[:ticks]
-
-
-def slice_ticks(packed_ghw: NDArray[np.uint8], start: int, ticks: int) -> NDArray[np.uint8]:
-    """Cut ticks ``start`` to ``start + ticks`` out and pack them from bit 0 again.
-
-    Args:
-        packed_ghw: uint8 (G, H, W).
-        start: first tick wanted, need not be a multiple of eight.
-        ticks: how many.
-
-    Returns:
-        packed_ghw: uint8 (ceil(ticks / 8), H, W), contiguous; unused high bits are 0.
-
-    Raises:
-        ValueError: the window does not lie inside the groups given.
-    """
-    if start < 0 or ticks < 0 or start + ticks > packed_ghw.shape[0] * TICKS_PER_GROUP:
-        raise ValueError(
-            f"ticks {start}..{start + ticks} lie outside "
-            f"{packed_ghw.shape[0] * TICKS_PER_GROUP} packed ticks"
-        )
-    first, shift = divmod(start, TICKS_PER_GROUP)
-    groups = group_count(ticks)
-    out_ghw = packed_ghw[first : first + groups] >> shift
-    if shift:
-        next_ghw = packed_ghw[first + 1 : first + 1 + groups]
-        out_ghw[: len(next_ghw)] |= next_ghw << (TICKS_PER_GROUP - shift)
-    if ticks % TICKS_PER_GROUP:
-        out_ghw[-1] &= (1 << ticks % TICKS_PER_GROUP) - 1
-    return np.ascontiguousarray(out_ghw)
-
-
-class BitsHasher:
-    """SHA-256 over a stream's bits, fed block by block.
-
-    The digest is over the packed bytes in C order of (group, y, x), whatever the chunks, codec or
-    backend they came from. Two streams of one geometry have the same digest only if every bit is
-    the same.
-    """
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def update(self, packed_ghw: NDArray[np.uint8]) -> None:
-        """Add the next whole groups (only the last block may end inside a group)."""
-        self._sha256.update(np.ascontiguousarray(packed_ghw).data)
-
-    def hexdigest(self) -> str:
-        """The digest, 64 hexadecimal digits."""
-        return self._sha256.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +64,11 @@ class SpikeStream:
 
     def unpack(self) -> NDArray[np.uint8]:
         """Spike planes, uint8 0/1 (T, H, W)."""
-        return unpack_ticks(self.packed_ghw, self.ticks)
+        packed_gp = np.ascontiguousarray(self.packed_ghw).reshape(
+            -1, self.height_px * self.width_px
+        )
+        planes_tp = bits.unpack_window(packed_gp, 0, self.ticks)
+        return planes_tp.reshape(self.ticks, self.height_px, self.width_px)
 
     def window(self, start: int, ticks: int) -> "SpikeStream":
         """Ticks ``start`` to ``start + ticks`` as a stream of its own."""
@@ -172,3 +86,30 @@ class SpikeStream:
         hasher = BitsHasher()
         hasher.update(self.packed_ghw)
         return hasher.hexdigest()
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """All of it, as one block; so a stream is a :class:`SpikeSource`."""
+        yield self.packed_ghw
+
+
+class SpikeSource(Protocol):
+    """Spike planes that can be read more than once, block by block: a camera file, a clip."""
+
+    @property
+    def ticks(self) -> int:
+        """Number of ticks, T."""
+
+    @property
+    def height_px(self) -> int:
+        """Rows."""
+
+    @property
+    def width_px(self) -> int:
+        """Columns."""
+
+    @property
+    def tick_rate_hz(self) -> float:
+        """Ticks a second."""
+
+    def blocks(self) -> Iterable[NDArray[np.uint8]]:
+        """Packed blocks, uint8 (g, H, W), whole groups except perhaps the last."""

@@ -11,13 +11,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"}
 
 LAYERS = [
-    {"errors"},
-    {"stream", "catalog", "recipe", "provenance", "bit_transpose", "outputs"},
-    {"video", "interpolate", "simulator", "camera", "store"},
-    {"corpora", "stats", "parquet"},
-    {"loader", "hdf5", "recordings", "hub_card", "sources", "calibrate", "export", "view"},
-    {"packed"},
-    {"convert", "pack", "hub", "compare", "spike_camera"},
+    {"errors", "bits"},
+    {"stream", "clip", "recipe", "provenance", "outputs"},
+    {"simulator", "camera"},
+    {"video"},
+    {"corpora"},
+    {"clips"},
+    {"analysis"},
+    {"loader", "pack", "simulation"},
+    {"hub"},
 ]
 
 HEAVY = {
@@ -105,6 +107,6 @@ def test_importing_loads_nothing_heavy(module):
 
 
 def test_simulating_never_waits_for_torch():
-    code = "import sys, spikedata.convert; print('torch' in sys.modules, 'numba' in sys.modules)"
+    code = "import sys, spikedata.simulation; print('torch' in sys.modules, 'numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "False"

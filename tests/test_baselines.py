@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spikedata.stream import pack_ticks
+from spikedata.bits import pack_ticks
 from spklip.baselines import (
     chance,
     features,

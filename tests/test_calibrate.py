@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from spikedata.calibrate import (
+from spikedata.analysis.calibrate import (
     Calibration,
     calibrate_pixels,
     calibrated_maps,
@@ -16,7 +16,10 @@ from spikedata.calibrate import (
     simulate_like,
     write_sensor,
 )
+from spikedata.analysis.stats import profile, rate_between_spikes, scan
+from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
+from spikedata.clips.sources import as_source
 from spikedata.errors import RecordingError, SpikeDataError
 from spikedata.simulator import (
     NoiseConfig,
@@ -25,9 +28,7 @@ from spikedata.simulator import (
     load_sensor,
     simulate,
 )
-from spikedata.sources import as_source
-from spikedata.stats import profile, rate_between_spikes, scan
-from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.stream import SpikeStream
 
 SHAPE = (24, 32)
 TICKS = 4000

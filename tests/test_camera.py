@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spikedata.bits import pack_ticks
 from spikedata.camera import CAMERAS, Camera, find_camera, read_recording, write_recording
 from spikedata.errors import RecordingError
-from spikedata.stream import pack_ticks
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -26,8 +26,8 @@ from spikedata import (
     open_store,
     read_recording,
 )
-from spikedata.calibrate import calibrated_maps
-from spikedata.stream import pack_ticks
+from spikedata.analysis.calibrate import calibrated_maps
+from spikedata.bits import pack_ticks
 
 
 @pytest.fixture

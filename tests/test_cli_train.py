@@ -17,7 +17,7 @@ from spikedata_cli.train import app, eval_app
 from typer.testing import CliRunner
 
 from spikedata import Clip, SpikeDataError, create_store
-from spikedata.stream import pack_ticks
+from spikedata.bits import pack_ticks
 from spklip.check import clip_sizes
 from spklip.judge import embed_clips, scene_groups
 from spklip.model import SpklipConfig, build_tokenizer

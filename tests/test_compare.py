@@ -9,14 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from spikedata.analysis.compare import MEANINGS, compare_streams, comparison_html
+from spikedata.analysis.stats import MIN_INTERVALS, Scan, profile, scan
+from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
-from spikedata.catalog import Clip
-from spikedata.compare import MEANINGS, compare_streams, comparison_html
+from spikedata.clip import Clip
+from spikedata.clips.sources import open_spikes
+from spikedata.clips.store import create_store
 from spikedata.errors import SpikeDataError, StoreError
-from spikedata.sources import open_spikes
-from spikedata.stats import MIN_INTERVALS, Scan, profile, scan
-from spikedata.store import create_store
-from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.stream import SpikeStream
 
 
 class Blocks:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.catalog import check_clip_id
+from spikedata.clip import check_clip_id
 from spikedata.corpora import (
     clip_id_of,
     find_corpus,

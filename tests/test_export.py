@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spikedata.analysis.export import spike_events, write_events, write_npz
+from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
 from spikedata.errors import SpikeDataError
-from spikedata.export import spike_events, write_events, write_npz
-from spikedata.stream import pack_ticks
 
 
 class Source:

@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from spikedata.catalog import Clip
+from spikedata.bits import BitsHasher, pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.hdf5 import CHUNK_GROUPS, Hdf5Store, write_hdf5
+from spikedata.clips.store import create_store, open_store
 from spikedata.errors import StoreError
-from spikedata.hdf5 import CHUNK_GROUPS, Hdf5Store, write_hdf5
-from spikedata.store import create_store, open_store
-from spikedata.stream import BitsHasher, pack_ticks
 
 SIZE = (3, 5)
 CHUNK_BYTES = 3 * 5 * CHUNK_GROUPS

@@ -13,14 +13,14 @@ import yaml
 from hub_server import TOKEN, HubServer
 from tools import one_line_error, run_program, write_corpus
 
-from spikedata.catalog import Clip
+from spikedata.bits import pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.store import StoreConfig, create_store, open_store
 from spikedata.errors import HubError, StoreError
-from spikedata.hub import check_regenerated, fetch, publish
-from spikedata.hub_card import DECODER, licence_metadata
+from spikedata.hub.card import DECODER, licence_metadata
+from spikedata.hub.hub import check_regenerated, fetch, publish
 from spikedata.outputs import locked
 from spikedata.pack import pack_clips
-from spikedata.store import StoreConfig, create_store, open_store
-from spikedata.stream import pack_ticks
 
 # The client itself hands its HTTP library an upload in a way that the library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -66,7 +66,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of about one clip, so that there are several."""
-    monkeypatch.setattr("spikedata.parquet.SHARD_PACKED_BYTES", 15_000)
+    monkeypatch.setattr("spikedata.clips.parquet.SHARD_PACKED_BYTES", 15_000)
 
 
 CONSUMER = """
@@ -418,7 +418,7 @@ def test_checking_reads_no_bits_and_leaves_nothing(hub, tmp_path, monkeypatch):
                 out.append(pack_ticks(planes_thw))
                 out.finish(ticks=4_000, attributes={})
     report = publish(store)
-    monkeypatch.setattr("spikedata.hub.READ_AHEAD_BYTES", 4_096)
+    monkeypatch.setattr("spikedata.hub.hub.READ_AHEAD_BYTES", 4_096)
     hub.bytes_sent, hub.downloads_left = 0, 0
     assert check_regenerated(report.repo, store) == ()
     assert 0 < hub.bytes_sent < report.files[0].size_bytes / 20

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikedata.errors import SpikeDataError
-from spikedata.interpolate import find_interpolator, flow_frames, more_frames, steps_per_frame
 from spikedata.simulator import SensorConfig, simulate
+from spikedata.video.interpolate import find_interpolator, flow_frames, more_frames, steps_per_frame
 
 
 def texture(seed=0, height=96, width=128):

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from spikedata.catalog import Clip
+from spikedata.bits import pack_ticks, unpack_planes
+from spikedata.clip import Clip
+from spikedata.clips.store import create_store, open_store
 from spikedata.errors import StoreError
-from spikedata.loader import SpikeClips, collate, segment_starts, unpack_planes
-from spikedata.store import create_store, open_store
-from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.loader import SpikeClips, collate, segment_starts
+from spikedata.stream import SpikeStream
 
 CLIPS = [
     ("a_g01", "a", "train", "g01", 100),

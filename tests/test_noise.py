@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spikedata.bits import unpack_ticks
 from spikedata.simulator import (
     NoiseConfig,
     SensorConfig,
@@ -28,7 +29,6 @@ from spikedata.simulator import (
 )
 from spikedata.simulator.maps import camera_maps
 from spikedata.simulator.noise import draw, draw_key, tick_words
-from spikedata.stream import unpack_ticks
 
 H, W = 128, 256
 PIXELS = H * W

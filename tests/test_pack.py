@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tools import digest_of_folder, one_line_error, run_program
 
-from spikedata.catalog import Clip
+from spikedata.bits import pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.opening import open_clips
+from spikedata.clips.store import create_store
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import locked
 from spikedata.pack import DEFAULT_OUT, PackStep, last_packed, pack_clips
-from spikedata.packed import open_clips
-from spikedata.store import create_store
-from spikedata.stream import pack_ticks
 
 FORMATS = ["zarr", "parquet", "hdf5", "dat"]
 

@@ -14,16 +14,16 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.catalog import Clip
-from spikedata.errors import StoreError
-from spikedata.parquet import (
+from spikedata.bits import pack_ticks, unpack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.parquet import (
     arrow_schema,
     open_parquet,
     plan_shards,
     write_shard,
 )
-from spikedata.store import SpikeStore, create_store, open_store
-from spikedata.stream import pack_ticks, unpack_ticks
+from spikedata.clips.store import SpikeStore, create_store, open_store
+from spikedata.errors import StoreError
 
 HEIGHT, WIDTH = 5, 11
 
@@ -129,7 +129,7 @@ def test_row_groups_hold_four_clips_and_are_not_compressed_again(folder):
 
 def test_shards_are_cut_by_packed_size_within_a_split(store, monkeypatch):
     """Groups of eight ticks: test 1 + 33 + 8; train 1 + 32, 32, 75, 98, 2; 60 fit in a shard."""
-    monkeypatch.setattr("spikedata.parquet.SHARD_PACKED_BYTES", 60 * HEIGHT * WIDTH)
+    monkeypatch.setattr("spikedata.clips.parquet.SHARD_PACKED_BYTES", 60 * HEIGHT * WIDTH)
     assert [(shard.name, shard.clip_ids) for shard in plan_shards(store)] == [
         ("data/test-00000-of-00001.parquet", ("c01", "c04", "c07")),
         ("data/train-00000-of-00005.parquet", ("c00", "c02")),
@@ -306,7 +306,7 @@ def test_a_clip_too_large_for_a_row_is_told_as_soon_as_that_is_known(store, tmp_
 
     source = Changed(store, huge)
     source.blocks = blocks
-    monkeypatch.setattr("spikedata.parquet.MAX_CLIP_BYTES", 1000)
+    monkeypatch.setattr("spikedata.clips.parquet.MAX_CLIP_BYTES", 1000)
     told = []
     for shard in plan_shards(source)[1:]:
         path = tmp_path / shard.name

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tools import one_line_error, run_program
 
+from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
+from spikedata.clips.recordings import CameraOptions, recordings_below
+from spikedata.clips.sources import as_source, open_spikes
+from spikedata.clips.store import create_store, open_store
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.recordings import CameraOptions, recordings_below
-from spikedata.sources import as_source, open_spikes
-from spikedata.store import create_store, open_store
-from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.stream import SpikeStream
 
 UNTOLD = CameraOptions(camera=None, flip=None, tick_rate_hz=None)
 SMALL = CameraOptions(camera="8x10", flip=None, tick_rate_hz=None)
@@ -275,7 +276,7 @@ def test_a_folder_whose_name_is_not_utf8_packs(tmp_path):
 
 
 def write_store(path: Path, clip_ids: list[str]) -> Path:
-    from spikedata.catalog import Clip
+    from spikedata.clip import Clip
 
     with create_store(path, recipe={}, class_names=(), name="toy") as writer:
         for seed, clip_id in enumerate(clip_ids):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from spikedata.bits import unpack_ticks
 from spikedata.simulator import SensorConfig, SensorState, simulate, simulate_ticks
-from spikedata.stream import unpack_ticks
 
 BACKENDS = ["reference", "numba"]
 FULL = 65535

@@ -7,9 +7,9 @@ import pytest
 import torch
 from triton_modules import load_triton_gpu
 
-from spikedata.loader import unpack_planes
+from spikedata.bits import unpack_planes
 from spikedata.simulator import NoiseConfig, SensorConfig, simulate
-from spikedata.spike_camera import CameraVariation, SpikeCamera, expected_spikes
+from spikedata.simulator.spike_camera import CameraVariation, SpikeCamera, expected_spikes
 
 NOISE = NoiseConfig(
     response_spread=0.05, dark_charge=0.01, shot_quanta=5e4, threshold_jitter=0.01, dead_time=0.01

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.sources import as_source
-from spikedata.stats import count_intervals, profile, scan
-from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.analysis.stats import count_intervals, profile, scan
+from spikedata.bits import pack_ticks
+from spikedata.clips.sources import as_source
+from spikedata.stream import SpikeStream
 
 
 def stream_of(*trains):

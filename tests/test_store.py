@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools import digest_of_folder
 
-from spikedata.catalog import Clip
+from spikedata.bits import pack_ticks
+from spikedata.bits.time_order import count_ones, to_time_first, to_time_last, unpack_window
+from spikedata.clip import Clip
+from spikedata.clips.store import StoreConfig, create_store, open_store, validate
+from spikedata.clips.store.layout import ArrayLayout
 from spikedata.errors import StoreError
-from spikedata.store import StoreConfig, create_store, open_store, validate
-from spikedata.store.bitplanes import count_ones, to_time_first, to_time_last, unpack_window
-from spikedata.store.layout import ArrayLayout
-from spikedata.stream import SpikeStream, pack_ticks
+from spikedata.stream import SpikeStream
 
 RECIPE = {"sensor": {"threshold": 2.0, "resize": (3, 4)}}
 
@@ -198,8 +199,8 @@ def test_a_clip_that_fails_leaves_nothing_behind(tmp_path):
 
 KILLED = """
 import sys, numpy as np
-from spikedata.catalog import Clip
-from spikedata.store import create_store
+from spikedata.clip import Clip
+from spikedata.clips.store import create_store
 writer = create_store(sys.argv[1], recipe={}, class_names=[])
 for i in range(3):
     with writer.clip(Clip(id=f"c{i}"), height_px=4, width_px=8, tick_rate_hz=250) as out:

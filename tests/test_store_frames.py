@@ -6,8 +6,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.store.frames import decompress_exactly, in_blocks
-from spikedata.store.layout import RuleBrokenError
+from spikedata.clips.frames import decompress_exactly, in_blocks
+from spikedata.clips.store.layout import RuleBrokenError
 
 # A frame of the one byte "x" whose header states 1 TiB (RFC 8878, section 3.1.1).
 STATES_1_TIB = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + b"\x09\x00\x00x"

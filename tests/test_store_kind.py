@@ -2,7 +2,7 @@
 
 import pytest
 
-from spikedata.store.kind import kind_of
+from spikedata.clips.kind import kind_of
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spikedata.clips.store import Problem, open_store, validate
 from spikedata.errors import StoreError
-from spikedata.store import Problem, open_store, validate
 
 SPEC = Path(__file__).parent / "spec"
 sys.path.insert(0, str(SPEC))

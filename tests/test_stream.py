@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spikedata.stream import BitsHasher, SpikeStream, pack_ticks, slice_ticks, unpack_ticks
+from spikedata.bits import BitsHasher, pack_ticks, slice_ticks, unpack_ticks
+from spikedata.stream import SpikeStream
 
 planes = hnp.arrays(
     np.uint8,

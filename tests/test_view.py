@@ -5,11 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spikedata.catalog import Clip
-from spikedata.errors import SpikeDataError, StoreError
-from spikedata.store import create_store, open_store
-from spikedata.stream import SpikeStream, pack_ticks
-from spikedata.view import (
+from spikedata.analysis.view import (
     choose_clips,
     contact_sheet,
     lay_out,
@@ -19,6 +15,11 @@ from spikedata.view import (
     to_grey,
     view_clip,
 )
+from spikedata.bits import pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.store import create_store, open_store
+from spikedata.errors import SpikeDataError, StoreError
+from spikedata.stream import SpikeStream
 
 
 def stream_of(*trains):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spikedata.catalog import Clip
+from spikedata.clip import Clip
 from spikedata.corpora.names import as_text, captions_of
 from spikedata.errors import CorpusError
 

@@ -1,6 +1,6 @@
 """Your own files: a folder of class folders, or of ``train/`` and ``test/`` with such in them."""
 
-from spikedata.catalog import Clip
+from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile
 from spikedata.corpora.names import as_text, clip_id_of

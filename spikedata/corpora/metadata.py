@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spikedata.catalog import Clip, check_clip_id
+from spikedata.clip import Clip, check_clip_id
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile, numbered_lines
 from spikedata.corpora.folder import split_of

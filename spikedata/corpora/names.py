@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from spikedata.catalog import MAX_ID_BYTES, check_clip_id
+from spikedata.clip import MAX_ID_BYTES, check_clip_id
 from spikedata.errors import CorpusError
 
 CAPTION_TEMPLATES = ("a video of {name}",)

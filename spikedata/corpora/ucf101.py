@@ -7,7 +7,7 @@ Wild", arXiv:1212.0402.
 import re
 from pathlib import Path, PurePosixPath
 
-from spikedata.catalog import Clip
+from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
 from spikedata.corpora.names import as_text, clip_id_of

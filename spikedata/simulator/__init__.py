@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.bits import TICKS_PER_GROUP
 from spikedata.simulator.maps import SensorMaps
 from spikedata.simulator.noise import NoiseConfig
 from spikedata.simulator.presets import load_sensor, sensor_names
 from spikedata.simulator.sensor import SensorConfig, SensorState
-from spikedata.stream import TICKS_PER_GROUP
 
 __all__ = [
     "BACKENDS",

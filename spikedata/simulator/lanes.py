@@ -14,6 +14,8 @@ from numba.core import config, types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, register_model
 
+from spikedata.bits import pointer_at
+
 
 def _features() -> set[str]:
     """What the processor that numba compiles for can do: this one, or the one it was told."""
@@ -48,13 +50,6 @@ def operation(function: Callable[..., Any]) -> Any:
     return intrinsic(prefer_literal=True)(function)
 
 
-def _pointer(
-    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value, to: Any
-) -> ir.Value:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
-
-
 def inlined(function: Callable[..., Any]) -> Any:
     """Make a function that is pasted into the kernels that call it."""
     return numba.njit(inline="always")(function)
@@ -67,7 +62,7 @@ def load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = context.get_value_type(lanes)
-        pointer = _pointer(context, builder, array, args[0], args[1], vector)
+        pointer = pointer_at(context, builder, array, args[0], args[1], vector)
         return builder.load(pointer, align=lanes.bits // 8)
 
     return lanes(array, types.intp, count), codegen
@@ -78,7 +73,7 @@ def store(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
     """Write the lanes to ``array[index]`` and its neighbours."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args[0], args[1], args[2].type)
+        pointer = pointer_at(context, builder, array, args[0], args[1], args[2].type)
         builder.store(args[2], pointer, align=lanes.bits // 8)
         return context.get_dummy_value()
 
@@ -103,7 +98,7 @@ def prefetch(typingctx: Any, array: Any, index: Any, count: Any, write: Any) -> 
         function = _declared(builder, "llvm.prefetch.p0i8", kind)
         for first in range(0, count.literal_value, step):
             at = builder.add(args[1], args[1].type(first))
-            pointer = _pointer(context, builder, array, args[0], at, byte)
+            pointer = pointer_at(context, builder, array, args[0], at, byte)
             builder.call(function, [pointer, word(write.literal_value), word(3), word(1)])
         return context.get_dummy_value()
 

@@ -26,6 +26,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.simulator import numba_noise
 from spikedata.simulator.lanes import (
     WIDE,
@@ -49,7 +50,6 @@ from spikedata.simulator.lanes import (
 )
 from spikedata.simulator.noise import tick_words
 from spikedata.simulator.sensor import NoiseAmounts, NoisyPixels, SensorConfig, SensorState
-from spikedata.stream import TICKS_PER_GROUP, group_count
 
 PIXELS = {16: 128, 32: 64} if WIDE else {16: 64, 32: 32}
 """Pixels a vector, by bits a lane: enough independent work to hide the latency of an addition,

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spikedata.bits import pack_ticks, unpack_ticks
 from spikedata.simulator.maps import SHARE
 from spikedata.simulator.noise import BYTE_SUM_MEAN, tick_words
 from spikedata.simulator.sensor import (
@@ -18,7 +19,6 @@ from spikedata.simulator.sensor import (
     SensorConfig,
     SensorState,
 )
-from spikedata.stream import pack_ticks, unpack_ticks
 
 
 def advance(

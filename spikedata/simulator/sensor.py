@@ -38,6 +38,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.bits import TICKS_PER_GROUP
 from spikedata.simulator.maps import FULL_SCALE, SHARE, SensorMaps, camera_maps, check_size
 from spikedata.simulator.noise import (
     BYTE_SUM_SD,
@@ -46,7 +47,6 @@ from spikedata.simulator.noise import (
     draw,
     draw_key,
 )
-from spikedata.stream import TICKS_PER_GROUP
 
 INT32_LIMIT = 1 << 31
 

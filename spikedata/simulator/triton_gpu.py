@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.errors import SpikeDataError
 from spikedata.simulator.maps import SensorMaps
 from spikedata.simulator.sensor import SensorConfig, SensorState
 from spikedata.simulator.triton_batch import BatchSensors, BatchState, launching
 from spikedata.simulator.triton_kernels import INTERPRETED, advance_kernel, tuned_advance_kernel
-from spikedata.stream import TICKS_PER_GROUP, group_count
 
 __all__ = [
     "BatchSensors",

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.bits import pack_ticks
 from spikedata.camera import CAMERAS, read_recording
-from spikedata.stream import pack_ticks
 
 VIDAR = CAMERAS["vidar"]
 HEIGHT, WIDTH = 250, 400

@@ -19,7 +19,7 @@ import numpy as np
 from tools import write_corpus
 
 from spikedata import SimulationRecipe, available_cores, find_corpus, open_store, simulate_corpus
-from spikedata.store.layout import StoreConfig
+from spikedata.clips.store.layout import StoreConfig
 from spikedata.video import open_video
 
 

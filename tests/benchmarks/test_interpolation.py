@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.interpolate import flow_frames
 from spikedata.video import open_video
+from spikedata.video.interpolate import flow_frames
 
 CLIPS = (
     "Basketball/v_Basketball_g01_c01.avi",

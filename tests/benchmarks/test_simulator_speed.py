@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from peers import float_loop, lean_float_loop
 
+from spikedata.bits import pack_ticks
 from spikedata.simulator import SensorConfig, SensorState, load_sensor, simulate_ticks
-from spikedata.stream import pack_ticks
 
 
 @dataclass(frozen=True)

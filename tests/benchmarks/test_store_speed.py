@@ -18,9 +18,9 @@ import numpy as np
 import zarr
 import zstandard
 
-from spikedata.catalog import Clip
-from spikedata.store import SpikeStore, create_store, open_store
-from spikedata.stream import pack_ticks
+from spikedata.bits import pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.store import SpikeStore, create_store, open_store
 
 CHUNK_GROUPS = 16
 

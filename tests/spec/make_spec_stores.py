@@ -15,9 +15,9 @@ import numpy as np
 import zarr
 import zstandard
 
-from spikedata.catalog import Clip
-from spikedata.store import create_store
-from spikedata.stream import BitsHasher, pack_ticks
+from spikedata.bits import BitsHasher, pack_ticks
+from spikedata.clip import Clip
+from spikedata.clips.store import create_store
 
 HERE = Path(__file__).parent
 CLIP = Path("clips/wave_g01")

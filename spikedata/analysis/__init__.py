@@ -1,0 +1,1 @@
+"""What spikes tell: statistics, comparison, calibration, pictures, pages."""

@@ -1,0 +1,416 @@
+"""Look at spikes: pictures, contact sheets and movies of them, and a page about a store.
+
+Two ways to make a picture of spikes, both in spikes a tick (times the threshold: light).
+Texture from playback (TFP) counts the spikes of a window: little noise, moving things blur.
+Texture from interval (TFI) takes one over the inter-spike interval around a tick: sharp, noisy.
+
+Only as much of a clip is read as is shown. Shapes: T ticks, H rows, W columns.
+
+Source: L. Zhu et al., "A Retina-Inspired Sampling Method for Visual Texture Reconstruction",
+ICME 2019.
+"""
+
+import base64
+import html
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.analysis.stats import count_intervals
+from spikedata.clips.store import SpikeStore, StoredClip
+from spikedata.errors import SpikeDataError, StoreError
+from spikedata.outputs import written_aside
+from spikedata.stream import SpikeStream
+
+_TILE_PX = 128
+"""Longer side of a picture on a contact sheet."""
+_MOVIE_PX = 240
+"""Small clips are magnified until their shorter side is at least this ..."""
+_LONGEST_MOVIE_PX = 1920
+"""... or until their longer side would be more than this."""
+_CAPTION_PX = 14
+_BRIGHT_PERCENT = 99.5
+"""This share of a picture's pixels is shown below full white."""
+
+
+def texture_from_playback(stream: SpikeStream) -> NDArray[np.float64]:
+    """TFP picture of a whole stream (cut the window you want first, with ``window``).
+
+    Returns:
+        rate_hw: float64 (H, W), spikes a tick, 0 to 1.
+    """
+    return stream.spike_count_hw() / stream.ticks
+
+
+def texture_from_interval(stream: SpikeStream, tick: int) -> NDArray[np.float64]:
+    """TFI picture: one over the interval that ``tick`` lies in.
+
+    The interval of a pixel runs from its last spike at or before ``tick`` to its first one after.
+
+    Args:
+        stream: ticks around the one wanted; spikes outside it are not known.
+        tick: which, counted from the start of ``stream``.
+
+    Returns:
+        rate_hw: float64 (H, W), spikes a tick; 0 where the stream holds only one end of the
+        interval, or neither.
+
+    Raises:
+        ValueError: ``tick`` is not in the stream.
+    """
+    if not 0 <= tick < stream.ticks:
+        raise ValueError(f"tick {tick} is not one of the stream's {stream.ticks}")
+    planes_thw = stream.unpack()
+    before_thw, after_thw = planes_thw[tick::-1], planes_thw[tick + 1 :]
+    if not len(after_thw):
+        return np.zeros(planes_thw.shape[1:])
+    known_hw = before_thw.any(axis=0) & after_thw.any(axis=0)
+    interval_hw = before_thw.argmax(axis=0) + 1 + after_thw.argmax(axis=0)
+    return np.where(known_hw, 1 / interval_hw, 0.0)
+
+
+def to_grey(rate_hw: NDArray[np.float64], white_rate: float | None = None) -> NDArray[np.uint8]:
+    """Picture of firing rates: 0 is black, ``white_rate`` and more is white.
+
+    Args:
+        rate_hw: (H, W), spikes a tick.
+        white_rate: if None, the rate that all but the brightest pixels stay below.
+
+    Returns:
+        grey_hw: uint8 (H, W).
+    """
+    white_rate = _white_rate(rate_hw) if white_rate is None else white_rate
+    return np.rint(np.clip(rate_hw / white_rate, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def _white_rate(rate_hw: NDArray[np.float64]) -> float:
+    return float(np.percentile(rate_hw, _BRIGHT_PERCENT)) or 1.0
+
+
+def view_clip(
+    store: SpikeStore,
+    clip_id: str,
+    out: Path | str,
+    *,
+    picture: Literal["tfp", "tfi"] = "tfp",
+    start: int = 0,
+    ticks: int | None = None,
+    window_ticks: int = 32,
+    step_ticks: int = 8,
+    frame_rate: int = 25,
+    overwrite: bool = False,
+) -> Path:
+    """Show a clip as a file, whose kind its suffix says.
+
+    ``.png`` is one sheet of pictures spread over the clip; ``.gif`` and ``.mp4`` are slow-motion
+    movies, one picture every ``step_ticks``.
+
+    Args:
+        store: where the clip is.
+        clip_id: which.
+        out: file to write.
+        picture: how pictures are made; TFI looks ``window_ticks`` back and ahead.
+        start: first tick shown.
+        ticks: how many are shown; to the end if None.
+        window_ticks: ticks that a TFP picture counts.
+        step_ticks: from one picture of a movie to the next.
+        frame_rate: pictures a second of a movie.
+        overwrite: replace ``out``, once the new one is whole.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: another suffix, or a number that is not positive.
+        StoreError: there is no such clip, or it is shorter than asked for.
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False; or the movie cannot be
+            written.
+    """
+    out = Path(out)
+    if out.suffix not in (".png", ".gif", ".mp4"):
+        raise ValueError(f"{out}: expected a name that ends in .png, .gif or .mp4")
+    if min(window_ticks, step_ticks, frame_rate) < 1:
+        raise ValueError("window_ticks, step_ticks and frame_rate must be at least 1")
+    ticks = _ticks_shown(store, clip_id, start, ticks)
+    window_ticks = min(window_ticks, ticks)
+    last = start + ticks - window_ticks
+    with written_aside(out, overwrite=overwrite) as aside:
+        if out.suffix == ".png":
+            firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
+            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+            tiles = [(to_grey(next(rates)), f"tick {first}") for first in firsts]
+            aside.write_bytes(_png(lay_out(tiles, columns=4)))
+        else:
+            firsts = list(range(start, last + 1, step_ticks))
+            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+            _write_movie(rates, out, aside, frame_rate)
+    return out
+
+
+def _ticks_shown(store: SpikeStore, clip_id: str, start: int, ticks: int | None) -> int:
+    if clip_id not in store.clips:
+        raise StoreError(f"{store.path}: no clip {clip_id!r}; it holds {len(store.clips)} clips")
+    whole = store.clips[clip_id].ticks
+    shown = whole - start if ticks is None else ticks
+    if start < 0 or shown < 1 or start + shown > whole:
+        raise StoreError(
+            f"{store.path}: clip {clip_id}: ticks {start} to {start + shown} are not inside its "
+            f"{whole} ticks"
+        )
+    return shown
+
+
+def _pictures(
+    store: SpikeStore,
+    clip_id: str,
+    firsts: Iterable[int],
+    window_ticks: int,
+    picture: Literal["tfp", "tfi"],
+) -> Iterator[NDArray[np.float64]]:
+    """One picture (H, W) for each window, read one window at a time."""
+    end = store.clips[clip_id].ticks
+    for first in firsts:
+        if picture == "tfp":
+            yield texture_from_playback(store.read(clip_id, first, window_ticks))
+        else:
+            middle = first + window_ticks // 2
+            begin = max(0, middle - window_ticks)
+            around = store.read(clip_id, begin, min(end, middle + window_ticks) - begin)
+            yield texture_from_interval(around, middle - begin)
+
+
+def contact_sheet(
+    store: SpikeStore, clip_ids: Sequence[str] | None = None, *, columns: int = 8
+) -> NDArray[np.uint8]:
+    """One TFP picture a clip, from its middle, with the clip's label under it.
+
+    Args:
+        store: where the clips are.
+        clip_ids: which; a choice of at most 48, spread over the classes, if None.
+        columns: pictures a row.
+
+    Returns:
+        grey_hw: uint8 (H, W).
+    """
+    tiles = []
+    for clip_id in choose_clips(store, 48) if clip_ids is None else clip_ids:
+        stored = store.clips[clip_id]
+        ticks = min(64, stored.ticks)
+        middle = store.read(clip_id, (stored.ticks - ticks) // 2, ticks)
+        grey_hw = to_grey(texture_from_playback(middle))
+        tiles.append((grey_hw, stored.clip.label or clip_id))
+    return lay_out(tiles, columns=columns)
+
+
+def choose_clips(store: SpikeStore, count: int) -> list[str]:
+    """At most ``count`` clip ids; classes take turns, each in order of id."""
+    by_label: dict[str, list[str]] = {}
+    for clip_id, stored in store.clips.items():
+        by_label.setdefault(stored.clip.label or "", []).append(clip_id)
+    queues = [by_label[label] for label in sorted(by_label)]
+    longest = max(map(len, queues), default=0)
+    return [queue[i] for i in range(longest) for queue in queues if i < len(queue)][:count]
+
+
+def lay_out(tiles: Sequence[tuple[NDArray[np.uint8], str]], *, columns: int) -> NDArray[np.uint8]:
+    """Captioned pictures, row by row, each shrunk or magnified to one size.
+
+    Args:
+        tiles: grey pictures (h, w) with what is written under them.
+        columns: pictures a row.
+
+    Returns:
+        grey_hw: uint8 (H, W).
+
+    Raises:
+        ValueError: no pictures.
+    """
+    from PIL import Image, ImageDraw  # noqa: PLC0415  # only pictures need it
+
+    if not tiles:
+        raise ValueError("no pictures to lay out")
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    step_y, step_x = _TILE_PX + _CAPTION_PX + 4, _TILE_PX + 4
+    sheet = Image.new("L", (columns * step_x, rows * step_y), 255)
+    draw = ImageDraw.Draw(sheet)
+    for n, (grey_hw, caption) in enumerate(tiles):
+        top, left = n // columns * step_y, n % columns * step_x
+        scale = _TILE_PX / max(grey_hw.shape)
+        size = (max(1, round(grey_hw.shape[1] * scale)), max(1, round(grey_hw.shape[0] * scale)))
+        sheet.paste(Image.fromarray(grey_hw).resize(size), (left, top))
+        shown = caption if len(caption) <= 20 else caption[:18] + ".."
+        # The built-in font knows Latin letters only.
+        draw.text((left + 1, top + _TILE_PX + 1), shown.encode("ascii", "replace").decode(), fill=0)
+    return np.asarray(sheet)
+
+
+def _png(grey_hw: NDArray[np.uint8]) -> bytes:
+    from PIL import Image  # noqa: PLC0415  # only pictures need it
+
+    buffer = io.BytesIO()
+    Image.fromarray(grey_hw).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write_movie(
+    rates: Iterator[NDArray[np.float64]], out: Path, aside: Path, frame_rate: int
+) -> None:
+    """Encode pictures one by one into ``aside``; white is what it is in the first."""
+    import av  # noqa: PLC0415  # loads FFmpeg
+
+    first_hw = next(rates)
+    white_rate = _white_rate(first_hw)
+    height, width = _magnify(to_grey(first_hw)).shape
+    kind = out.suffix[1:]
+    codec = "gif" if kind == "gif" else "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    try:
+        with av.open(str(aside), "w", format=kind) as container:
+            stream = container.add_stream(codec, rate=frame_rate)
+            assert isinstance(stream, av.VideoStream)
+            stream.pix_fmt = "gray" if kind == "gif" else "yuv420p"
+            stream.height, stream.width = height, width
+            for rate_hw in itertools.chain([first_hw], rates):
+                grey_hw = _magnify(to_grey(rate_hw, white_rate))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey_hw, format="gray")))
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise SpikeDataError(
+            f"{out}: cannot be written, {width}x{height} pixels as {codec}: {error.strerror}"
+        ) from error
+
+
+def _magnify(grey_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Whole times larger if small; an even size, which video codecs ask for."""
+    wanted, room = -(-_MOVIE_PX // min(grey_hw.shape)), _LONGEST_MOVIE_PX // max(grey_hw.shape)
+    times = max(1, min(wanted, room))
+    large_hw = grey_hw.repeat(times, axis=0).repeat(times, axis=1)
+    odd_y, odd_x = large_hw.shape[0] % 2, large_hw.shape[1] % 2
+    return np.pad(large_hw, ((0, odd_y), (0, odd_x)), mode="edge")
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse } th, td { padding: .2rem .8rem; text-align: right;
+border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
+img, svg { max-width: 100%; height: auto }
+"""
+
+
+def report_html(
+    store: SpikeStore,
+    out: Path | str,
+    *,
+    sample_clips: int = 48,
+    sample_ticks: int = 1024,
+    overwrite: bool = False,
+) -> Path:
+    """Write a page about a store: classes, firing rates, intervals and a contact sheet.
+
+    Counts and firing rates are of all clips (they were noted when the clips were written); the
+    interval histogram and the pictures are of a sample, and say so.
+
+    Args:
+        store: what to tell of.
+        out: HTML file to write, all in one.
+        sample_clips: at most so many clips are read.
+        sample_ticks: from each at most so many ticks.
+        overwrite: replace ``out``, once the new one is whole.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
+    """
+    out = Path(out)
+    with written_aside(out, overwrite=overwrite) as aside:
+        page = _page(store, sample_clips, sample_ticks)
+        aside.write_text(page, encoding="utf-8")
+    return out
+
+
+def _page(store: SpikeStore, sample_clips: int, sample_ticks: int) -> str:
+    sample = choose_clips(store, sample_clips)
+    summary = {key: value for key, value in store.summary().items() if key != "recipe"}
+    parts = [
+        f"<h1>{html.escape(store.name or store.path.name)}</h1>",
+        _table(("", ""), [(key, _shown(value)) for key, value in summary.items()]),
+        "<h2>Classes</h2>",
+        _class_table(store.clips.values()),
+    ]
+    if sample:
+        png = base64.b64encode(_png(contact_sheet(store, sample))).decode()
+        parts += [
+            "<h2>Inter-spike intervals</h2>",
+            f"<p>First {sample_ticks} ticks at most of {len(sample)} clips.</p>",
+            _interval_figure(store, sample, sample_ticks),
+            "<h2>Clips</h2>",
+            "<p>Texture from playback, 64 ticks from the middle of each clip.</p>",
+            f'<img alt="contact sheet" src="data:image/png;base64,{png}">',
+        ]
+    title = html.escape(store.path.name)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _class_table(clips: Iterable[StoredClip]) -> str:
+    count: Counter[tuple[str, str]] = Counter()
+    spikes: Counter[str] = Counter()
+    pixel_ticks: Counter[str] = Counter()
+    for stored in clips:
+        label = stored.clip.label or "(no label)"
+        count[label, stored.clip.split or "none"] += 1
+        spikes[label] += stored.spikes
+        pixel_ticks[label] += stored.ticks * stored.height_px * stored.width_px
+    splits = sorted({split for _, split in count})
+    rows = [
+        (label, *(count[label, split] for split in splits), f"{spikes[label] / pixels:.4f}")
+        for label, pixels in sorted(pixel_ticks.items())
+    ]
+    return _table(("class", *splits, "spikes per pixel and tick"), rows)
+
+
+def _interval_figure(store: SpikeStore, clip_ids: Sequence[str], most_ticks: int) -> str:
+    from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
+    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
+
+    streams = (
+        store.read(clip_id, 0, min(most_ticks, store.clips[clip_id].ticks)) for clip_id in clip_ids
+    )
+    count_l = np.sum([count_intervals(stream, longest=64) for stream in streams], axis=0)
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    share_l = count_l / max(1, count_l.sum())
+    axes.bar(np.arange(len(share_l)), share_l, width=1.0)
+    axes.set(xlabel="interval, ticks (the last bar: 64 and more)", ylabel="share of intervals")
+    text = io.StringIO()
+    with rc_context({"svg.hashsalt": "spikedata"}):  # the same store draws the same bytes
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _table(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"

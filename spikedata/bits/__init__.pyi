@@ -1,0 +1,16 @@
+from .camera_order import decode_groups as decode_groups
+from .camera_order import encode_groups as encode_groups
+from .groups import TICKS_PER_GROUP as TICKS_PER_GROUP
+from .groups import BitsHasher as BitsHasher
+from .groups import group_count as group_count
+from .groups import pack_ticks as pack_ticks
+from .groups import slice_ticks as slice_ticks
+from .groups import unpack_ticks as unpack_ticks
+from .tensors import unpack_planes as unpack_planes
+from .time_order import count_ones as count_ones
+from .time_order import to_time_first as to_time_first
+from .time_order import to_time_last as to_time_last
+from .time_order import unpack_window as unpack_window
+from .vectors import halves as halves
+from .vectors import interleave as interleave
+from .vectors import pointer_at as pointer_at

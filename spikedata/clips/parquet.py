@@ -1,0 +1,530 @@
+"""Clips as Parquet, one row a clip: what the Hub serves and plain ``datasets`` reads.
+
+Laid down in ``docs/reference/hub-dataset.md``. The bits of a clip are a list of zstd frames, one
+for each ``chunk_ticks`` ticks, each a C-ordered array (H, W, g) of bytes that hold eight ticks.
+The same clips and settings always give the same bytes, so an interrupted upload can go on.
+
+Shapes: G = ceil(T / 8) groups of eight ticks, g groups in a chunk, H rows, W columns, P pixels.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+from numpy.typing import NDArray
+
+from spikedata import bits
+from spikedata.bits import BitsHasher, group_count
+from spikedata.clip import SPLITS
+from spikedata.clips.frames import ClipFrames, check_chunk, in_blocks
+from spikedata.clips.kind import parquet_files
+from spikedata.clips.store import StoredClip
+from spikedata.clips.store.layout import RuleBrokenError, check_about, parse_json
+from spikedata.clips.stored import check_label, label_of
+from spikedata.errors import SpikeDataError, StoreError
+from spikedata.stream import SpikeStream
+
+FORMAT = "spikedata-parquet"
+VERSION = "1.0"
+CHUNK_TICKS = 256
+"""Ticks in a zstd frame: longer is smaller, and a short window costs more."""
+CLIPS_PER_ROW_GROUP = 4
+ROW_GROUP_BYTES = 32 << 20
+"""A row group ends at this many compressed bytes or that many clips."""
+SHARD_PACKED_BYTES = 1 << 30
+"""Packed bytes before compression that a shard takes; at the usual ratio about 400 MB."""
+DEFAULT_LEVEL = 7
+"""On simulated video zstd 7 is 10% smaller than 3; 9 gains 0.6% more for a third more time."""
+
+MAX_CLIP_BYTES = 1 << 30
+"""Compressed bytes of a clip: half of what Arrow's lists of binary can hold, since whoever reads a
+row holds it whole, with plain ``datasets`` twice."""
+
+
+class ClipSource(Protocol):
+    """Where clips come from: a store, a Parquet folder, or camera files seen as one."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def recipe(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def clips(self) -> Mapping[str, StoredClip]:
+        """Clips by id; an empty ``bits_sha256`` means that nobody has read the bits yet."""
+
+    def blocks(self, clip_id: str, ticks: int = ...) -> Iterator[NDArray[np.uint8]]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One Parquet file of a data set, planned from the clips' sizes alone."""
+
+    name: str
+    """Path in the data set, ``data/train-00000-of-00002.parquet``."""
+    split: str
+    clip_ids: tuple[str, ...]
+    packed_bytes: int
+
+
+Done = Callable[[StoredClip], None]
+Failed = Callable[[StoredClip, Exception], None]
+
+
+def plan_shards(source: ClipSource) -> tuple[Shard, ...]:
+    """Share the clips out over files: by split, in order of id, about 1 GiB of packed bits each.
+
+    Clips without a split go to ``train``, as ``datasets`` would have it.
+
+    Raises:
+        StoreError: a clip has another split than the three there are.
+    """
+    by_split: dict[str, list[StoredClip]] = {}
+    for stored in source.clips.values():
+        split = stored.clip.split or "train"
+        if split not in SPLITS:  # it becomes part of a path
+            raise StoreError(f"clip {stored.clip.id}: split {split!r} is none of {SPLITS}")
+        by_split.setdefault(split, []).append(stored)
+    shards: list[Shard] = []
+    for split in sorted(by_split):
+        parts: list[list[StoredClip]] = [[]]
+        room = SHARD_PACKED_BYTES
+        for stored in by_split[split]:
+            size = packed_bytes(stored)
+            if parts[-1] and size > room:
+                parts.append([])
+                room = SHARD_PACKED_BYTES
+            parts[-1].append(stored)
+            room -= size
+        shards += [
+            Shard(
+                name=f"data/{split}-{number:05d}-of-{len(parts):05d}.parquet",
+                split=split,
+                clip_ids=tuple(stored.clip.id for stored in part),
+                packed_bytes=sum(map(packed_bytes, part)),
+            )
+            for number, part in enumerate(parts)
+        ]
+    return tuple(shards)
+
+
+def packed_bytes(stored: StoredClip) -> int:
+    """Bytes of the clip's packed bits before compression."""
+    return group_count(stored.ticks) * stored.height_px * stored.width_px
+
+
+def write_shard(
+    source: ClipSource,
+    shard: Shard,
+    path: Path,
+    *,
+    level: int = DEFAULT_LEVEL,
+    workers: int = 1,
+    with_bits: bool = True,
+    done: Done | None = None,
+    failed: Failed | None = None,
+) -> None:
+    """Write one shard; memory is bounded by a row group and the clips under way.
+
+    Args:
+        source: where the clips' bits are.
+        shard: which clips.
+        path: file to write; it appears whole or not at all.
+        level: zstd level, 1 to 22.
+        workers: clips encoded at once, one thread each.
+        with_bits: False leaves bits and previews out: recipes only.
+        done: told of each clip written, with its digest.
+        failed: told of each clip that could not be read; without it, that is raised.
+
+    Raises:
+        StoreError: a clip's bits are not those noted when it was written, it is damaged, too large
+            for a row, or its label is not among the class names.
+    """
+    schema = arrow_schema(source, with_bits=with_bits)
+    clips = [source.clips[clip_id] for clip_id in shard.clip_ids]
+
+    def encode(stored: StoredClip) -> tuple[StoredClip, dict[str, Any]]:
+        check_label(stored.clip, source.class_names)
+        if with_bits:
+            return _encode_row(source, stored, level)
+        return stored, _facts_row(stored, source.class_names)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with _open_writer(partial, schema) as writer:
+            group = _RowGroup(writer, schema)
+            for stored, outcome in in_order(encode, clips, workers):
+                if isinstance(outcome, Exception):
+                    if failed is None or not isinstance(outcome, SpikeDataError):
+                        raise outcome
+                    failed(stored, outcome)
+                    continue
+                group.add(outcome[1])
+                if done is not None:
+                    done(outcome[0])
+            group.flush()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # The bits are compressed already, and previews are PNG.
+    return pq.ParquetWriter(
+        path, schema, compression="NONE", use_dictionary=False, write_statistics=["id"]
+    )
+
+
+class _RowGroup:
+    """Rows that wait to be written together."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        size = sum(map(len, row.get("bits", ())))
+        if self._rows and self._bytes + size > ROW_GROUP_BYTES:
+            self.flush()
+        self._rows.append(row)
+        self._bytes += size
+        if len(self._rows) == CLIPS_PER_ROW_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            self._writer.write_table(table, row_group_size=len(self._rows))
+        self._rows, self._bytes = [], 0
+
+
+def in_order(
+    encode: Callable[[StoredClip], Any], clips: Iterable[StoredClip], workers: int
+) -> Iterator[tuple[StoredClip, Any]]:
+    """Each clip with what ``encode`` gave or raised, in order; few are under way at a time."""
+    waiting: list[tuple[StoredClip, Future[Any]]] = []
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+        try:
+            for stored in clips:
+                waiting.append((stored, pool.submit(encode, stored)))
+                if len(waiting) > workers:
+                    first, future = waiting.pop(0)
+                    yield first, future.exception() or future.result()
+            for first, future in waiting:
+                yield first, future.exception() or future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def arrow_schema(source: ClipSource, *, with_bits: bool = True) -> pa.Schema:
+    """Columns, with the features that ``datasets`` needs and what :func:`open_parquet` needs."""
+    # half a second to load, and reading needs it not
+    from datasets import ClassLabel, Features, Image, List, Value  # noqa: PLC0415
+
+    text, whole, real = Value("string"), Value("int64"), Value("float64")
+    names = list(source.class_names)
+    columns = {
+        "id": text,
+        "preview": Image(),
+        "label": ClassLabel(names=names) if names else whole,
+        "captions": List(text),
+        "split": text,
+        "group": text,
+        "licence": text,
+        "source": text,
+        "source_sha256": text,
+        "ticks": whole,
+        "tick_rate_hz": real,
+        "height": whole,
+        "width": whole,
+        "threshold": real,
+        "spikes": whole,
+        "bits_sha256": text,
+        "provenance": text,
+        "chunk_ticks": whole,
+        "bits": List(Value("binary")),
+    }
+    if not with_bits:
+        for key in ("preview", "chunk_ticks", "bits"):
+            del columns[key]
+    schema = Features(columns).arrow_schema
+    ours = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": source.name,
+        "class_names": names,
+        "recipe": source.recipe,
+    }
+    about = json.dumps(ours, sort_keys=True, ensure_ascii=False)
+    # Labels become numbers here, since Arrow knows nothing of class names.
+    return schema.with_metadata((schema.metadata or {}) | {b"spikedata": about.encode()})
+
+
+def _encode_row(
+    source: ClipSource, stored: StoredClip, level: int
+) -> tuple[StoredClip, dict[str, Any]]:
+    check_chunk(stored, CHUNK_TICKS)
+    compressor = zstandard.ZstdCompressor(level=level)
+    hasher, spikes, preview = BitsHasher(), 0, b""
+    frames: list[bytes] = []
+    frame_bytes = 0
+    for block_ghw in source.blocks(stored.clip.id, CHUNK_TICKS):
+        block_gp = np.ascontiguousarray(block_ghw).reshape(len(block_ghw), -1)
+        hasher.update(block_gp)
+        spikes += bits.count_ones(block_gp)
+        preview = preview or _preview_png(block_ghw)
+        time_last_pg = np.empty(block_gp.shape[::-1], np.uint8)
+        bits.to_time_last(block_gp, time_last_pg)
+        frames.append(compressor.compress(time_last_pg.data))
+        frame_bytes += len(frames[-1])
+        if frame_bytes > MAX_CLIP_BYTES:
+            raise StoreError(
+                f"clip {stored.clip.id}: is past {MAX_CLIP_BYTES:,} bytes compressed, too many for "
+                "a row of Parquet. Use --to zarr, or cut the recording"
+            )
+    digest = hasher.hexdigest()
+    if stored.bits_sha256 and digest != stored.bits_sha256:
+        raise StoreError(
+            f"clip {stored.clip.id}: its bits have SHA-256 {digest}, noted was {stored.bits_sha256}"
+        )
+    stored = replace(stored, bits_sha256=digest, spikes=spikes)
+    row = _facts_row(stored, source.class_names)
+    picture = {"bytes": preview, "path": None}
+    return stored, row | {"preview": picture, "chunk_ticks": CHUNK_TICKS, "bits": frames}
+
+
+def _facts_row(stored: StoredClip, class_names: tuple[str, ...]) -> dict[str, Any]:
+    clip = stored.clip
+    sensor = stored.attributes.get("sensor")
+    threshold = sensor.get("threshold") if isinstance(sensor, dict) else None
+    provenance = {"source": clip.source, "attributes": stored.attributes}
+    return {
+        "id": clip.id,
+        "label": None if clip.label is None else class_names.index(clip.label),
+        "captions": list(clip.captions),
+        "split": clip.split,
+        "group": clip.group,
+        "licence": clip.licence,
+        "source": clip.source.get("name"),
+        "source_sha256": clip.source.get("sha256"),
+        "ticks": stored.ticks,
+        "tick_rate_hz": stored.tick_rate_hz,
+        "height": stored.height_px,
+        "width": stored.width_px,
+        "threshold": None if threshold is None else float(threshold),
+        "spikes": stored.spikes,
+        "bits_sha256": stored.bits_sha256,
+        "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _preview_png(packed_ghw: NDArray[np.uint8]) -> bytes:
+    """Spikes of the first chunk, counted: bright where the light was."""
+    from PIL import Image  # noqa: PLC0415  reading needs it not
+
+    count_hw = np.bitwise_count(packed_ghw).sum(axis=0, dtype=np.int64)
+    grey_hw = (count_hw * 255 // max(1, int(count_hw.max()))).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grey_hw).save(file, format="PNG")
+    return file.getvalue()
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+_FACTS = {
+    "id": pa.string(),
+    "label": pa.int64(),
+    "captions": pa.list_(pa.string()),
+    "split": pa.string(),
+    "group": pa.string(),
+    "licence": pa.string(),
+    "ticks": pa.int64(),
+    "tick_rate_hz": pa.float64(),
+    "height": pa.int64(),
+    "width": pa.int64(),
+    "spikes": pa.int64(),
+    "bits_sha256": pa.string(),
+    "provenance": pa.string(),
+}
+_BITS = {"chunk_ticks": pa.int64(), "bits": pa.list_(pa.binary())}
+
+
+class ParquetStore:
+    """Clips in Parquet files, with the reading interface of a store.
+
+    Safe to share between threads, to fork and to pickle: files are opened for each read.
+    """
+
+    path: Path
+    """The folder, or the one file."""
+    clips: Mapping[str, StoredClip]
+    """What it holds, in order of id."""
+    class_names: tuple[str, ...]
+    recipe: dict[str, Any]
+    name: str
+    has_bits: bool
+    """False for a data set of recipes only."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        files = _parquet_files(self.path)
+        first, *others = about = [_about(file) for file in files]
+        self.name = first["name"]
+        self.class_names = tuple(first["class_names"])
+        self.recipe = first["recipe"]
+        self.has_bits = all(facts["has_bits"] for facts in about)
+        for file, facts in zip(files[1:], others, strict=True):
+            if tuple(facts["class_names"]) != self.class_names:
+                raise StoreError(f"{file}: has other class names than {files[0].name} beside it")
+        found: dict[str, StoredClip] = {}
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        for file in files:
+            for place, stored in _rows(file, self.class_names):
+                if stored.clip.id in found:
+                    raise StoreError(f"{file}: clip {stored.clip.id} is there twice")
+                found[stored.clip.id] = stored
+                self._places[stored.clip.id] = (file, *place)
+        self.clips = {clip_id: found[clip_id] for clip_id in sorted(found)}
+
+    def __repr__(self) -> str:
+        return f"ParquetStore({str(self.path)!r}, {len(self.clips)} clips)"
+
+    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream:
+        """Read ticks ``start`` to ``start + ticks`` (to the end if None), packed from bit 0.
+
+        Only the chunks that the window touches are decoded.
+
+        Raises:
+            StoreError: there is no such clip, it is damaged, or the window lies outside it.
+        """
+        frames = self._frames(clip_id)
+        with _told_of(self.path):
+            return frames.read(start, ticks)
+
+    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
+        """Read a clip in packed blocks (G, H, W) of ``ticks`` ticks; the last may be shorter.
+
+        Raises:
+            ValueError: ``ticks`` is not a positive multiple of eight.
+            StoreError: there is no such clip, or it is damaged.
+        """
+        return in_blocks(self._chunks(clip_id), ticks)
+
+    def verify(self, clip_id: str) -> None:
+        """Read all of a clip and compare its bits with the digest noted.
+
+        Raises:
+            StoreError: it is damaged, or its bits are not those noted.
+        """
+        hasher = BitsHasher()
+        for block_ghw in self.blocks(clip_id):
+            hasher.update(block_ghw)
+        noted = self.clips[clip_id].bits_sha256
+        if hasher.hexdigest() != noted:
+            raise StoreError(
+                f"{self.path}: clip {clip_id}: its bits have SHA-256 {hasher.hexdigest()}, "
+                f"noted was {noted}"
+            )
+
+    def _chunks(self, clip_id: str) -> Iterator[NDArray[np.uint8]]:
+        frames = self._frames(clip_id)
+        with _told_of(self.path):
+            yield from frames.decode_all()
+
+    def _frames(self, clip_id: str) -> ClipFrames:
+        if clip_id not in self.clips:
+            raise StoreError(f"{self.path}: no clip {clip_id!r}; it holds {len(self.clips)} clips")
+        if not self.has_bits:
+            raise StoreError(f"{self.path}: holds recipes only, no bits")
+        file, group, row = self._places[clip_id]
+        with _told_of(file), pq.ParquetFile(file, memory_map=True) as parquet:
+            table = parquet.read_row_group(group, columns=list(_BITS))
+            # Buffers, since Python's bytes would be a copy.
+            frames = [frame.as_buffer() for frame in table["bits"][row].values or ()]
+            return ClipFrames(self.clips[clip_id], table["chunk_ticks"][row].as_py(), frames)
+
+
+def open_parquet(path: Path | str) -> ParquetStore:
+    """Open a folder of Parquet shards, or one shard, for reading like a store.
+
+    Raises:
+        StoreError: none there, not ours, of a newer version, or malformed.
+    """
+    return ParquetStore(path)
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Tell of any problem with the file at ``path`` in one line."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    files = parquet_files(path)
+    if not files:
+        what = "no Parquet files in it" if path.is_dir() else "no such file or folder"
+        raise StoreError(f"{path}: {what}")
+    return files
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """What the file says of its data set, and under ``has_bits`` if it has the bits."""
+    with _told_of(file):
+        schema = pq.read_schema(file)
+        text = (schema.metadata or {}).get(b"spikedata")
+        about = {} if text is None else parse_json(text, "metadata_malformed", "key spikedata")
+        if about.get("format") != FORMAT:
+            raise StoreError("is Parquet, but not written by spikedata")
+        major = str(about.get("version")).split(".")[0]
+        if major != VERSION.split(".")[0]:
+            raise StoreError(
+                f"version {about.get('version')} is newer than this spikedata can read "
+                f"({VERSION}). Upgrade: pip install -U spikedata"
+            )
+        check_about(about)
+        has_bits = "bits" in schema.names
+        for name, expected in (_FACTS | _BITS if has_bits else _FACTS).items():
+            found = schema.field(name).type if schema.names.count(name) == 1 else "not there"
+            if found != expected:
+                raise StoreError(f"column {name!r} is {found}, expected {expected}")
+    return about | {"has_bits": has_bits}
+
+
+def _rows(file: Path, class_names: tuple[str, ...]) -> Iterator[tuple[tuple[int, int], StoredClip]]:
+    """Row group and row of each clip, with what is known of it; no bits are read."""
+    with _told_of(file), pq.ParquetFile(file, memory_map=True) as parquet:
+        for group in range(parquet.num_row_groups):
+            rows = parquet.read_row_group(group, columns=list(_FACTS)).to_pylist()
+            for number, row in enumerate(rows):
+                try:
+                    yield (group, number), _stored_clip(row, class_names)
+                except RuleBrokenError as error:
+                    raise StoreError(f"row {number} of group {group}: {error}") from error
+
+
+def _stored_clip(row: dict[str, Any], class_names: tuple[str, ...]) -> StoredClip:
+    text = (row["provenance"] or "").encode()
+    provenance = parse_json(text, "attributes_malformed", "provenance")
+    known = row | {
+        "label": label_of(row["label"], class_names),
+        "source": provenance.get("source"),
+    }
+    return StoredClip.from_file(known, provenance.get("attributes"), row["height"], row["width"])

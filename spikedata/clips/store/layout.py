@@ -1,0 +1,462 @@
+"""What a store looks like on disk: version, metadata and limits; mirrors the format's document.
+
+Nothing here touches array bytes. Every rule that metadata can break has a code, the same word as
+in ``docs/reference/store-format.md``.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from spikedata.bits import TICKS_PER_GROUP
+from spikedata.clip import check_clip_id
+from spikedata.errors import StoreError
+
+FORMAT = "spikedata"
+MAJOR, MINOR = 1, 0
+VERSION = f"{MAJOR}.{MINOR}"
+
+METADATA = "zarr.json"
+CLIPS = "clips"
+CATALOG = "catalog.jsonl"
+PARTIAL = ".partial"
+LOCK = ".lock"
+
+CHUNK_BYTES = 2 << 20
+"""A chunk is cut into bands of rows above this, so that it decodes in cache."""
+SHARD_BYTES = 32 << 20
+"""Packed bytes in a shard, about; bounds what other Zarr writers must hold."""
+SHARD_CHUNKS = 256
+"""Chunks in a shard at most, so that the index of a tiny picture's clip stays small."""
+
+MAX_SIDE_PX = 65_535
+MAX_GROUPS = 1 << 40
+MAX_CHUNK_BYTES = 256 << 20
+MAX_CHUNKS_PER_SHARD = 1 << 20
+MAX_METADATA_BYTES = 64 << 20
+
+DIMENSION_NAMES = ["tick_group", "y", "x"]
+TIME_LAST = [1, 2, 0]
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One rule of the format that a store breaks."""
+
+    code: str
+    """The rule, as the format's document names it."""
+    clip: str | None
+    """The clip that breaks it; None for the store itself."""
+    message: str
+    """What was found and what was expected."""
+
+
+class RuleBrokenError(StoreError):
+    """A store breaks a rule of the format; carries the rule's code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def at(self, path: Path, clip_id: str | None = None) -> "RuleBrokenError":
+        """The same, with where it happened put in front."""
+        where = f"{path}: " if clip_id is None else f"{path}: clip {clip_id}: "
+        return RuleBrokenError(self.code, where + self.message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreConfig:
+    """How a store's arrays are cut and compressed; changes no bit of the spikes."""
+
+    chunk_ticks: int = 128
+    """Ticks compressed together, a multiple of 64: longer is smaller, and slower to window."""
+    zstd_level: int = 3
+    """Effort of compression, 1 to 19."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.chunk_ticks <= 65_536 or self.chunk_ticks % 64:
+            raise ValueError(
+                f"chunk_ticks must be a multiple of 64 up to 65536, got {self.chunk_ticks}"
+            )
+        if not 1 <= self.zstd_level <= 19:
+            raise ValueError(f"zstd_level must be 1 to 19, got {self.zstd_level}")
+
+
+def check_id(clip_id: Any) -> str:
+    """Return a clip id that is safe as a path name.
+
+    Raises:
+        RuleBrokenError: it is not.
+    """
+    if isinstance(clip_id, str) and _PLAIN_ID.fullmatch(clip_id):
+        return clip_id
+    try:
+        return check_clip_id(clip_id) if isinstance(clip_id, str) else check_clip_id("")
+    except ValueError as error:
+        raise RuleBrokenError("clip_id_unsafe", str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayLayout:
+    """How one clip's array is cut: shards over ticks, chunks over ticks and bands of rows."""
+
+    groups: int
+    """Groups of eight ticks, G."""
+    height_px: int
+    """Rows, H."""
+    width_px: int
+    """Columns, W."""
+    chunk_groups: int
+    """Groups in a chunk."""
+    chunk_rows: int
+    """Rows in a chunk; the last band may reach below the picture."""
+    shard_groups: int
+    """Groups in a shard, a multiple of ``chunk_groups``."""
+    bands: int
+    """Bands of rows, each one chunk high."""
+    separator: str = "."
+    """Between the numbers of a shard's key."""
+
+    @classmethod
+    def plan(cls, height_px: int, width_px: int, groups: int, config: StoreConfig) -> Self:
+        """The layout this version writes. All but ``groups`` depends on the geometry alone."""
+        chunk_groups = config.chunk_ticks // TICKS_PER_GROUP
+        bands = min(height_px, -(-chunk_groups * height_px * width_px // CHUNK_BYTES))
+        rows = -(-height_px // bands)
+        bands = -(-height_px // rows)
+        fitting = SHARD_BYTES // (chunk_groups * bands * rows * width_px)
+        per_shard = max(1, min(fitting, SHARD_CHUNKS // bands))
+        return cls(
+            groups=groups,
+            height_px=height_px,
+            width_px=width_px,
+            chunk_groups=chunk_groups,
+            chunk_rows=rows,
+            shard_groups=chunk_groups * per_shard,
+            bands=bands,
+        )
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """Decoded shape of a chunk in stored order: (rows, columns, groups)."""
+        return self.chunk_rows, self.width_px, self.chunk_groups
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Decoded bytes of a chunk."""
+        return self.chunk_rows * self.width_px * self.chunk_groups
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """Entries in a shard's index."""
+        return self.shard_groups // self.chunk_groups * self.bands
+
+    @property
+    def shards(self) -> int:
+        """Shard files that the clip must have."""
+        return -(-self.groups // self.shard_groups)
+
+    def shard_key(self, shard: int) -> str:
+        """Path of a shard below the clip's folder."""
+        return self.separator.join(["c", str(shard), "0", "0"])
+
+    def chunks_in_shard(self, shard: int) -> int:
+        """Index entries that must be filled; those after them lie past the last tick."""
+        left = self.groups - shard * self.shard_groups
+        return -(-min(left, self.shard_groups) // self.chunk_groups) * self.bands
+
+    def metadata(self, attributes: Mapping[str, Any], zstd_level: int) -> dict[str, Any]:
+        """The array's ``zarr.json``."""
+        shard_shape = [self.shard_groups, self.bands * self.chunk_rows, self.width_px]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.groups, self.height_px, self.width_px],
+            "data_type": "uint8",
+            "chunk_grid": _named("regular", chunk_shape=shard_shape),
+            "chunk_key_encoding": _named("default", separator=self.separator),
+            "fill_value": 0,
+            "codecs": [
+                _named(
+                    "sharding_indexed",
+                    chunk_shape=[self.chunk_groups, self.chunk_rows, self.width_px],
+                    codecs=[
+                        _named("transpose", order=TIME_LAST),
+                        {"name": "bytes"},
+                        _named("zstd", level=zstd_level, checksum=False),
+                    ],
+                    index_codecs=[_named("bytes", endian="little"), {"name": "crc32c"}],
+                    index_location="end",
+                )
+            ],
+            "dimension_names": DIMENSION_NAMES,
+            "attributes": dict(attributes),
+        }
+
+    @classmethod
+    def from_metadata(cls, meta: Mapping[str, Any]) -> Self:
+        """Read and check an array's ``zarr.json``; nothing is allocated from its numbers.
+
+        Raises:
+            RuleBrokenError: it is not laid out as the format says, or is past a limit.
+        """
+        _expect(meta.get("zarr_format"), 3, "metadata_malformed", "zarr_format")
+        _expect(meta.get("node_type"), "array", "metadata_malformed", "node_type")
+        _expect(meta.get("data_type"), "uint8", "data_type", "data_type")
+        _expect(meta.get("fill_value"), 0, "metadata_malformed", "fill_value")
+        _expect(meta.get("dimension_names"), DIMENSION_NAMES, "dimension_names", "dimension_names")
+        chunk = _inner_chunk_shape(meta.get("codecs"))
+        shape = _three(meta.get("shape"), "shape")
+        shard = _three(_configuration(meta, "chunk_grid", "regular").get("chunk_shape"), "shard")
+        separator = _configuration(meta, "chunk_key_encoding", "default").get("separator", "/")
+        if separator not in (".", "/"):
+            raise RuleBrokenError("metadata_malformed", f"separator {separator!r} is not '.' or /")
+        _check_sizes(shape, shard, chunk)
+        return cls(
+            groups=shape[0],
+            height_px=shape[1],
+            width_px=shape[2],
+            chunk_groups=chunk[0],
+            chunk_rows=chunk[1],
+            shard_groups=shard[0],
+            bands=shard[1] // chunk[1],
+            separator=separator,
+        )
+
+
+def _named(name: str, **configuration: Any) -> dict[str, Any]:
+    return {"name": name, "configuration": configuration}
+
+
+def _expect(value: Any, expected: Any, code: str, key: str) -> None:
+    if type(value) is not type(expected) or value != expected:
+        raise RuleBrokenError(code, f"{key} is {value!r}, expected {expected!r}")
+
+
+def _configuration(meta: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    found = meta.get(key)
+    if not isinstance(found, dict) or found.get("name") != name:
+        raise RuleBrokenError("metadata_malformed", f"{key} is {found!r}, expected {name!r}")
+    configuration = found.get("configuration", {})
+    if not isinstance(configuration, dict):
+        raise RuleBrokenError("metadata_malformed", f"{key} has no configuration")
+    return configuration
+
+
+def _three(value: Any, key: str) -> tuple[int, int, int]:
+    if isinstance(value, list) and len(value) == 3:
+        first, second, third = value
+        if all(type(n) is int and n >= 1 for n in value):
+            return first, second, third
+    raise RuleBrokenError(
+        "metadata_malformed", f"{key} is {value!r}, expected three whole numbers of at least 1"
+    )
+
+
+def _inner_chunk_shape(codecs: Any) -> tuple[int, int, int]:
+    """Check the codecs, outside in, and give the shape of a chunk."""
+    (sharding,) = _codec_chain(codecs, ["sharding_indexed"])
+    transpose, plain, _ = _codec_chain(sharding.get("codecs"), ["transpose", "bytes", "zstd"])
+    index, _ = _codec_chain(sharding.get("index_codecs"), ["bytes", "crc32c"])
+    _expect(transpose.get("order"), TIME_LAST, "codec_unknown", "order of transpose")
+    _expect(index.get("endian"), "little", "codec_unknown", "endian of the index")
+    _expect(sharding.get("index_location", "end"), "end", "codec_unknown", "index_location")
+    return _three(sharding.get("chunk_shape"), "chunk_shape")
+
+
+def _codec_chain(codecs: Any, names: list[str]) -> list[Mapping[str, Any]]:
+    """Configurations of codecs that must have exactly these names."""
+    if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
+        raise RuleBrokenError("codec_unknown", f"codecs are {codecs!r}, expected {names}")
+    found = [codec.get("name") for codec in codecs]
+    if found != names:
+        raise RuleBrokenError("codec_unknown", f"codecs are {found}, this version reads {names}")
+    configurations = [codec.get("configuration", {}) for codec in codecs]
+    if not all(isinstance(configuration, dict) for configuration in configurations):
+        raise RuleBrokenError("codec_unknown", f"a configuration of {names} is not an object")
+    return configurations
+
+
+def _check_sizes(
+    shape: tuple[int, int, int], shard: tuple[int, int, int], chunk: tuple[int, int, int]
+) -> None:
+    check_shape(*shape)
+    height, width = shape[1:]
+    if chunk[0] * chunk[1] * chunk[2] > MAX_CHUNK_BYTES:
+        raise RuleBrokenError(
+            "size_limit", f"chunk shape {list(chunk)} is past {MAX_CHUNK_BYTES:,} bytes"
+        )
+    whole_planes = chunk[2] == shard[2] == width and height <= shard[1] < height + chunk[1]
+    if shard[0] % chunk[0] or shard[1] % chunk[1] or not whole_planes:
+        raise RuleBrokenError(
+            "shapes_disagree",
+            f"shape {list(shape)}, shard {list(shard)}, chunk {list(chunk)}: a shard must hold "
+            "whole planes and whole chunks",
+        )
+    if shard[0] // chunk[0] * (shard[1] // chunk[1]) > MAX_CHUNKS_PER_SHARD:
+        raise RuleBrokenError("size_limit", f"shard {list(shard)} holds too many chunks")
+
+
+def check_shape(groups: int, height_px: int, width_px: int) -> None:
+    """Check an array's shape, G x H x W, against the format's limits.
+
+    Raises:
+        RuleBrokenError: it is past one.
+    """
+    if groups > MAX_GROUPS or max(height_px, width_px) > MAX_SIDE_PX:
+        raise RuleBrokenError(
+            "size_limit",
+            f"shape {[groups, height_px, width_px]} is past "
+            f"[{MAX_GROUPS}, {MAX_SIDE_PX}, {MAX_SIDE_PX}]",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RootInfo:
+    """The store's own attributes."""
+
+    version: str
+    name: str
+    class_names: tuple[str, ...]
+    recipe: dict[str, Any]
+    config: dict[str, Any]
+    """How arrays were cut; informative, each array says it itself."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The root's ``zarr.json``."""
+        attributes = {"format": FORMAT} | asdict(self) | {"class_names": list(self.class_names)}
+        return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check ``zarr.json`` of the store at ``path``.
+
+        Raises:
+            RuleBrokenError: not a store, a newer version, or malformed.
+        """
+        if not path.is_dir():
+            kind = "not a folder" if path.exists() else "no such store"
+            raise RuleBrokenError("not_a_store", kind)
+        if not (path / METADATA).is_file():
+            raise RuleBrokenError("not_a_store", f"not a spike store (it has no {METADATA})")
+        meta = read_json(path / METADATA, "not_a_store")
+        attributes = meta.get("attributes")
+        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
+            raise RuleBrokenError(
+                "not_a_store", f"not a spike store (attribute 'format' is not {FORMAT!r})"
+            )
+        _check_version(attributes.get("version"))
+        _check_root(meta, attributes)
+        return cls(
+            version=attributes["version"],
+            name=attributes.get("name", ""),
+            class_names=tuple(attributes["class_names"]),
+            recipe=attributes["recipe"],
+            config=attributes.get("config", {}),
+        )
+
+
+def _check_version(version: Any) -> None:
+    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", version) if isinstance(version, str) else None
+    if match is None:
+        raise RuleBrokenError(
+            "version_malformed", f"store version is {version!r}, expected for example '{VERSION}'"
+        )
+    if int(match[1]) > MAJOR:
+        raise RuleBrokenError(
+            "version_newer",
+            f"store version {match[1]} is newer than this spikedata can read ({MAJOR}). "
+            "Upgrade: pip install -U spikedata",
+        )
+    if int(match[1]) < 1:
+        raise RuleBrokenError("version_malformed", f"there is no store version {version}")
+
+
+def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    _expect(meta.get("zarr_format"), 3, "metadata_malformed", "zarr_format")
+    _expect(meta.get("node_type"), "group", "metadata_malformed", "node_type")
+    check_about({"name": ""} | dict(attributes))
+    if not isinstance(attributes.get("config", {}), dict):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'config' is not an object")
+
+
+def check_about(about: Mapping[str, Any]) -> None:
+    """Check what every kind of data set says of itself: ``class_names``, ``recipe``, ``name``.
+
+    Raises:
+        RuleBrokenError: one is missing or has a value that does not fit.
+    """
+    names = about.get("class_names")
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or len(set(names)) != len(names)
+    ):
+        raise RuleBrokenError("class_names", "class_names must be a list of distinct strings")
+    if not isinstance(about.get("recipe"), dict):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'recipe' is not an object")
+    if not isinstance(about.get("name"), str):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'name' is not a string")
+
+
+def read_json(path: Path, code: str) -> dict[str, Any]:
+    """Read one JSON object from a file.
+
+    Raises:
+        RuleBrokenError: too large, or not a JSON object; with ``code``.
+        StoreError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_METADATA_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(text) > MAX_METADATA_BYTES:
+        raise RuleBrokenError("size_limit", f"{path.name} is past {MAX_METADATA_BYTES:,} bytes")
+    return parse_json(text, code, path.name)
+
+
+def parse_json(text: bytes, code: str, what: str) -> dict[str, Any]:
+    """Parse one JSON object, and only what can be written as JSON again.
+
+    Raises:
+        RuleBrokenError: it is not UTF-8 or not JSON, or holds a number that is not finite or half
+            a surrogate pair; with ``code``.
+    """
+    try:
+        found = json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
+        if b"\\u" in text:
+            compact_json(found)  # half a surrogate pair is no UTF-8
+    except (ValueError, RecursionError) as error:
+        raise RuleBrokenError(code, f"{what} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise RuleBrokenError(code, f"{what} is not a JSON object")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def pretty_json(value: Any) -> bytes:
+    """JSON for a metadata file: the same bytes for the same values."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def compact_json(value: Any) -> bytes:
+    """JSON on one line: the same bytes for the same values."""
+    text = json.dumps(
+        value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    return text.encode()

@@ -1,0 +1,131 @@
+"""One shard file: compressed chunks one after the other, then an index of where each lies.
+
+As Zarr's ``sharding_indexed`` codec lays down: the index has a little-endian uint64 offset and
+length for each chunk, then a CRC-32C of those bytes. Written and read here rather than through
+zarr-python because that took several times the time of compression alone; see
+``docs/explanation/store-choices.md``. zarr-python reads these files and this module reads its.
+"""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.clips.frames import decompress_exactly
+from spikedata.clips.store.layout import ArrayLayout, RuleBrokenError
+from spikedata.errors import StoreError
+
+ABSENT = (1 << 64) - 1
+_CHECKSUM_BYTES = 4
+
+
+class ShardWriter:
+    """A shard that is being written, chunk by chunk, to a new file."""
+
+    def __init__(self, path: Path, layout: ArrayLayout) -> None:
+        self._file = path.open("xb")
+        self._index = np.full((layout.chunks_per_shard, 2), ABSENT, "<u8")
+        self._chunks = 0
+        self._offset = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every chunk has been written."""
+        return self._chunks == len(self._index)
+
+    def append(self, coded: bytes) -> None:
+        """Write the next chunk."""
+        self._file.write(coded)
+        self._index[self._chunks] = self._offset, len(coded)
+        self._offset += len(coded)
+        self._chunks += 1
+
+    def close(self) -> None:
+        """Write the index and wait until the file is on the disk."""
+        with self._file:
+            index = self._index.tobytes()
+            self._file.write(index)
+            self._file.write(google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
+
+class ShardReader:
+    """An open shard; a context manager.
+
+    Raises:
+        RuleBrokenError: the file is missing, or its index is damaged or points outside it.
+    """
+
+    def __init__(self, folder: Path, layout: ArrayLayout, shard: int) -> None:
+        self._layout = layout
+        self._name = layout.shard_key(shard)
+        try:
+            self._file: BinaryIO = (folder / self._name).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise RuleBrokenError("shard_missing", f"shard {self._name} is missing") from error
+        except OSError as error:
+            raise StoreError(f"{folder / self._name}: cannot be read: {error.strerror}") from error
+        try:
+            self._index = self._read_index(layout.chunks_in_shard(shard))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "ShardReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def _read_index(self, needed: int) -> NDArray[np.uint64]:
+        index_bytes = 16 * self._layout.chunks_per_shard
+        size = os.fstat(self._file.fileno()).st_size
+        data_bytes = size - index_bytes - _CHECKSUM_BYTES
+        if data_bytes < 0:
+            raise RuleBrokenError("shard_index", f"shard {self._name} is cut off ({size:,} bytes)")
+        tail = self._read(data_bytes, index_bytes + _CHECKSUM_BYTES)
+        index = tail[:index_bytes]
+        if google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little") != tail[index_bytes:]:
+            raise RuleBrokenError("shard_index", f"shard {self._name}: wrong checksum of the index")
+        entries = np.frombuffer(index, "<u8").reshape(-1, 2)[:needed]
+        if (entries == ABSENT).any():
+            raise RuleBrokenError("chunk_missing", f"shard {self._name} lacks a chunk")
+        offset, length = entries[:, 0], entries[:, 1]
+        if ((offset > data_bytes) | (length > data_bytes - np.minimum(offset, data_bytes))).any():
+            raise RuleBrokenError(
+                "shard_index", f"shard {self._name}: a chunk lies outside the file"
+            )
+        return entries
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
+        data = self._file.read(length)
+        while len(data) < length and (more := self._file.read(length - len(data))):
+            data += more
+        if len(data) != length:
+            raise RuleBrokenError("shard_index", f"shard {self._name} is cut off")
+        return data
+
+    def chunk_pg(self, chunk: int) -> NDArray[np.uint8]:
+        """Decompress one chunk: uint8 (pixels, groups), time last, read-only.
+
+        Raises:
+            RuleBrokenError: not a zstd frame of exactly a chunk's bytes; checked before memory
+                is taken.
+        """
+        coded = self._read(int(self._index[chunk, 0]), int(self._index[chunk, 1]))
+        try:
+            data = decompress_exactly(coded, self._layout.chunk_bytes)
+        except RuleBrokenError as error:
+            raise RuleBrokenError(
+                error.code, f"shard {self._name}, chunk {chunk} {error.message}"
+            ) from error
+        return np.frombuffer(data, np.uint8).reshape(-1, self._layout.chunk_groups)

@@ -1,0 +1,94 @@
+"""Hold a store to every rule of the format's document."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from spikedata.clips.store.layout import (
+    CATALOG,
+    CLIPS,
+    ArrayLayout,
+    Problem,
+    RootInfo,
+    RuleBrokenError,
+    check_id,
+)
+from spikedata.clips.store.reader import read_catalog, verify_bits
+from spikedata.clips.store.shard import ShardReader
+from spikedata.clips.stored import StoredClip, check_label, read_clip_metadata
+from spikedata.errors import StoreError
+
+
+def validate(path: Path | str, *, deep: bool = True) -> list[Problem]:
+    """List the rules that the store at ``path`` breaks; an empty list is a good store.
+
+    Args:
+        path: the store.
+        deep: also decode every bit and compare digests and spike counts.
+
+    Raises:
+        StoreError: a file cannot be read at all.
+    """
+    path = Path(path)
+    try:
+        root = RootInfo.read(path)
+    except RuleBrokenError as error:
+        return [Problem(error.code, None, error.message)]
+    if not (path / CLIPS).is_dir():
+        return [Problem("clips_missing", None, f"has no folder {CLIPS!r}")]
+    names = sorted(entry.name for entry in (path / CLIPS).iterdir() if entry.is_dir())
+    problems = list(_collisions(names))
+    whole: dict[str, StoredClip] = {}
+    for name in names:
+        try:
+            check_id(name)
+            stored, layout = read_clip_metadata(path / CLIPS / name)
+            whole[name] = stored
+            check_label(stored.clip, root.class_names)
+            _check_bits(path / CLIPS / name, stored, layout, deep=deep)
+        except RuleBrokenError as error:
+            problems.append(Problem(error.code, _printable(name), error.message))
+    return problems + list(_catalog_problems(path, whole, names))
+
+
+def _printable(name: str) -> str:
+    """A file system's name, which need not be UTF-8, as text that can be."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _collisions(names: list[str]) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            message = f"would be one file with {other!r} where case is ignored"
+            yield Problem("clip_ids_collide", name, message)
+
+
+def _check_bits(folder: Path, stored: StoredClip, layout: ArrayLayout, *, deep: bool) -> None:
+    for shard in range(layout.shards):
+        with ShardReader(folder, layout, shard):
+            pass  # opening checks the index
+    if deep:
+        verify_bits(folder, stored, layout)
+
+
+def _catalog_problems(
+    path: Path, whole: dict[str, StoredClip], names: list[str]
+) -> Iterator[Problem]:
+    """A catalogue may be absent; one that is there must say what the clips say."""
+    if not (path / CATALOG).exists():
+        return
+    try:
+        lines = read_catalog(path)
+    except RuleBrokenError as error:
+        yield Problem(error.code, None, error.message)
+        return
+    for clip_id in sorted(lines.keys() - set(names)):
+        yield Problem("catalog_differs", clip_id, f"is in {CATALOG} but not in the store")
+    for clip_id, stored in whole.items():
+        try:
+            same = clip_id in lines and StoredClip.from_catalog_line(lines[clip_id]) == stored
+        except StoreError:
+            same = False
+        if not same:
+            yield Problem("catalog_differs", clip_id, f"{CATALOG} does not say what the clip says")

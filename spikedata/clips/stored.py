@@ -1,0 +1,234 @@
+"""One clip as a store knows it: the attributes of its array and its line in the catalogue."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clip import SPLITS, Clip
+from spikedata.clips.store.layout import (
+    METADATA,
+    ArrayLayout,
+    RuleBrokenError,
+    check_id,
+    check_shape,
+    compact_json,
+    parse_json,
+    read_json,
+)
+
+CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
+MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
+GEOMETRY_KEYS = ("height_px", "width_px")
+RESERVED_KEYS = frozenset(CLIP_KEYS + MEASURED_KEYS + GEOMETRY_KEYS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredClip:
+    """A clip that has bits: its metadata, geometry and what was measured when it was written."""
+
+    clip: Clip
+    """Id, label, captions, split, group, licence, source."""
+    ticks: int
+    """Number of ticks, T."""
+    height_px: int
+    """Rows."""
+    width_px: int
+    """Columns."""
+    tick_rate_hz: float
+    """Ticks a second."""
+    bits_sha256: str
+    """Digest of the bits; see :class:`spikedata.stream.BitsHasher`."""
+    spikes: int
+    """Number of ones among the bits."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """How it was made: sensor, video account, versions; plain JSON."""
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes per pixel and tick."""
+        return self.spikes / (self.ticks * self.height_px * self.width_px)
+
+    def array_attributes(self) -> dict[str, Any]:
+        """The attributes of the clip's array, plain JSON.
+
+        Raises:
+            ValueError: an attribute has the name of a key that the format itself uses.
+        """
+        taken = sorted(RESERVED_KEYS & set(self.attributes))
+        if taken:
+            raise ValueError(f"attributes {taken} have names that the store format uses itself")
+        measured = {key: getattr(self, key) for key in MEASURED_KEYS}
+        return self.attributes | self.clip.to_dict() | measured
+
+    def catalog_line(self) -> bytes:
+        """The clip's line in the catalogue: the attributes and the geometry, id first."""
+        rest = self.array_attributes() | {key: getattr(self, key) for key in GEOMETRY_KEYS}
+        return compact_json({"id": rest.pop("id")})[:-1] + b"," + compact_json(rest)[1:]
+
+    @classmethod
+    def from_catalog_line(cls, line: bytes) -> Self:
+        """Undo :meth:`catalog_line`.
+
+        Raises:
+            RuleBrokenError: a key is missing or has a value that does not fit.
+        """
+        row = parse_json(line, "attributes_malformed", "a catalogue line")
+        return cls.from_array_attributes(row, *(row.pop(key, None) for key in GEOMETRY_KEYS))
+
+    @classmethod
+    def from_array_attributes(
+        cls, attributes: Mapping[str, Any], height_px: Any, width_px: Any
+    ) -> Self:
+        """Undo :meth:`array_attributes`.
+
+        Raises:
+            RuleBrokenError: a key is missing or has a value that does not fit.
+        """
+        made = {k: v for k, v in attributes.items() if k not in RESERVED_KEYS}
+        return cls.from_file(attributes, made, height_px, width_px)
+
+    @classmethod
+    def from_file(
+        cls, known: Mapping[str, Any], attributes: Any, height_px: Any, width_px: Any
+    ) -> Self:
+        """A clip of what any kind of file says; nothing of it is trusted.
+
+        Args:
+            known: values of :data:`CLIP_KEYS` and :data:`MEASURED_KEYS`; others are passed over.
+            attributes: how the clip was made.
+            height_px: rows.
+            width_px: columns.
+
+        Raises:
+            RuleBrokenError: a key is missing, a value does not fit, or a size is past its limit.
+        """
+        check_attributes(known)
+        if not isinstance(attributes, dict) or RESERVED_KEYS & attributes.keys():
+            expected = "an object without the format's own keys"
+            raise _wrong_attribute("attributes", attributes, expected)
+        height_px, width_px = _whole(height_px, "height_px"), _whole(width_px, "width_px")
+        check_shape(group_count(known["ticks"]), height_px, width_px)
+        return cls(
+            clip=Clip.from_dict({key: known[key] for key in CLIP_KEYS}),
+            ticks=known["ticks"],
+            height_px=height_px,
+            width_px=width_px,
+            tick_rate_hz=float(known["tick_rate_hz"]),
+            bits_sha256=known["bits_sha256"],
+            spikes=known["spikes"],
+            attributes=attributes,
+        )
+
+
+def check_attributes(attributes: Mapping[str, Any]) -> None:
+    """Check presence and type of the attributes that every clip must have.
+
+    Raises:
+        RuleBrokenError: a key is missing or has a value that does not fit.
+    """
+    for key in CLIP_KEYS + MEASURED_KEYS:
+        if key not in attributes:
+            raise RuleBrokenError("attribute_missing", f"attribute {key!r} is missing")
+    for key in ("label", "split", "group", "licence"):
+        if attributes[key] is not None and not isinstance(attributes[key], str):
+            raise _wrong_attribute(key, attributes[key], "a string or null")
+    if attributes["split"] not in (None, *SPLITS):
+        expected = f"null, {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+        raise _wrong_attribute("split", attributes["split"], expected)
+    captions = attributes["captions"]
+    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+        raise _wrong_attribute("captions", captions, "a list of strings")
+    if not isinstance(attributes["source"], dict):
+        raise _wrong_attribute("source", attributes["source"], "an object")
+    digest = attributes["bits_sha256"]
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise _wrong_attribute("bits_sha256", digest, "64 lower-case hexadecimal digits")
+    rate = attributes["tick_rate_hz"]
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e15:
+        raise _wrong_attribute("tick_rate_hz", rate, "a positive number")
+    _whole(attributes["ticks"], "ticks")
+    _whole(attributes["spikes"], "spikes", least=0)
+    check_id(attributes["id"])
+
+
+def _whole(value: Any, key: str, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= 1 << 62:
+        raise _wrong_attribute(key, value, f"a whole number of at least {least}")
+    return value
+
+
+def _wrong_attribute(key: str, value: Any, expected: str) -> RuleBrokenError:
+    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:76] + "..."
+    return RuleBrokenError(
+        "attributes_malformed", f"attribute {key!r} is {shown}, expected {expected}"
+    )
+
+
+def check_label(clip: Clip, class_names: Collection[str]) -> None:
+    """Check that a clip's label is one of the data set's.
+
+    Raises:
+        RuleBrokenError: it is not.
+    """
+    if clip.label is not None and clip.label not in class_names:
+        raise RuleBrokenError(
+            "label_unknown",
+            f"clip {clip.id}: label {clip.label!r} is not among the {len(class_names)} class names",
+        )
+
+
+def label_of(number: Any, class_names: Sequence[str]) -> str | None:
+    """The label that a column holds as its place among the class names.
+
+    Raises:
+        RuleBrokenError: there is no such place.
+    """
+    if number is None:
+        return None
+    if type(number) is not int or not 0 <= number < len(class_names):
+        raise RuleBrokenError(
+            "label_unknown", f"label {number!r} is not a place among {len(class_names)} class names"
+        )
+    return class_names[number]
+
+
+def check_past_end(packed_ghw: NDArray[np.uint8], ticks: int) -> None:
+    """Check that the last of a clip's groups, uint8 (G, H, W), holds nothing after its last tick.
+
+    Raises:
+        RuleBrokenError: it does.
+    """
+    used = ticks % TICKS_PER_GROUP
+    if used and (packed_ghw[-1] >> used).any():
+        raise RuleBrokenError("bits_past_end", f"has bits past its last tick ({ticks})")
+
+
+def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:
+    """Read and check ``zarr.json`` of the clip in ``folder``.
+
+    Raises:
+        RuleBrokenError: missing, malformed, or at odds with itself or with the folder's name.
+    """
+    if not (folder / METADATA).is_file():
+        raise RuleBrokenError("metadata_missing", f"has no {METADATA}")
+    meta = read_json(folder / METADATA, "metadata_malformed")
+    layout = ArrayLayout.from_metadata(meta)
+    attributes = meta.get("attributes")
+    if not isinstance(attributes, dict):
+        raise RuleBrokenError("metadata_malformed", "has no attributes")
+    stored = StoredClip.from_array_attributes(attributes, layout.height_px, layout.width_px)
+    if stored.clip.id != folder.name:
+        raise RuleBrokenError("id_disagrees", f"says its id is {stored.clip.id!r}")
+    if layout.groups != group_count(stored.ticks):
+        raise RuleBrokenError(
+            "ticks_disagree",
+            f"{stored.ticks} ticks need {group_count(stored.ticks)} groups, shape has "
+            f"{layout.groups}",
+        )
+    return stored, layout

@@ -1,0 +1,1 @@
+"""Publish a data set on the Hugging Face Hub, and fetch one back."""

@@ -1,0 +1,483 @@
+"""A corpus of videos to a store of spikes: several clips at once, resumable, never half-written."""
+
+import errno
+import json
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.analysis.calibrate import simulate_like, still_sensor
+from spikedata.clip import Clip, check_distinct_ids
+from spikedata.clips.sources import open_spikes
+from spikedata.clips.store import ClipWriter, StoredClip, StoreWriter, create_store
+from spikedata.corpora import Corpus, CorpusClip, clip_id_of
+from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
+from spikedata.outputs import failure_file, write_failures
+from spikedata.provenance import versions
+from spikedata.recipe import load_recipe, parse_recipe, to_dict
+from spikedata.simulator import SensorConfig, load_sensor, simulate
+from spikedata.simulator.presets import with_maps_beside
+from spikedata.video import Video, VideoConfig, open_video
+from spikedata.video.interpolate import find_interpolator, more_frames, steps_per_frame
+
+FRAMES_PER_BLOCK = 64
+"""Most frames decoded and simulated at a time; bounds memory, changes no bit."""
+BLOCK_BYTES = 1 << 25
+"""Most bytes of these frames, unless one frame has more: 32 MiB are 16 frames of 1080p."""
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationRecipe:
+    """All that decides what a simulated store holds of each clip."""
+
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+    """The camera that is simulated."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """How the videos are read."""
+    interpolator: str | None = None
+    """What makes frames between frames before the sensor: ``flow`` or ``package.module:function``;
+    None leaves it to the sensor's ``interpolation``."""
+    tick_rate_hz: float | None = None
+    """Ticks a second wanted; each clip gets the nearest whole number of ticks per frame."""
+    split: int = 1
+    """Which of the official splits the clips' ``split`` comes from."""
+
+    def __post_init__(self) -> None:
+        if self.tick_rate_hz is not None and not 0 < self.tick_rate_hz < math.inf:
+            raise ValueError(f"tick_rate_hz must be a positive number, got {self.tick_rate_hz}")
+
+    def sensor_at(self, frame_rate: Fraction) -> SensorConfig:
+        """The sensor for a video of this frame rate.
+
+        Raises:
+            ValueError: the tick rate gives less than one tick a frame, or too many.
+        """
+        if self.tick_rate_hz is None:
+            return self.sensor
+        ticks_per_frame = round(self.tick_rate_hz / frame_rate)
+        if ticks_per_frame < 1:
+            raise ValueError(
+                f"tick rate {self.tick_rate_hz:g} Hz is below the frame rate "
+                f"{float(frame_rate):g} Hz; give --fps or a higher --tick-rate"
+            )
+        return replace(self.sensor, ticks_per_frame=ticks_per_frame)
+
+
+def simulation_recipe(
+    overrides: Sequence[str] = (), *, sensor: str = "ideal", file: Path | str | None = None
+) -> SimulationRecipe:
+    """The recipe of a simulation: a file's, or a sensor's with all else as usual.
+
+    Args:
+        overrides: ``key.sub=value`` words that win, for example ``sensor.threshold=1.5``.
+        sensor: a preset or a sensor's own file, see :func:`load_sensor`; not looked at if there
+            is a ``file``.
+        file: YAML with the keys of :class:`SimulationRecipe`, such as a published data set has.
+            A file of maps that its sensor names is looked for beside it.
+
+    Raises:
+        RecipeError: no such file or preset, an unknown key, or an impossible value.
+    """
+    if file is not None:
+        recipe = load_recipe(file, SimulationRecipe, overrides)
+        return replace(recipe, sensor=with_maps_beside(recipe.sensor, Path(file).parent))
+    text = json.dumps({"sensor": to_dict(load_sensor(sensor))})
+    return parse_recipe(text, SimulationRecipe, overrides, where="options")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A clip that could not be made, and why."""
+
+    id: str
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationReport:
+    """What a run of :func:`simulate_corpus` did."""
+
+    store: Path
+    written: int
+    skipped: int
+    failures: tuple[Failure, ...]
+    stopped: bool
+    """True if the run was told to stop before all clips were tried."""
+    failure_file: Path
+    """JSON Lines, one failure a line; absent if there was none."""
+
+
+Device = Literal["cpu", "cuda"]
+Block = NDArray[np.uint8]
+Progress = Callable[[StoredClip | Failure], None]
+Unfinished = tuple[ClipWriter, int, dict[str, Any]]
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def simulate_corpus(
+    corpus: Corpus,
+    out: Path | str,
+    recipe: SimulationRecipe,
+    *,
+    workers: int = 1,
+    device: Device = "cpu",
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> SimulationReport:
+    """Simulate every clip of ``corpus`` into the store ``out``.
+
+    A store that is already there is continued: clips it holds are skipped. The bits of a clip
+    depend on the recipe, the clip id and the video alone, not on ``workers`` or on interruptions.
+    A clip whose video has another size now than when it was made counts as a failure.
+
+    Args:
+        corpus: clips and the videos they come from.
+        out: path of the store.
+        recipe: sensor and video settings; a store made with others is refused.
+        workers: clips simulated at once, one thread each.
+        device: where the sensor is simulated; the bits are the same.
+        progress: called in this thread for each clip, with what is stored of it or with its
+            failure; for those already there at once.
+        stop: set it to end early; what is unfinished is removed, what is finished stays.
+
+    Returns:
+        Counts, and one :class:`Failure` for each clip that could not be made. The same list is
+        written to ``<out stem>.failures.jsonl`` beside the store, or that file is removed.
+
+    Raises:
+        StoreError: ``out`` is something else, was made with another recipe, or holds one of the
+            clips with another label, caption, split, group or licence; or the disk is full (what
+            was finished before stays).
+        ValueError: ``workers`` is not positive, or two clips have the same id.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    out = Path(out)
+    list_of_failures = failure_file(out)
+    check_distinct_ids(item.clip.id for item in corpus.clips)
+    _check_tools(recipe, device)
+    with create_store(
+        out,
+        recipe=to_dict(recipe),
+        class_names=corpus.class_names,
+        name=_data_set_name(corpus),
+        resume=out.exists(),
+    ) as writer:
+        run = _Run(writer, recipe, device, stop or threading.Event(), progress)
+        try:
+            run.all_clips(corpus, workers)
+        except BaseException:
+            if run.failures:
+                with suppress(OSError):  # the disk may be full, which is being told
+                    write_failures(list_of_failures, run.failures)
+            raise
+    write_failures(list_of_failures, run.failures)
+    return SimulationReport(
+        store=out,
+        written=run.written,
+        skipped=run.skipped,
+        failures=tuple(sorted(run.failures, key=lambda failure: failure.id)),
+        stopped=run.stop.is_set(),
+        failure_file=list_of_failures,
+    )
+
+
+class _Run:
+    """One run over the clips still to do."""
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        recipe: SimulationRecipe,
+        device: Device,
+        stop: threading.Event,
+        progress: Progress | None,
+    ) -> None:
+        self.writer = writer
+        self.recipe = recipe
+        self.device = device
+        self.stop = stop
+        self.progress = progress or (lambda _: None)
+        self.written = 0
+        self.skipped = 0
+        self.failures: list[Failure] = []
+
+    def all_clips(self, corpus: Corpus, workers: int) -> None:
+        """Try each clip that is not there; at most ``workers`` are simulated at a time."""
+        there = [(item, self.writer.stored(item.clip.id)) for item in corpus.clips]
+        made = [(item, stored) for item, stored in there if stored is not None]
+        for item, stored in made:
+            _check_same_facts(self.writer.path, stored.clip, item.clip)
+        for item, stored in made:
+            self.skip(item, stored)
+        todo = [item for item, stored in there if stored is None]
+        # A lone clip cannot share cores with others: its own rows and chunks do.
+        threads = max(1, workers // max(1, len(todo)))
+        waiting = iter(todo)
+        most = 2 * workers  # as many again may wait for the disk while these have the cores
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="simulate") as cores,
+            ThreadPoolExecutor(most, thread_name_prefix="finish") as disk,
+        ):
+            under_way: dict[Future[StoredClip], CorpusClip] = {}
+            try:
+                while True:
+                    while len(under_way) < most and (ready := next(waiting, None)):
+                        coming = cores.submit(self.to_shards, ready, threads)
+                        under_way[disk.submit(self.finish, coming)] = ready
+                    if not under_way:
+                        return
+                    wait(under_way, return_when=FIRST_COMPLETED)
+                    for future in [future for future in under_way if future.done()]:
+                        self.account_for(future, under_way.pop(future))
+            except BaseException:
+                self.stop.set()
+                raise
+
+    def skip(self, item: CorpusClip, stored: StoredClip) -> None:
+        """Count a clip that is there, unless its video is another by now."""
+        changed = _changed_video(item.path, stored.clip)
+        if changed is None:
+            self.skipped += 1
+            self.progress(stored)
+        else:
+            folder = self.writer.path / "clips" / item.clip.id
+            self.fail(item, f"{changed}. To make the clip again, remove {folder}")
+
+    def fail(self, item: CorpusClip, said: str) -> None:
+        """Note why a clip could not be made."""
+        failure = Failure(id=item.clip.id, path=str(item.path), error=said)
+        self.failures.append(failure)
+        self.progress(failure)
+
+    def account_for(self, future: Future[StoredClip], item: CorpusClip) -> None:
+        """Count a finished clip, or note why it could not be made."""
+        try:
+            stored = future.result()
+        except CancelledError:
+            return
+        except Exception as error:  # whatever one video does, the others go on
+            if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+                raise StoreError(
+                    f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "
+                    "Finished clips are kept; make room and run the same command again"
+                ) from error
+            self.fail(item, _told(error))
+            return
+        self.written += 1
+        self.progress(stored)
+
+    def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:
+        """Decode, simulate and compress one clip."""
+        if self.stop.is_set():
+            raise CancelledError
+        with open_video(item.path, self.recipe.video) as video, ExitStack() as undo:
+            sensor = self.recipe.sensor_at(video.frame_rate)
+            counter = _CountedFrames(video, self.stop)
+            target = undo.enter_context(
+                self.writer.clip(
+                    replace(item.clip, source=item.clip.source | _identity(item.path)),
+                    height_px=video.height_px,
+                    width_px=video.width_px,
+                    tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
+                    threads=threads,
+                )
+            )
+            spikes = self.spikes(counter.blocks(), sensor, item.clip.id, threads)
+            with closing(_one_ahead(spikes, threads)) as blocks:
+                for packed_ghw in blocks:
+                    target.append(packed_ghw)
+            target.flush()
+            attributes = {
+                "sensor": to_dict(sensor),
+                "video": video.account(),
+                "versions": versions() | _interpolator_version(self.recipe),
+            }
+            undo.pop_all()  # whoever finishes the clip removes it if that fails
+            return target, counter.frames * sensor.ticks_per_frame, attributes
+
+    def finish(self, coming: Future[Unfinished]) -> StoredClip:
+        """Put a clip in its place, in a thread that may wait for the disk: a core does not."""
+        target, ticks, attributes = coming.result()
+        with target:
+            return target.finish(ticks=ticks, attributes=attributes)
+
+    def spikes(
+        self, blocks: Iterator[Block], sensor: SensorConfig, clip_id: str, threads: int
+    ) -> Iterator[Block]:
+        """Frames to packed ticks, by way of more frames if the recipe says so."""
+        if self.recipe.interpolator:
+            steps = steps_per_frame(sensor.ticks_per_frame)
+            make = find_interpolator(self.recipe.interpolator)
+            blocks = more_frames(blocks, steps, interpolator=make)
+            ticks = sensor.ticks_per_frame // steps
+            sensor = replace(sensor, ticks_per_frame=ticks, interpolation="linear")
+        if self.device == "cuda":
+            from spikedata.simulator.triton_gpu import simulate_on_gpu  # noqa: PLC0415  loads torch
+
+            return simulate_on_gpu(blocks, sensor, clip_id=clip_id)
+        return simulate(blocks, sensor, clip_id=clip_id, threads=threads)
+
+
+def simulate_recording(
+    recording: Path | str,
+    out: Path | str,
+    sensor: SensorConfig,
+    *,
+    camera: str | None = None,
+    threads: int = 1,
+) -> StoredClip:
+    """Simulate the still scene of a recording into a store of one clip, to compare the two.
+
+    A store that holds the clip already, made of the same file with the same sensor, is left as it
+    is.
+
+    Args:
+        recording: camera file, or store of one clip, whose rates give the light.
+        out: store to write.
+        sensor: the camera to simulate.
+        camera: whose file the recording is.
+        threads: how many share the pixels; the bits are the same.
+
+    Raises:
+        SpikeDataError: the recording cannot be read, or ``out`` is something else.
+        ValueError: the threshold is too high for the recording's rates.
+    """
+    recording, out = Path(recording), Path(out)
+    source = open_spikes(recording, camera=camera)
+    about = {"name": recording.name, "camera": camera}
+    if recording.is_file():
+        about |= _identity(recording)
+    clip = Clip(id=clip_id_of(recording.stem), source=about)
+    blocks = simulate_like(source, sensor, clip_id=clip.id, threads=threads)
+    recipe = {"sensor": to_dict(sensor), "like": about}
+    with create_store(
+        out, recipe=recipe, class_names=(), name=clip.id, resume=out.exists()
+    ) as writer:
+        there = writer.stored(clip.id)
+        if there is not None:
+            return there
+        with writer.clip(
+            clip,
+            height_px=source.height_px,
+            width_px=source.width_px,
+            tick_rate_hz=source.tick_rate_hz,
+        ) as target:
+            for packed_ghw in blocks:
+                target.append(packed_ghw)
+            ran = to_dict(still_sensor(sensor, source.ticks))
+            attributes = {"sensor": ran, "versions": versions()}
+            return target.finish(ticks=source.ticks, attributes=attributes)
+
+
+class _CountedFrames:
+    """A video's frames, counted on the way, cut off when the run is told to stop."""
+
+    def __init__(self, video: Video, stop: threading.Event) -> None:
+        self.video = video
+        self.stop = stop
+        self.frames = 0
+
+    def blocks(self) -> Iterator[Block]:
+        fitting = BLOCK_BYTES // (self.video.height_px * self.video.width_px)
+        for luma_nhw in self.video.blocks(max(1, min(FRAMES_PER_BLOCK, fitting))):
+            if self.stop.is_set():
+                raise CancelledError
+            self.frames += len(luma_nhw)
+            yield luma_nhw
+
+
+def _check_same_facts(store: Path, there: Clip, asked: Clip) -> None:
+    for key in ("label", "captions", "split", "group", "licence"):
+        old, new = getattr(there, key), getattr(asked, key)
+        if old != new:
+            raise StoreError(
+                f"{store}: clip {there.id} was made with {key} = {old!r}, now asked for {new!r}. "
+                "Use the same settings, or another --out"
+            )
+
+
+def _changed_video(path: Path, made_of: Clip) -> str | None:
+    """What tells that a video is not the one that a clip was made of; None if nothing does."""
+    before = made_of.source.get("bytes")
+    try:
+        now = path.stat().st_size
+    except OSError:  # gone, and not needed any more
+        return None
+    return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
+
+
+_EXPECTED = (SpikeDataError, ValueError, OSError)
+
+
+def _told(error: Exception) -> str:
+    """One line about what went wrong; what nobody foresaw is logged with its traceback."""
+    if isinstance(error, _EXPECTED):
+        return str(error)
+    if not isinstance(error, MemoryError):
+        logging.getLogger(__name__).error("unexpected", exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _interpolator_version(recipe: SimulationRecipe) -> dict[str, str]:
+    """The version of what decides the frames in between."""
+    if recipe.interpolator != "flow":
+        return {}
+    import cv2  # noqa: PLC0415  # loads slowly, and only flow needs it
+
+    return {"opencv": cv2.__version__}
+
+
+def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
+    """Miss what is missing before the first clip, not at every clip."""
+    if recipe.interpolator:
+        find_interpolator(recipe.interpolator)
+    if device == "cuda":
+        try:
+            from spikedata.simulator.triton_gpu import compute_device  # noqa: PLC0415  loads torch
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"device cuda needs {error.name}: pip install 'spikedata[gpu]'"
+            ) from error
+        compute_device()
+
+
+def _data_set_name(corpus: Corpus) -> str:
+    """A known data set's own name; the folder's for one's own videos."""
+    return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.folder_name
+
+
+def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.uint8], None, None]:
+    """The same blocks; if there are threads, the next is made in one while one is in use."""
+    if threads == 1:
+        yield from blocks
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
