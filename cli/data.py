@@ -29,7 +29,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from spikedata import Corpus, Failure, SimulationRecipe
-    from spikedata.clips.store import StoredClip
+    from spikedata.clips import StoredClip
     from spikedata.stream import SpikeSource
 
 app = new_app(

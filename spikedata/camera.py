@@ -192,6 +192,11 @@ class Recording:
     label: str | None = None
     """What the file itself says it shows (``uhsr`` only)."""
 
+    @property
+    def block_groups(self) -> int:
+        """Groups of a block that stays in the cache."""
+        return max(1, BLOCK_BYTES // (self.height_px * self.width_px))
+
     def blocks(self, ticks: int | None = None) -> Iterator[NDArray[np.uint8]]:
         """Packed blocks, uint8 (g, H, W), whole groups except perhaps the last.
 
@@ -202,9 +207,7 @@ class Recording:
             ValueError: ``ticks`` is not a positive multiple of eight.
             RecordingError: the file cannot be read, or a later frame's markers are wrong.
         """
-        if ticks is None:
-            groups = BLOCK_BYTES // (self.height_px * self.width_px)
-            ticks = max(1, groups) * TICKS_PER_GROUP
+        ticks = self.block_groups * TICKS_PER_GROUP if ticks is None else ticks
         if ticks < 1 or ticks % TICKS_PER_GROUP:
             raise ValueError(f"ticks must be a positive multiple of 8, got {ticks}")
         if self.camera.layout == "npz_hwt":
@@ -213,6 +216,24 @@ class Recording:
             return _npz_thw_blocks(self, ticks)
         starts = range(0, self.ticks, ticks)
         return _dat_blocks(self, (self._room(min(ticks, self.ticks - at)) for at in starts))
+
+    def groups(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Groups ``first`` to ``end`` of eight ticks, uint8 (end - first, H, W).
+
+        Raises:
+            RecordingError: as for :meth:`blocks`.
+        """
+        if self.camera.is_npz:  # compressed as one: what lies before is read too
+            pieces, at = [], 0
+            for block_ghw in self.blocks():
+                pieces.append(block_ghw[max(0, first - at) : max(0, end - at)])
+                at += len(block_ghw)
+                if at >= end:
+                    break
+            return np.concatenate(pieces)
+        first_tick = first * TICKS_PER_GROUP
+        room_ghw = self._room(min(end * TICKS_PER_GROUP, self.ticks) - first_tick)
+        return next(_dat_blocks(self, [room_ghw], first_tick))
 
     def read(self) -> SpikeStream:
         """The whole recording."""
@@ -317,16 +338,15 @@ def _write_planes(
 
 
 def _dat_blocks(
-    recording: Recording, rooms: Iterable[NDArray[np.uint8]]
+    recording: Recording, rooms: Iterable[NDArray[np.uint8]], tick: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Fill one array after another, uint8 (g, H, W), with the groups that follow, and yield it."""
+    """Fill one array after another, uint8 (g, H, W), with the groups from ``tick`` on."""
     camera = recording.camera
     planes_nb = np.empty((_PIECE_GROUPS * TICKS_PER_GROUP, camera.plane_bytes), np.uint8)
     scratch = np.empty(camera.plane_bytes, np.uint64)
     layout = camera._row_bits(), camera._runs(), recording.flip, camera.bit_order == "big"
-    tick = 0
     with _open(recording.path) as file:
-        file.seek(recording.first_byte)
+        file.seek(recording.first_byte + tick * camera.plane_bytes)
         for room_ghw in rooms:
             for first in range(0, len(room_ghw), _PIECE_GROUPS):
                 piece_ghw = room_ghw[first : first + _PIECE_GROUPS]

@@ -8,9 +8,9 @@ H rows, W columns.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,27 +19,13 @@ from torch.utils.data import Dataset
 
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
-from spikedata.clips.frames import ClipFrames
-from spikedata.clips.kind import kind_of
-from spikedata.clips.store import StoredClip, open_store
-from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, check_label, label_of
+from spikedata.clips import ClipSource, DatasetRows, StoredClip, check_label, open_clips
 from spikedata.errors import StoreError
-from spikedata.stream import SpikeStream
 
 Sampling = Literal["start", "center", "random", "uniform"]
 
 UNLABELLED = -1
 """Label of a clip that has none."""
-
-
-class Source(Protocol):
-    """What clips are read from."""
-
-    @property
-    def clips(self) -> Mapping[str, StoredClip]: ...  # noqa: D102
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
-    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream: ...  # noqa: D102
 
 
 class SpikeClips(Dataset[dict[str, Any]]):
@@ -60,8 +46,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
     ``caption`` and ``id``.
 
     Args:
-        source: a store or its path; Parquet that ``spikedata pack`` wrote; or what
-            ``datasets.load_dataset`` gave for a published data set (not streaming).
+        source: a set of clips in any format, or its path; or what ``datasets.load_dataset`` gave
+            for a published data set (not streaming).
         split: only clips of this split.
         classes: only clips of these classes; labels are then numbered among them.
         window_ticks: ticks of an item, over all its segments.
@@ -219,22 +205,10 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _open(source: Any) -> Source:
+def _open(source: Any) -> ClipSource:
     if isinstance(source, str | Path):
-        kind = kind_of(source)
-        if kind == "parquet":
-            from spikedata.clips.parquet import open_parquet  # noqa: PLC0415  needs pyarrow
-
-            return open_parquet(source)
-        if kind == "hdf5":
-            raise StoreError(
-                f"{source}: windows are read from a store or from Parquet. Make one: "
-                f"spikedata pack {source} --to zarr"
-            )
-        return open_store(source)
-    if hasattr(source, "clips") and hasattr(source, "read"):
-        return source  # type: ignore[no-any-return]
-    return _HubDataset(source)
+        return open_clips(source)
+    return source if isinstance(source, ClipSource) else DatasetRows(source)
 
 
 def _chosen_classes(class_names: tuple[str, ...], classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -247,7 +221,7 @@ def _chosen_classes(class_names: tuple[str, ...], classes: Sequence[str] | None)
 
 
 def _chosen_clips(
-    store: Source,
+    store: ClipSource,
     split: str | None,
     classes: Sequence[str] | None,
     ids: Sequence[str] | None,
@@ -264,46 +238,3 @@ def _chosen_clips(
         if (split is None or stored.clip.split == split)
         and (classes is None or stored.clip.label in classes)
     ]
-
-
-_FACTS = {*CLIP_KEYS, *MEASURED_KEYS, "height", "width"} - {"licence", "source"}
-"""Columns that a row must have besides its bits."""
-
-
-class _HubDataset:
-    """Rows of a published data set, as ``datasets.load_dataset`` gives them."""
-
-    def __init__(self, loaded: Any) -> None:
-        parts = list(loaded.values()) if isinstance(loaded, dict) else [loaded]
-        for part in parts:
-            if not hasattr(part, "features") or not hasattr(part, "select_columns"):
-                raise StoreError(f"cannot read clips from a {type(part).__name__}")
-            if not hasattr(part, "__len__"):
-                raise StoreError("a streaming data set has no random access; load it whole")
-            lacking = {*_FACTS, "bits", "chunk_ticks"} - set(part.column_names)
-            if lacking:
-                raise StoreError(f"the data set has no columns {', '.join(sorted(lacking))}")
-        self.class_names = tuple(getattr(parts[0].features["label"], "names", ()))
-        self._bits = [part.select_columns(["bits", "chunk_ticks"]) for part in parts]
-        self._places: dict[str, tuple[int, int]] = {}
-        clips: dict[str, StoredClip] = {}
-        for number, part in enumerate(parts):
-            for row, stored in enumerate(_facts(part, self.class_names)):
-                if stored.clip.id in clips:
-                    raise StoreError(f"clip {stored.clip.id} is there twice")
-                clips[stored.clip.id] = stored
-                self._places[stored.clip.id] = number, row
-        self.clips = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
-
-    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream:
-        part, place = self._places[clip_id]
-        row = self._bits[part][place]
-        frames = ClipFrames(self.clips[clip_id], row["chunk_ticks"], row["bits"] or ())
-        return frames.read(start, ticks)
-
-
-def _facts(part: Any, class_names: tuple[str, ...]) -> Iterator[StoredClip]:
-    for row in part.select_columns(sorted(_FACTS)):
-        label = label_of(row["label"], class_names)
-        known = row | {"label": label, "licence": None, "source": {}}
-        yield StoredClip.from_file(known, {}, row["height"], row["width"])

@@ -7,46 +7,33 @@ what it replaces stays until then. One bad source never stops the others.
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from spikedata.bits import BitsHasher, group_count
-from spikedata.camera import read_recording, write_recording
-from spikedata.clip import Clip
-from spikedata.clips.frames import check_chunk
-from spikedata.clips.opening import (
-    Format,
-    check_replaceable,
-    checked_blocks,
-    copy_clip,
-    kind_at,
-    open_clips,
-)
-from spikedata.clips.parquet import (
+from spikedata.clips import (
     CHUNK_TICKS,
-    ClipSource,
-    in_order,
-    packed_bytes,
-    plan_shards,
-    write_shard,
-)
-from spikedata.clips.recordings import (
-    METADATA_FILE,
-    RECORDING_SUFFIXES,
     CameraOptions,
-    RecordingItem,
-    Recordings,
-    recordings_below,
+    ClipSource,
+    Done,
+    Failed,
+    Format,
+    JoinedClips,
+    LeftOut,
+    StoreConfig,
+    StoredClip,
+    check_chunk,
+    check_replaceable,
+    create_store,
+    encode_all,
+    in_order,
+    open_any,
+    size_on_disk,
+    write_dat,
+    write_hdf5,
+    write_parquet,
 )
-from spikedata.clips.store import StoreConfig, StoredClip, create_store
-from spikedata.clips.store.layout import check_shape
-from spikedata.clips.stored import check_label
-from spikedata.corpora.names import clip_id_of
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import failure_file, locked, put_into_place, remove, write_failures
 
@@ -71,16 +58,6 @@ STATE_FILE = ".spikedata.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PackFailure:
-    """A source or clip that could not be packed, and why."""
-
-    id: str
-    """The clip's id, or the path where no clip was found."""
-    error: str
-    """One line."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PackStep:
     """How far a run of :func:`pack_clips` is."""
 
@@ -101,7 +78,7 @@ class PackReport:
     """Size of the bits, one bit a pixel and tick."""
     stored_bytes: int
     """Size of what was written."""
-    failures: tuple[PackFailure, ...]
+    failures: tuple[LeftOut, ...]
     failure_file: Path
     """JSON Lines, one failure a line; absent if there was none."""
     notes: tuple[str, ...]
@@ -139,7 +116,7 @@ def pack_clips(
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
-        Counts, and one :class:`PackFailure` for each source or clip that was left out. The same
+        Counts, and one :class:`LeftOut` for each source or clip that was left out. The same
         list is written to ``<out stem>.failures.jsonl`` beside ``out``, or that file is removed.
 
     Raises:
@@ -152,19 +129,20 @@ def pack_clips(
     out = Path(out or DEFAULT_OUT[to])
     level = _checked_level(to, level)
     check_replaceable(out, overwrite=overwrite)
-    found = _find(sources or [_default_source()], to, CameraOptions(camera, flip, tick_rate_hz))
+    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+    found = _find(sources or [_default_source()], to, options)
     found.check_keeps_recordings(out)
-    run = _Run(found, progress or (lambda _: None), workers)
-    _write_aside(run, to, out, level, overwrite)
+    run = _Run(found.clips, progress or (lambda _: None), workers)
+    _write_aside(run, found, to, out, level, overwrite)
     _remember(out)
     report = PackReport(
         out=out,
         clips=len(run.written),
-        packed_bytes=sum(map(packed_bytes, run.written.values())),
-        stored_bytes=_size(out),
-        failures=tuple(found.failures),
+        packed_bytes=sum(stored.packed_bytes for stored in run.written.values()),
+        stored_bytes=size_on_disk(out),
+        failures=tuple(run.failures),
         failure_file=failure_file(out),
-        notes=tuple(found.notes),
+        notes=found.clips.notes,
     )
     write_failures(report.failure_file, report.failures)
     return report
@@ -177,7 +155,9 @@ def _checked_level(to: Format, level: int | None) -> int:
     return level
 
 
-def _write_aside(run: "_Run", to: Format, out: Path, level: int, overwrite: bool) -> None:
+def _write_aside(
+    run: "_Run", found: "_Found", to: Format, out: Path, level: int, overwrite: bool
+) -> None:
     """Write, verify, and only then put into place."""
     partial = out.with_name(out.name + ".partial")
     try:
@@ -185,11 +165,9 @@ def _write_aside(run: "_Run", to: Format, out: Path, level: int, overwrite: bool
         with locked(partial), contextlib.ExitStack() as at_end:
             at_end.callback(remove, partial)
             remove(partial)
-            _WRITERS[to](run, partial, level)
-            if not run.written:
-                raise CorpusError(f"{out}: nothing could be packed: {run.found.failures[0].error}")
-            run.verify(partial, to)
-            run.found.check_keeps_all(out)
+            run.write(to, partial, level)
+            run.verify(partial)
+            found.check_keeps_all(out, run.failures)
             check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
             put_into_place(partial, out)
     except OSError as error:
@@ -220,57 +198,14 @@ def last_packed(directory: Path | str = ".") -> Path:
 # --- sources ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Found:
-    """Clips of all sources that fit the format ``to``, seen as one source."""
+    """Clips of all sources that fit a format, and where they are from."""
 
-    def __init__(self, to: Format) -> None:
-        self._to = to
-        self.clips: dict[str, StoredClip] = {}
-        self.failures: list[PackFailure] = []
-        self.notes: list[str] = []
-        self._readers: list[ClipSource] = []
-        self._reader_of: dict[str, ClipSource] = {}
-        self._folded: dict[str, str] = {}
-        self._paths: list[Path] = []
-        self._recordings: list[Path] = []
-
-    def add(self, path: Path, options: CameraOptions) -> None:
-        """Add the clips below ``path``, or note why there are none."""
-        self._paths.append(path)
-        try:
-            reader = self._open(path, options)
-            clips = list(reader.clips.values())
-        except (SpikeDataError, OSError) as error:
-            self.failures.append(PackFailure(id=str(path), error=str(error)))
-            return
-        self._readers.append(reader)
-        if isinstance(reader, Recordings):
-            self._recordings.append(path)
-            self.notes += reader.notes
-            self.failures += [PackFailure(id=key, error=text) for key, text in reader.failures]
-        for stored in clips:
-            problem = self._problem(stored, reader)
-            if problem is not None:
-                failure = PackFailure(id=stored.clip.id, error=f"{path}: {problem}")
-                self.failures.append(failure)
-                continue
-            self._folded[stored.clip.id.casefold()] = stored.clip.id
-            self.clips[stored.clip.id] = stored
-            self._reader_of[stored.clip.id] = reader
-
-    def _problem(self, stored: StoredClip, reader: ClipSource) -> str | None:
-        clip = stored.clip
-        other = self._folded.get(clip.id.casefold())
-        if other is not None:
-            return f"clip {clip.id} cannot be added beside {other}"
-        try:
-            check_label(clip, reader.class_names)
-            check_shape(group_count(stored.ticks), stored.height_px, stored.width_px)
-            if self._to == "parquet":
-                check_chunk(stored, CHUNK_TICKS)
-        except StoreError as error:
-            return str(error)
-        return None
+    clips: JoinedClips
+    paths: tuple[Path, ...]
+    recordings: tuple[Path, ...]
+    """Sources of camera files."""
 
     def check_keeps_recordings(self, out: Path) -> None:
         """Refuse to replace what holds original recordings.
@@ -278,76 +213,51 @@ class _Found:
         Raises:
             StoreError: a source of camera files is ``out`` or lies in it.
         """
-        for path in self._recordings:
+        for path in self.recordings:
             if path.resolve().is_relative_to(out.resolve()):
                 raise StoreError(
                     f"{out}: holds the recordings {path}, which --overwrite would remove. Choose "
                     "another --out"
                 )
 
-    def check_keeps_all(self, out: Path) -> None:
+    def check_keeps_all(self, out: Path, failures: Sequence[LeftOut]) -> None:
         """Refuse to replace a source by what is less.
 
         Raises:
             StoreError: ``out`` is one of the sources, and something was left out.
         """
-        if self.failures and any(path.resolve() == out.resolve() for path in self._paths):
-            failure = self.failures[0]
+        if failures and any(path.resolve() == out.resolve() for path in self.paths):
+            failure = failures[0]
             raise StoreError(
                 f"{out}: would lose what cannot be packed ({failure.id}: {failure.error}). Choose "
                 "another --out"
             )
 
-    def _open(self, path: Path, options: CameraOptions) -> ClipSource:
-        if not path.exists():
-            raise CorpusError(f"{path}: no such file or folder")
-        if path.suffix.lower() in RECORDING_SUFFIXES and path.is_file():
-            clip = Clip(id=clip_id_of(path.stem), source={"name": path.name})
-            return Recordings([RecordingItem(clip, path, options)], path.parent)
-        if kind_at(path) in ("zarr", "parquet", "hdf5"):
-            return open_clips(path)
-        if not path.is_dir():
-            raise CorpusError(f"{path}: is no store, and no .dat or .npz file")
-        return recordings_below(path, options)
-
-    @property
-    def name(self) -> str:
-        """That of all sources, such as the shards of one corpus; else ``spikes``."""
-        names = {reader.name for reader in self._readers}
-        return names.pop() if len(names) == 1 else "spikes"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """In the order in which all sources have them; else all that there are, sorted."""
-        orders = {reader.class_names for reader in self._readers}
-        return orders.pop() if len(orders) == 1 else tuple(sorted({n for o in orders for n in o}))
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """That of all sources; else one of each."""
-        first, *others = [reader.recipe for reader in self._readers]
-        return {"packed_from": [first, *others]} if any(r != first for r in others) else first
-
-    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
-        """The clip's blocks.
-
-        Raises:
-            SpikeDataError: it cannot be read, whatever its reader raises.
-        """
-        try:
-            yield from self._reader_of[clip_id].blocks(clip_id, ticks)
-        except (OSError, ValueError, MemoryError) as error:
-            raise CorpusError(f"clip {clip_id}: cannot be read: {error}") from error
-
 
 def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> _Found:
-    found = _Found(to)
-    for source in sources:
-        found.add(Path(source), options)
-    if not found.clips:
-        reason = found.failures[0].error if found.failures else "no clips in it"
+    opened: list[ClipSource] = []
+    left_out: list[LeftOut] = []
+    for path in map(Path, sources):
+        try:
+            opened.append(open_any(path, options))
+        except (SpikeDataError, OSError) as error:
+            left_out.append(LeftOut(id=str(path), error=str(error)))
+    clips = JoinedClips(opened, check=_CHECKS.get(to, _any_clip), left_out=tuple(left_out))
+    if not clips.clips:
+        reason = clips.left_out[0].error if clips.left_out else "no clips in it"
         raise CorpusError(f"{', '.join(map(str, sources))}: {reason}")
-    return found
+    recordings = tuple(source.path for source in opened if source.format == "dat")
+    return _Found(clips, tuple(map(Path, sources)), recordings)
+
+
+def _any_clip(stored: StoredClip) -> None:
+    """Every clip fits."""
+
+
+_CHECKS: dict[Format, Callable[[StoredClip], None]] = {
+    "parquet": lambda stored: check_chunk(stored, CHUNK_TICKS)
+}
+"""What a clip must be for a format that cannot take every one."""
 
 
 def _default_source() -> Path:
@@ -365,44 +275,47 @@ def _default_source() -> Path:
 class _Run:
     """One run over all clips: what was written, what was given up."""
 
-    def __init__(self, found: _Found, progress: Callable[[PackStep], None], workers: int) -> None:
-        self.found = found
+    def __init__(
+        self, clips: JoinedClips, progress: Callable[[PackStep], None], workers: int
+    ) -> None:
+        self.clips = clips
         self.workers = workers
         self.written: dict[str, StoredClip] = {}
+        self.failures = list(clips.left_out)
         self._progress = progress
         self._steps = 0
 
+    def write(self, to: Format, path: Path, level: int) -> None:
+        """Write every clip that can be read to ``path``."""
+        options = {"level": level, "workers": self.workers}
+        _WRITERS[to](self.clips, path, done=self.done, failed=self.failed, **options)
+        if not self.written:
+            raise CorpusError(f"{path}: nothing could be packed: {self.failures[0].error}")
+
     def done(self, stored: StoredClip) -> None:
-        self.written[stored.clip.id] = stored
-        self._step("write", stored, len(self.found.clips))
+        self.written[stored.id] = stored
+        self._step("write", stored, len(self.clips.clips))
 
     def failed(self, stored: StoredClip, error: Exception) -> None:
-        self.found.failures.append(PackFailure(id=stored.clip.id, error=str(error)))
-        self._step("write", stored, len(self.found.clips))
+        self.failures.append(LeftOut(id=stored.id, error=str(error)))
+        self._step("write", stored, len(self.clips.clips))
 
-    def each(self, work: Callable[[StoredClip], StoredClip]) -> None:
-        """Do ``work`` for each clip, several at once; what is wrong with a clip is noted."""
-        for stored, outcome in in_order(work, self.found.clips.values(), self.workers):
-            if isinstance(outcome, SpikeDataError | ValueError | MemoryError):
-                self.failed(stored, outcome)
-            elif isinstance(outcome, Exception):
-                raise outcome
-            else:
-                self.done(outcome)
-
-    def verify(self, path: Path, to: Format) -> None:
+    def verify(self, path: Path) -> None:
         """Read everything back and compare digests.
 
         Raises:
             StoreError: a clip is missing or differs.
         """
         self._steps = 0
-        back = _DatFolder(path, self.written) if to == "dat" else open_clips(path)
+        back = open_any(path)
         if set(back.clips) != set(self.written):
-            raise StoreError(f"{path}: {len(back.clips)} of {len(self.written)} clips read back")
+            told = f": {back.left_out[0].error}" if back.left_out else ""
+            raise StoreError(
+                f"{path}: {len(back.clips)} of {len(self.written)} clips read back{told}"
+            )
 
         def check(stored: StoredClip) -> None:
-            for _ in checked_blocks(back, stored):
+            for _ in back.checked_blocks(stored):
                 pass
 
         for stored, outcome in in_order(check, self.written.values(), self.workers):
@@ -412,114 +325,33 @@ class _Run:
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
         self._steps += 1
-        self._progress(PackStep(stage=stage, done=self._steps, total=total, id=stored.clip.id))
+        self._progress(PackStep(stage=stage, done=self._steps, total=total, id=stored.id))
 
 
-def _write_zarr(run: _Run, path: Path, level: int) -> None:
-    found = run.found
+def _write_zarr(
+    source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
+) -> None:
     with create_store(
         path,
-        recipe=found.recipe,
-        class_names=found.class_names,
-        name=found.name,
+        recipe=source.recipe,
+        class_names=source.class_names,
+        name=source.name,
         options=StoreConfig(zstd_level=level),
     ) as writer:
-        run.each(lambda stored: copy_clip(found, stored, writer))
+        clips = source.clips.values()
+        for stored in encode_all(lambda s: writer.copy(source, s), clips, workers, failed):
+            done(stored)
 
 
-def _write_parquet(run: _Run, path: Path, level: int) -> None:
-    for shard in plan_shards(run.found):
-        write_shard(
-            run.found,
-            shard,
-            path / shard.name,
-            level=level,
-            workers=run.workers,
-            done=run.done,
-            failed=run.failed,
-        )
-
-
-def _write_hdf5(run: _Run, path: Path, level: int) -> None:
-    from spikedata.clips.hdf5 import write_hdf5  # noqa: PLC0415  h5py loads when it is needed
-
-    write_hdf5(run.found, path, level=level, workers=run.workers, done=run.done, failed=run.failed)
-
-
-def _write_dat(run: _Run, path: Path, level: int) -> None:
-    """Upright planes, little-endian, without padding: the camera ``HxW``; ``level`` is not used."""
-    path.mkdir()
-
-    def write(stored: StoredClip) -> StoredClip:
-        file = path / _dat_name(stored)
-        file.parent.mkdir(exist_ok=True)
-        hasher = BitsHasher()
-
-        def hashed() -> Iterator[NDArray[np.uint8]]:
-            for block_ghw in checked_blocks(run.found, stored):
-                hasher.update(block_ghw)
-                yield block_ghw
-
-        write_recording(file, hashed(), _plain_camera(stored), ticks=stored.ticks)
-        return replace(stored, bits_sha256=hasher.hexdigest())
-
-    run.each(write)
-    lines = [json.dumps(_metadata_entry(run.written[key])) for key in sorted(run.written)]
-    (path / METADATA_FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-_WRITERS: dict[Format, Callable[[_Run, Path, int], None]] = {
+_WRITERS: dict[Format, Callable[..., None]] = {
     "zarr": _write_zarr,
-    "parquet": _write_parquet,
-    "hdf5": _write_hdf5,
-    "dat": _write_dat,
+    "parquet": write_parquet,
+    "hdf5": write_hdf5,
+    "dat": write_dat,
 }
 
 
-def _plain_camera(stored: StoredClip) -> str:
-    return f"{stored.height_px}x{stored.width_px}"
-
-
-def _dat_name(stored: StoredClip) -> str:
-    folder = f"{clip_id_of(stored.clip.label)}/" if stored.clip.label else ""
-    return f"{folder}{stored.clip.id}.dat"
-
-
-def _metadata_entry(stored: StoredClip) -> dict[str, Any]:
-    clip = stored.clip.to_dict()
-    about = {key: clip[key] for key in ("id", "label", "captions", "split", "group", "licence")}
-    return (
-        {"file_name": _dat_name(stored)}
-        | about
-        | {
-            "camera": _plain_camera(stored),
-            "ticks": stored.ticks,
-            "tick_rate_hz": stored.tick_rate_hz,
-            "bits_sha256": stored.bits_sha256,
-        }
-    )
-
-
-class _DatFolder:
-    """A folder of .dat files just written, read back."""
-
-    def __init__(self, path: Path, written: Mapping[str, StoredClip]) -> None:
-        self.name, self.class_names, self.recipe = path.name, (), dict[str, Any]()
-        self.clips = {key: s for key, s in written.items() if (path / _dat_name(s)).is_file()}
-        self._path = path
-
-    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
-        stored = self.clips[clip_id]
-        path = self._path / _dat_name(stored)
-        return read_recording(path, _plain_camera(stored)).blocks(ticks)
-
-
 # --- paths --------------------------------------------------------------------------------------
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _remember(out: Path) -> None:

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from spikedata.analysis.calibrate import simulate_like, still_sensor
 from spikedata.clip import Clip, check_distinct_ids
-from spikedata.clips.sources import open_spikes
-from spikedata.clips.store import ClipWriter, StoredClip, StoreWriter, create_store
+from spikedata.clips import CLIPS, ClipWriter, StoredClip, StoreWriter, create_store, open_spikes
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of
 from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
 from spikedata.outputs import failure_file, write_failures
@@ -260,7 +259,7 @@ class _Run:
             self.skipped += 1
             self.progress(stored)
         else:
-            folder = self.writer.path / "clips" / item.clip.id
+            folder = self.writer.path / CLIPS / item.clip.id
             self.fail(item, f"{changed}. To make the clip again, remove {folder}")
 
     def fail(self, item: CorpusClip, said: str) -> None:

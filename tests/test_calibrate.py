@@ -19,7 +19,6 @@ from spikedata.analysis.calibrate import (
 from spikedata.analysis.stats import profile, rate_between_spikes, scan
 from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
-from spikedata.clips.sources import as_source
 from spikedata.errors import RecordingError, SpikeDataError
 from spikedata.simulator import (
     NoiseConfig,
@@ -197,7 +196,7 @@ def known_camera(seed=3, threshold=1.5):
 def film(sensor, luma_hw, ticks, **given):
     frames = np.broadcast_to(luma_hw, (ticks // sensor.ticks_per_frame, *luma_hw.shape))
     blocks = list(simulate([np.ascontiguousarray(frames)], sensor, clip_id="film", **given))
-    return as_source(SpikeStream(np.concatenate(blocks), ticks, 20_000.0))
+    return SpikeStream(np.concatenate(blocks), ticks, 20_000.0)
 
 
 def film_flat_fields(sensor, maps, ticks):
@@ -280,7 +279,7 @@ def test_a_simulation_like_a_recording_has_its_rates(threshold, noise):
     recording = Source(rates_of_scene(), 600)
     sensor = SensorConfig(threshold=threshold, noise=noise)
     packed_ghw = np.concatenate(list(simulate_like(recording, sensor)))
-    made = as_source(SpikeStream(packed_ghw, 600, 20_000.0))
+    made = SpikeStream(packed_ghw, 600, 20_000.0)
     made_hw, made_error_hw = rate_between_spikes(made)
     rate_hw, error_hw = rate_between_spikes(recording)
     # Maps have steps of 1 / 16384 of full light; jitter moves the ends by 0.006 of an interval.
@@ -311,7 +310,7 @@ def test_the_threshold_named_instead_of_one_too_high_fits(rate, noise):
     packed_ghw = np.concatenate(
         list(simulate_like(recording, SensorConfig(threshold=threshold, noise=noise)))
     )
-    made_hw, _ = rate_between_spikes(as_source(SpikeStream(packed_ghw, 80, 20_000.0)))
+    made_hw, _ = rate_between_spikes(SpikeStream(packed_ghw, 80, 20_000.0))
     assert made_hw.mean() == pytest.approx(rate, rel=0.01)  # 0.41 ticks of 80, twelve pixels
 
 
@@ -319,7 +318,7 @@ def test_the_preset_has_the_statistics_of_a_real_static_scene(shared_data):
     path = shared_data / "recordings" / "static_scene_250x400x500.npz"
     recording = read_recording(path, "npz-hwt")
     packed_ghw = np.concatenate(list(simulate_like(recording, load_sensor("vidar-20khz"))))
-    found = profile(scan(as_source(SpikeStream(packed_ghw, 500, 20_000.0))))
+    found = profile(scan(SpikeStream(packed_ghw, 500, 20_000.0)))
     assert 0.0005 <= found.off_neighbour_share <= 0.002
     assert 0.008 <= found.extra_isi_spread <= 0.012
     assert -0.40 <= found.lag1_correlation <= -0.33

@@ -14,7 +14,7 @@ from spikedata.analysis.stats import MIN_INTERVALS, Scan, profile, scan
 from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
 from spikedata.clip import Clip
-from spikedata.clips.sources import open_spikes
+from spikedata.clips import open_spikes
 from spikedata.clips.store import create_store
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.stream import SpikeStream

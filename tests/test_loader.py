@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from spikedata.bits import pack_ticks, unpack_planes
 from spikedata.clip import Clip
-from spikedata.clips.store import create_store, open_store
-from spikedata.errors import StoreError
+from spikedata.clips import ChangedClips, create_store, open_store
+from spikedata.errors import SpikeDataError, StoreError
 from spikedata.loader import SpikeClips, collate, segment_starts
 from spikedata.stream import SpikeStream
 
@@ -178,10 +178,8 @@ def test_wrong_choices_are_told(store, tmp_path):
         SpikeClips(store, segments=3)
     with pytest.raises(ValueError, match="sampling must be"):
         SpikeClips(store, sampling="middle")
-    with pytest.raises(StoreError, match="no such store"):
+    with pytest.raises(SpikeDataError, match="no such file or folder"):
         SpikeClips(tmp_path / "none.zarr")
-    with pytest.raises(StoreError, match="spikedata pack x.h5 --to zarr"):
-        SpikeClips("x.h5")
     with pytest.raises(StoreError, match="cannot read clips from a list"):
         SpikeClips([1, 2])
 
@@ -195,13 +193,10 @@ def test_a_store_is_opened_without_a_look_for_parquet_in_it(store, monkeypatch):
 
 
 def test_a_label_that_is_no_class_is_told(store):
-    class Wrong:
-        class_names = ("b",)
-        clips = store.clips
-        read = store.read
-
+    wrong = ChangedClips(store, clips=store.clips, recipe={})
+    wrong.class_names = ("b",)
     with pytest.raises(StoreError, match="clip a_g01: label 'a' is not among the 1 class names"):
-        SpikeClips(Wrong())
+        SpikeClips(wrong)
 
 
 def test_clips_of_several_sizes_are_not_one_batch():

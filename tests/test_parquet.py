@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from spikedata.bits import pack_ticks, unpack_ticks
 from spikedata.clip import Clip
+from spikedata.clips import ChangedClips
 from spikedata.clips.parquet import (
     arrow_schema,
     open_parquet,
@@ -279,20 +280,16 @@ def test_shards_of_two_data_sets_are_not_one(folder, tmp_path):
         open_parquet(tmp_path)
 
 
-class Changed:
-    """A store whose first clip says something else."""
-
-    def __init__(self, store: SpikeStore, stored) -> None:
-        self.name, self.class_names, self.recipe = store.name, store.class_names, store.recipe
-        self.clips = {**store.clips, stored.clip.id: stored}
-        self.blocks = store.blocks
+def changed(store: SpikeStore, stored) -> ChangedClips:
+    """The store with one clip that says something else."""
+    return ChangedClips(store, clips={**store.clips, stored.clip.id: stored}, recipe=store.recipe)
 
 
 def test_a_split_that_would_leave_the_folder_becomes_no_path(store):
     stored = store.clips["c00"]
     clip = SimpleNamespace(id="c00", split="../../../x/here")
     with pytest.raises(StoreError, match="clip c00: split '../../../x/here' is none of"):
-        plan_shards(Changed(store, replace(stored, clip=clip)))
+        plan_shards(changed(store, replace(stored, clip=clip)))
 
 
 def test_a_clip_too_large_for_a_row_is_told_as_soon_as_that_is_known(store, tmp_path, monkeypatch):
@@ -304,7 +301,7 @@ def test_a_clip_too_large_for_a_row_is_told_as_soon_as_that_is_known(store, tmp_
             read.append(clip_id)
             yield block_ghw
 
-    source = Changed(store, huge)
+    source = changed(store, huge)
     source.blocks = blocks
     monkeypatch.setattr("spikedata.clips.parquet.MAX_CLIP_BYTES", 1000)
     told = []
@@ -322,7 +319,7 @@ def test_a_clip_too_large_for_a_row_is_told_as_soon_as_that_is_known(store, tmp_
 @pytest.mark.parametrize("with_bits", [True, False])
 def test_a_label_that_is_no_class_is_told(store, tmp_path, with_bits):
     stored = store.clips["c01"]
-    source = Changed(store, replace(stored, clip=replace(stored.clip, label="z")))
+    source = changed(store, replace(stored, clip=replace(stored.clip, label="z")))
     (shard, _) = plan_shards(source)
     told = []
     write_shard(

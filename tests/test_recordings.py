@@ -11,8 +11,8 @@ from tools import one_line_error, run_program
 
 from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
+from spikedata.clips import open_spikes
 from spikedata.clips.recordings import CameraOptions, recordings_below
-from spikedata.clips.sources import as_source, open_spikes
 from spikedata.clips.store import create_store, open_store
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.stream import SpikeStream
@@ -49,7 +49,7 @@ def planes_in(source, clip_id: str) -> np.ndarray:
 def test_class_folders_give_labels_captions_and_splits(tmp_path):
     root = write_dats(tmp_path / "set", "train/wave/a.dat", "test/clap/b.DAT", "c.dat")
     found = recordings_below(root, SMALL)
-    assert found.failures == []
+    assert found.left_out == ()
     assert found.name == "set"
     assert found.class_names == ("clap", "wave")
     assert found.recipe == {"cameras": ["8x10"]}
@@ -60,7 +60,7 @@ def test_class_folders_give_labels_captions_and_splits(tmp_path):
     }
     assert found.clips["test__clap__b"].clip.captions == ("a video of clap",)
     assert found.clips["c"].clip.captions == ()
-    assert found.notes == ["1 file in no class folder, without a class: c.dat"]
+    assert found.notes == ("1 file in no class folder, without a class: c.dat",)
     assert np.array_equal(planes_in(found, "test__clap__b"), planes_of(1))
 
 
@@ -85,7 +85,7 @@ def test_hidden_files_are_passed_over_and_linked_folders_entered(tmp_path):
     (root / "wave/again").symlink_to(root)
     found = recordings_below(root, SMALL)
     assert list(found.clips) == ["clap__b", "wave__a"]
-    assert found.failures == []
+    assert found.left_out == ()
 
 
 def test_pipes_are_not_read(tmp_path):
@@ -93,7 +93,7 @@ def test_pipes_are_not_read(tmp_path):
     os.mkfifo(root / "wave/b.dat")
     found = recordings_below(root, SMALL)
     assert list(found.clips) == ["wave__a"]
-    assert found.notes == ["not regular files, left out: wave/b.dat"]
+    assert found.notes == ("not regular files, left out: wave/b.dat",)
     (root / "wave/a.dat").unlink()
     with pytest.raises(CorpusError, match=r"no .dat or .npz file, .* left out: wave/b\.dat"):
         recordings_below(root, SMALL)
@@ -112,7 +112,7 @@ def test_a_file_with_the_id_of_another_is_a_failure_that_names_both(tmp_path, na
     root = write_dats(tmp_path, *names, "wave/z.dat")
     found = recordings_below(root, SMALL)
     assert list(found.clips) == [clip_id, "wave__z"]
-    ((failed, problem),) = found.failures
+    ((failed, problem),) = [(x.id, x.error) for x in found.left_out]
     assert failed.casefold() == clip_id.casefold()
     assert problem == (
         f"'{names[1]}' is left out: '{names[1]}' and '{names[0]}' would both be clip "
@@ -127,8 +127,8 @@ def test_equal_ids_in_a_metadata_file_are_failures_too(tmp_path):
     write_metadata(root, *({"file_name": name, "id": "one"} for name in names))
     found = recordings_below(root, SMALL)
     assert list(found.clips) == ["one"]
-    assert [key for key, _ in found.failures] == ["one", "one"]
-    assert "'3.dat' and '1.dat' would both be clip 'one'" in found.failures[1][1]
+    assert [x.id for x in found.left_out] == ["one", "one"]
+    assert "'3.dat' and '1.dat' would both be clip 'one'" in found.left_out[1].error
 
 
 def test_a_bad_file_does_not_take_the_id_of_a_good_one(tmp_path):
@@ -136,7 +136,9 @@ def test_a_bad_file_does_not_take_the_id_of_a_good_one(tmp_path):
     (root / "a.dat").write_bytes(bytes(3))
     found = recordings_below(root, SMALL)
     assert np.array_equal(planes_in(found, "a"), planes_of(0))
-    assert ["3 bytes is not a whole number" in text for _, text in found.failures] == [True]
+    assert [
+        "3 bytes is not a whole number" in text for text in [x.error for x in found.left_out]
+    ] == [True]
 
 
 # --- what is told of the camera ------------------------------------------------------------------
@@ -161,8 +163,8 @@ def test_camera_and_tick_rate_come_from_either_metadata_file(tmp_path, write):
     write(root, rows)
     found = recordings_below(root, UNTOLD)
     assert {key: s.tick_rate_hz for key, s in found.clips.items()} == {"wave__a": 1000.0}
-    assert [key for key, _ in found.failures] == ["wave__b"]
-    assert "no file tells its camera" in found.failures[0][1]
+    assert [x.id for x in found.left_out] == ["wave__b"]
+    assert "no file tells its camera" in found.left_out[0].error
     found = recordings_below(root, SMALL)
     assert {key: s.tick_rate_hz for key, s in found.clips.items()} == {
         "wave__a": 1000.0,
@@ -224,7 +226,9 @@ def test_an_unknown_camera_is_a_failure_of_its_file_alone(tmp_path):
     root = write_dats(tmp_path, "a.dat", "b.dat")
     write_metadata(root, {"file_name": "a.dat", "camera": "vidra"}, {"file_name": "b.dat"})
     found = recordings_below(root, CameraOptions(camera=None, flip=None, tick_rate_hz=None))
-    assert [(key, text.partition(":")[0]) for key, text in found.failures] == [
+    assert [
+        (key, text.partition(":")[0]) for key, text in [(x.id, x.error) for x in found.left_out]
+    ] == [
         ("a", "unknown camera 'vidra'"),
         ("b", str(root / "b.dat")),
     ]
@@ -299,13 +303,13 @@ def test_spikes_are_the_same_from_a_file_a_store_and_memory(tmp_path):
         (open_spikes(tmp_path / "a.dat", camera="8x10"), 20_000.0),
         (open_spikes(write_store(tmp_path / "one.zarr", ["a"])), 250.0),
         (open_spikes(write_store(tmp_path / "two.zarr", ["a", "b"]), clip="a"), 250.0),
-        (as_source(stream), 250.0),
+        (stream, 250.0),
     ):
         assert (source.ticks, source.height_px, source.width_px) == (19, 8, 10)
         assert source.tick_rate_hz == rate
         assert np.array_equal(unpacked(source), planes_of(0))
         assert np.array_equal(unpacked(source), planes_of(0))  # blocks can be read again
-        assert as_source(source) is source
+        assert source is source
 
 
 def test_spikes_that_cannot_be_told_apart_are_refused(tmp_path):

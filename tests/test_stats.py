@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from spikedata.analysis.stats import count_intervals, profile, scan
 from spikedata.bits import pack_ticks
-from spikedata.clips.sources import as_source
 from spikedata.stream import SpikeStream
 
 
@@ -22,11 +21,11 @@ def test_intervals_worked_by_hand():
     stream = stream_of("0110010001", "0000100000")
     assert count_intervals(stream, longest=5).tolist() == [0, 1, 0, 1, 1, 0]
     assert count_intervals(stream, longest=3).tolist() == [0, 1, 0, 2]
-    assert profile(scan(as_source(stream))).isi_mean == pytest.approx(8 / 3)
+    assert profile(scan(stream)).isi_mean == pytest.approx(8 / 3)
 
 
 def test_no_interval_has_no_mean():
-    assert np.isnan(profile(scan(as_source(stream_of("0100", "0000")))).isi_mean)
+    assert np.isnan(profile(scan(stream_of("0100", "0000"))).isi_mean)
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32))
@@ -39,7 +38,7 @@ def test_intervals_are_the_steps_between_a_pixel_s_spikes(ticks, seed):
     stream = SpikeStream(pack_ticks(planes_thw), ticks, 20_000.0)
     assert count_intervals(stream, longest=20).tolist() == want.tolist()
     if ticks > 1:
-        counted_l = scan(as_source(stream), longest=20).length_ckl.sum(axis=(0, 1))
+        counted_l = scan(stream, longest=20).length_ckl.sum(axis=(0, 1))
         assert counted_l.tolist() == want.tolist()
 
 

@@ -19,7 +19,7 @@ from tools import digest_of_folder
 from spikedata.bits import pack_ticks
 from spikedata.bits.time_order import count_ones, to_time_first, to_time_last, unpack_window
 from spikedata.clip import Clip
-from spikedata.clips.store import StoreConfig, create_store, open_store, validate
+from spikedata.clips import StoreConfig, create_store, open_store, validate
 from spikedata.clips.store.layout import ArrayLayout
 from spikedata.errors import StoreError
 from spikedata.stream import SpikeStream

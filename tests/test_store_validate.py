@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikedata.clips.store import Problem, open_store, validate
+from spikedata.clips import open_store, validate
+from spikedata.clips.rules import Problem
 from spikedata.errors import StoreError
 
 SPEC = Path(__file__).parent / "spec"

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from spikedata.analysis.stats import Profile, Scan, profile, scan
 from spikedata.analysis.view import to_grey
 from spikedata.bits import TICKS_PER_GROUP, slice_ticks
-from spikedata.clips.sources import as_source
 from spikedata.outputs import written_aside
 from spikedata.stream import SpikeSource, SpikeStream
 
@@ -165,7 +164,7 @@ def compare_streams(
         if given.ticks < 16:
             raise ValueError(f"{name}: at least 16 ticks are needed, got {given.ticks}")
     ticks = min(real.ticks, simulated.ticks)
-    sources = [_FirstTicks(as_source(given), ticks) for given in (real, simulated)]
+    sources = [_FirstTicks(given, ticks) for given in (real, simulated)]
     with ThreadPoolExecutor(threads) as pool:
         real_scan, simulated_scan = pool.map(scan, sources)
         of_real, of_simulated = profile(real_scan), profile(simulated_scan)

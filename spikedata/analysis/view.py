@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.analysis.stats import count_intervals
-from spikedata.clips.store import SpikeStore, StoredClip
+from spikedata.clips import ClipSource, StoredClip
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import written_aside
 from spikedata.stream import SpikeStream
@@ -94,7 +94,7 @@ def _white_rate(rate_hw: NDArray[np.float64]) -> float:
 
 
 def view_clip(
-    store: SpikeStore,
+    store: ClipSource,
     clip_id: str,
     out: Path | str,
     *,
@@ -153,7 +153,7 @@ def view_clip(
     return out
 
 
-def _ticks_shown(store: SpikeStore, clip_id: str, start: int, ticks: int | None) -> int:
+def _ticks_shown(store: ClipSource, clip_id: str, start: int, ticks: int | None) -> int:
     if clip_id not in store.clips:
         raise StoreError(f"{store.path}: no clip {clip_id!r}; it holds {len(store.clips)} clips")
     whole = store.clips[clip_id].ticks
@@ -167,7 +167,7 @@ def _ticks_shown(store: SpikeStore, clip_id: str, start: int, ticks: int | None)
 
 
 def _pictures(
-    store: SpikeStore,
+    store: ClipSource,
     clip_id: str,
     firsts: Iterable[int],
     window_ticks: int,
@@ -186,7 +186,7 @@ def _pictures(
 
 
 def contact_sheet(
-    store: SpikeStore, clip_ids: Sequence[str] | None = None, *, columns: int = 8
+    store: ClipSource, clip_ids: Sequence[str] | None = None, *, columns: int = 8
 ) -> NDArray[np.uint8]:
     """One TFP picture a clip, from its middle, with the clip's label under it.
 
@@ -208,7 +208,7 @@ def contact_sheet(
     return lay_out(tiles, columns=columns)
 
 
-def choose_clips(store: SpikeStore, count: int) -> list[str]:
+def choose_clips(store: ClipSource, count: int) -> list[str]:
     """At most ``count`` clip ids; classes take turns, each in order of id."""
     by_label: dict[str, list[str]] = {}
     for clip_id, stored in store.clips.items():
@@ -304,7 +304,7 @@ img, svg { max-width: 100%; height: auto }
 
 
 def report_html(
-    store: SpikeStore,
+    store: ClipSource,
     out: Path | str,
     *,
     sample_clips: int = 48,
@@ -336,7 +336,7 @@ def report_html(
     return out
 
 
-def _page(store: SpikeStore, sample_clips: int, sample_ticks: int) -> str:
+def _page(store: ClipSource, sample_clips: int, sample_ticks: int) -> str:
     sample = choose_clips(store, sample_clips)
     summary = {key: value for key, value in store.summary().items() if key != "recipe"}
     parts = [
@@ -369,7 +369,7 @@ def _class_table(clips: Iterable[StoredClip]) -> str:
     for stored in clips:
         label = stored.clip.label or "(no label)"
         count[label, stored.clip.split or "none"] += 1
-        spikes[label] += stored.spikes
+        spikes[label] += stored.spikes or 0
         pixel_ticks[label] += stored.ticks * stored.height_px * stored.width_px
     splits = sorted({split for _, split in count})
     rows = [
@@ -379,7 +379,7 @@ def _class_table(clips: Iterable[StoredClip]) -> str:
     return _table(("class", *splits, "spikes per pixel and tick"), rows)
 
 
-def _interval_figure(store: SpikeStore, clip_ids: Sequence[str], most_ticks: int) -> str:
+def _interval_figure(store: ClipSource, clip_ids: Sequence[str], most_ticks: int) -> str:
     from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
     from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
 

@@ -6,7 +6,7 @@ Shapes: G groups of eight ticks, H rows, W columns, P pixels.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ import zstandard
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, group_count, slice_ticks
-from spikedata.clips.store.layout import RuleBrokenError
-from spikedata.clips.stored import StoredClip, check_past_end
+from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.rules import RuleBrokenError, check_past_end
+from spikedata.clips.source import ClipBits
+from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
-from spikedata.stream import SpikeStream
 
 MAX_FRAME_BYTES = 1 << 30
 """Bytes of a frame once decompressed; a reader holds that much."""
@@ -61,25 +61,7 @@ def check_chunk(stored: StoredClip, chunk_ticks: int) -> None:
         )
 
 
-def in_blocks(chunks: Iterable[NDArray[np.uint8]], ticks: int) -> Iterator[NDArray[np.uint8]]:
-    """Cut a clip's chunks (G, H, W) anew into blocks of ``ticks`` ticks, the last perhaps shorter.
-
-    Raises:
-        ValueError: ``ticks`` is not a positive multiple of eight.
-    """
-    if ticks <= 0 or ticks % TICKS_PER_GROUP:
-        raise ValueError(f"ticks must be a positive multiple of 8, got {ticks}")
-    step, waiting = ticks // TICKS_PER_GROUP, np.empty((0, 0, 0), np.uint8)
-    for chunk_ghw in chunks:
-        waiting = np.concatenate([waiting, chunk_ghw]) if len(waiting) else chunk_ghw
-        while len(waiting) >= step:
-            yield waiting[:step]
-            waiting = waiting[step:]
-    if len(waiting):
-        yield waiting
-
-
-class ClipFrames:
+class ClipFrames(ClipBits):
     """One row's compressed bits; nothing the row says is trusted.
 
     Args:
@@ -88,52 +70,46 @@ class ClipFrames:
         frames: zstd frames.
 
     Raises:
-        StoreError: ``chunk_ticks`` is not usable, or other than ``frames`` are needed.
+        RuleBrokenError: ``chunk_ticks`` is not usable, or other than ``frames`` are needed.
     """
 
     def __init__(self, stored: StoredClip, chunk_ticks: Any, frames: Sequence[Any]) -> None:
+        self.stored = stored
         self._frames = frames
-        self._stored = stored
-        self._where = f"clip {stored.clip.id}"
         if type(chunk_ticks) is not int or chunk_ticks < 1 or chunk_ticks % TICKS_PER_GROUP:
-            raise StoreError(f"{self._where}: chunk_ticks is not usable: {chunk_ticks!r}")
-        self._chunk_groups = chunk_ticks // TICKS_PER_GROUP
+            said = f"chunk_ticks is not usable: {chunk_ticks!r:.40}"
+            raise RuleBrokenError("attributes_malformed", said)
+        self.step = chunk_ticks // TICKS_PER_GROUP
         check_chunk(stored, chunk_ticks)
-        if len(frames) != -(-group_count(stored.ticks) // self._chunk_groups):
-            raise StoreError(f"{self._where}: {len(frames)} chunks do not fit its ticks")
+        if len(frames) != -(-group_count(stored.ticks) // self.step):
+            raise RuleBrokenError("chunk_missing", f"{len(frames)} chunks do not fit its ticks")
 
-    def read(self, start: int, ticks: int | None) -> SpikeStream:
-        """Ticks ``start`` to ``start + ticks`` (to the end if None), packed from bit 0.
-
-        Raises:
-            StoreError: the clip is damaged, or the window lies outside it.
-        """
-        stored = self._stored
-        ticks = stored.ticks - start if ticks is None else ticks
-        if start < 0 or ticks < 1 or start + ticks > stored.ticks:
-            raise StoreError(
-                f"{self._where}: ticks {start} to {start + ticks} are not inside its "
-                f"{stored.ticks} ticks"
-            )
-        first = start // TICKS_PER_GROUP // self._chunk_groups
-        last = (group_count(start + ticks) - 1) // self._chunk_groups
-        blocks = [self._decode(at) for at in range(first, last + 1)]
-        packed_ghw = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        window_start = start - first * self._chunk_groups * TICKS_PER_GROUP
-        return SpikeStream(slice_ticks(packed_ghw, window_start, ticks), ticks, stored.tick_rate_hz)
-
-    def decode_all(self) -> Iterator[NDArray[np.uint8]]:
-        """What each frame holds, in order: uint8 (G, H, W).
+    def groups(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Groups ``first`` to ``end``, uint8 (end - first, H, W); only their frames are decoded.
 
         Raises:
-            StoreError: one is damaged, or bits past the clip's last tick are set.
+            RuleBrokenError: one is damaged, or bits past the clip's last tick are set.
         """
-        return map(self._decode, range(len(self._frames)))
+        begin = first // self.step
+        decoded = [self._decode(at) for at in range(begin, -(-end // self.step))]
+        packed_ghw = decoded[0] if len(decoded) == 1 else np.concatenate(decoded)
+        return packed_ghw[first - begin * self.step : end - begin * self.step]
+
+    def blocks(self, step: int) -> Iterator[NDArray[np.uint8]]:
+        """All groups in order, ``step`` at a time; each frame is decoded once."""
+        waiting = np.empty((0, self.stored.height_px, self.stored.width_px), np.uint8)
+        for chunk_ghw in map(self._decode, range(len(self._frames))):
+            waiting = np.concatenate([waiting, chunk_ghw]) if len(waiting) else chunk_ghw
+            while len(waiting) >= step:
+                yield waiting[:step]
+                waiting = waiting[step:]
+        if len(waiting):
+            yield waiting
 
     def _decode(self, at: int) -> NDArray[np.uint8]:
-        stored, pixels = self._stored, self._stored.height_px * self._stored.width_px
-        left = group_count(stored.ticks) - at * self._chunk_groups
-        groups = min(self._chunk_groups, left)
+        stored, pixels = self.stored, self.stored.height_px * self.stored.width_px
+        left = group_count(stored.ticks) - at * self.step
+        groups = min(self.step, left)
         try:
             data = decompress_exactly(self._frames[at], groups * pixels)
             out_gp = np.empty((groups, pixels), np.uint8)
@@ -141,5 +117,5 @@ class ClipFrames:
             if groups == left:
                 check_past_end(out_gp, stored.ticks)
         except RuleBrokenError as error:
-            raise StoreError(f"{self._where}: chunk {at} {error.message}") from error
+            raise RuleBrokenError(error.code, f"chunk {at} {error.message}") from error
         return out_gp.reshape(groups, stored.height_px, stored.width_px)

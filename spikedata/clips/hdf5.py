@@ -14,8 +14,7 @@ Shapes: G groups of eight ticks, H rows, W columns, P pixels.
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, BitsHasher, group_count
-from spikedata.clips.frames import check_chunk, in_blocks
-from spikedata.clips.parquet import ClipSource, in_order
-from spikedata.clips.store import StoredClip
-from spikedata.clips.store.layout import check_about, parse_json
-from spikedata.clips.stored import MEASURED_KEYS, check_label, check_past_end
+from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.encoding import Done, Failed, encode_all
+from spikedata.clips.frames import check_chunk
+from spikedata.clips.rules import (
+    RuleBrokenError,
+    check_about,
+    check_label,
+    check_past_end,
+    parse_json,
+)
+from spikedata.clips.source import ClipBits, ClipSource
+from spikedata.clips.stored import MEASURED_KEYS, BitsMeter, StoredClip
 from spikedata.errors import SpikeDataError, StoreError
 
 FORMAT = "spikedata-hdf5 1"
@@ -43,8 +48,8 @@ def write_hdf5(
     *,
     level: int = DEFAULT_LEVEL,
     workers: int = 1,
-    done: Callable[[StoredClip], None],
-    failed: Callable[[StoredClip, Exception], None],
+    done: Done,
+    failed: Failed,
 ) -> None:
     """Write every clip of ``source`` to one file.
 
@@ -66,38 +71,25 @@ def write_hdf5(
         file.attrs["name"] = source.name
         file.attrs["about"] = json.dumps(about, sort_keys=True)
         file.create_group("clips")
-        for stored, outcome in in_order(encode, source.clips.values(), workers):
-            if isinstance(outcome, SpikeDataError):
-                failed(stored, outcome)
-            elif isinstance(outcome, Exception):
-                raise outcome
-            else:
-                told, chunks = outcome
-                _write_clip(file["clips"], told, chunks, level)
-                done(told)
+        for stored, chunks in encode_all(encode, source.clips.values(), workers, failed):
+            _write_clip(file["clips"], stored, chunks, level)
+            done(stored)
 
 
 def _encode(source: ClipSource, stored: StoredClip, level: int) -> tuple[StoredClip, list[bytes]]:
     """Compress in the worker's thread: HDF5 itself lets one thread at a time in."""
     check_label(stored.clip, source.class_names)
     check_chunk(stored, CHUNK_GROUPS * TICKS_PER_GROUP)
-    hasher, spikes = BitsHasher(), 0
     pixels = stored.height_px * stored.width_px
     chunks: list[bytes] = []
-    for block_ghw in source.blocks(stored.clip.id, CHUNK_GROUPS * TICKS_PER_GROUP):
-        hasher.update(block_ghw)
-        spikes += bits.count_ones(np.ascontiguousarray(block_ghw))
+    meter = BitsMeter()
+    for block_ghw in source.checked_blocks(stored, CHUNK_GROUPS * TICKS_PER_GROUP, meter):
         block_gp = np.zeros((CHUNK_GROUPS, pixels), np.uint8)
         block_gp[: len(block_ghw)] = block_ghw.reshape(len(block_ghw), pixels)
         chunk_pg = np.empty((pixels, CHUNK_GROUPS), np.uint8)
         bits.to_time_last(block_gp, chunk_pg)
         chunks.append(zlib.compress(chunk_pg.data, level))
-    digest = hasher.hexdigest()
-    if stored.bits_sha256 and digest != stored.bits_sha256:
-        raise StoreError(
-            f"clip {stored.clip.id}: its bits have SHA-256 {digest}, noted was {stored.bits_sha256}"
-        )
-    return replace(stored, bits_sha256=digest, spikes=spikes), chunks
+    return meter.measured(stored), chunks
 
 
 def _write_clip(group: Any, stored: StoredClip, chunks: list[bytes], level: int) -> None:
@@ -122,12 +114,15 @@ def _write_clip(group: Any, stored: StoredClip, chunks: list[bytes], level: int)
     dataset.attrs["attributes"] = json.dumps(stored.attributes, sort_keys=True)
 
 
-class Hdf5Store:
-    """Clips in an HDF5 file, as a source of clips; the file is opened for each read.
+class Hdf5Store(ClipSource):
+    """Clips in an HDF5 file; the file is opened for each read.
 
     Raises:
         StoreError: the file is not ours, malformed, or past a limit.
     """
+
+    format = "hdf5"
+    version = FORMAT.split()[-1]
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -136,34 +131,43 @@ class Hdf5Store:
                 raise StoreError(f"is HDF5, but not {FORMAT}")
             about = _json_of(file, "about") | {"name": file.attrs.get("name")}
             check_about(about)
-            self.name: str = about["name"]
-            self.class_names: tuple[str, ...] = tuple(about["class_names"])
-            self.recipe: dict[str, Any] = about["recipe"]
+            self.name = about["name"]
+            self.class_names = tuple(about["class_names"])
+            self.recipe = about["recipe"]
             group = _child(file, "clips", h5py.Group)
-            self.clips: Mapping[str, StoredClip] = {
-                clip_id: _stored_clip(group, clip_id) for clip_id in sorted(group)
-            }
+            self.clips = {clip_id: _stored_clip(group, clip_id) for clip_id in sorted(group)}
 
-    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
-        """Packed blocks (G, H, W) of ``ticks`` ticks, the last perhaps shorter.
+    def open_bits(self, clip_id: str) -> "Hdf5Bits":
+        """Nothing is read yet."""
+        return Hdf5Bits(self.path, self.clips[clip_id])
+
+
+class Hdf5Bits(ClipBits):
+    """The bits of one clip of a file."""
+
+    step = CHUNK_GROUPS
+
+    def __init__(self, path: Path, stored: StoredClip) -> None:
+        self.stored = stored
+        self._path = path
+
+    def groups(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Groups ``first`` to ``end``, uint8 (end - first, H, W); only their chunks are read.
 
         Raises:
-            ValueError: ``ticks`` is not a positive multiple of eight.
-            StoreError: the clip is damaged.
+            StoreError: one is damaged, or bits past the clip's last tick are set.
         """
-        return in_blocks(self._chunks(clip_id), ticks)
-
-    def _chunks(self, clip_id: str) -> Iterator[NDArray[np.uint8]]:
-        stored = self.clips[clip_id]
-        groups = group_count(stored.ticks)
-        with _opened(self.path) as file:
-            dataset = _child(_child(file, "clips", h5py.Group), clip_id, h5py.Dataset)
-            _check_dataset(dataset, stored)
-            for first in range(0, groups, CHUNK_GROUPS):
-                chunk_ghw = _read_chunk(dataset, first)[: groups - first]
-                if first + len(chunk_ghw) == groups:
-                    check_past_end(chunk_ghw, stored.ticks)
-                yield chunk_ghw
+        begin = first // CHUNK_GROUPS * CHUNK_GROUPS
+        with _opened(self._path) as file:
+            dataset = _child(_child(file, "clips", h5py.Group), self.stored.id, h5py.Dataset)
+            _check_dataset(dataset, self.stored)
+            chunks = [_read_chunk(dataset, at) for at in range(begin, end, CHUNK_GROUPS)]
+        packed_ghw = (chunks[0] if len(chunks) == 1 else np.concatenate(chunks))[
+            first - begin : end - begin
+        ]
+        if end == group_count(self.stored.ticks):
+            check_past_end(packed_ghw, self.stored.ticks)
+        return packed_ghw
 
 
 @contextlib.contextmanager
@@ -172,6 +176,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path) as file:
             yield file
+    except RuleBrokenError as error:
+        raise error.at(path) from error
     except SpikeDataError as error:
         raise StoreError(f"{path}: {error}") from error
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

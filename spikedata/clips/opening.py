@@ -1,105 +1,157 @@
-"""Packed clips on disk: which of our formats a path is, how to open it, and if it may be replaced.
+"""Which set of clips lies at a path, how to open it, and if it may be replaced."""
 
-``pack`` and ``hub`` write, read and replace by the rules that stand here.
-"""
-
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from spikedata.clips.formats import format_at
+from spikedata.clips.recordings import (
+    ABOUT_FILE,
+    METADATA_FILE,
+    RECORDING_SUFFIXES,
+    CameraOptions,
+    listed_recordings,
+    one_recording,
+    read_about,
+    recordings_below,
+)
+from spikedata.clips.rules import Problem, RuleBrokenError
+from spikedata.clips.source import ClipSource
+from spikedata.clips.store import (
+    CATALOG,
+    CLIPS,
+    LOCK,
+    METADATA,
+    PARTIAL,
+    open_store,
+    store_problems,
+)
+from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.stream import SpikeSource
 
-from spikedata.bits import BitsHasher
-from spikedata.clips.kind import HDF5_SUFFIXES, kind_of
-from spikedata.clips.parquet import ClipSource, open_parquet
-from spikedata.clips.recordings import METADATA_FILE
-from spikedata.clips.store import StoredClip, StoreWriter, open_store
-from spikedata.clips.store.layout import CATALOG, CLIPS, LOCK, METADATA, PARTIAL
-from spikedata.errors import SpikeDataError, StoreError
-
-Format = Literal["zarr", "parquet", "hdf5", "dat"]
-
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _STORE_NAMES = frozenset([METADATA, CLIPS, CATALOG, LOCK, PARTIAL])
-_DAT_KEYS = frozenset(["file_name", "camera", "ticks", "tick_rate_hz", "bits_sha256"])
-"""What ``pack --to dat`` tells of each file; somebody's own list does not have all of it."""
+_AS_THE_FILES_SAY = CameraOptions()
 
 
-def kind_at(path: Path) -> Format | None:
-    """Which format of packed clips lies at ``path``; None if none does.
-
-    More than :func:`kind_of` it looks at content: a file that is being written has another name,
-    and a folder of ``.dat`` files is a set of ours if its list is.
-    """
-    if not path.exists():
-        return None
-    if path.is_file() and not _is_parquet(path):
-        is_hdf5 = path.suffix.lower() in HDF5_SUFFIXES or _begins_as_hdf5(path)
-        return "hdf5" if is_hdf5 else None
-    return kind_of(path) or ("dat" if _listed_recordings(path) else None)
-
-
-def open_clips(path: Path | str) -> ClipSource:
-    """Open what holds packed clips: a store, a Parquet folder or file, or an HDF5 file.
-
-    Args:
-        path: where it is; its name and content tell what it is.
+def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> ClipSource:
+    """Open a set of clips, even one of which not a single clip can be opened; that tells why.
 
     Raises:
-        StoreError: it is none of these, or malformed.
+        SpikeDataError: there is no set of clips, or it is malformed.
     """
     path = Path(path)
-    kind = kind_at(path)
-    if kind == "hdf5":
-        from spikedata.clips.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when it is needed
+    if not path.exists():
+        raise CorpusError(f"{path}: no such file or folder")
+    found = format_at(path)
+    if found == "zarr":
+        return open_store(path)
+    if found == "parquet":
+        from spikedata.clips.parquet import ParquetStore  # noqa: PLC0415  pyarrow loads when needed
+
+        return ParquetStore(path)
+    if found == "hdf5":
+        from spikedata.clips.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when needed
 
         return Hdf5Store(path)
-    return open_parquet(path) if kind == "parquet" else open_store(path)
+    if path.is_dir():
+        try:
+            return recordings_below(path, options)
+        except RuleBrokenError as error:
+            raise error.at(path) from error
+    if path.suffix.lower() in RECORDING_SUFFIXES:
+        return one_recording(path, options)
+    raise CorpusError(f"{path}: is no store, and no .dat or .npz file")
 
 
-def checked_blocks(
-    source: ClipSource, stored: StoredClip, ticks: int = 1024
-) -> Iterator[NDArray[np.uint8]]:
-    """The blocks of a clip in ``source``; after the last one, an error if they are other bits.
+def open_clips(
+    path: Path | str,
+    *,
+    camera: str | None = None,
+    flip: bool | None = None,
+    tick_rate_hz: float | None = None,
+) -> ClipSource:
+    """Open a set of clips, whatever its format.
 
     Args:
-        source: where the bits are.
-        stored: the clip and the digest noted; without one any bits will do.
-        ticks: ticks a block.
+        path: a store, a Parquet folder or file, an HDF5 file, or camera files: a folder that
+            ``pack --to dat`` wrote, any other folder of recordings, or one of them.
+        camera: whose files recordings are; default what their folder's metadata says.
+        flip: turn their rows upside down; default what the camera needs to be upright.
+        tick_rate_hz: their ticks a second; default the metadata's or the camera's.
 
     Raises:
-        StoreError: the clip is damaged, or its bits are not those noted.
+        SpikeDataError: it is none of these, it is malformed, or not one recording can be read.
+        ValueError: ``tick_rate_hz`` is not positive.
     """
-    hasher = BitsHasher()
-    for block_ghw in source.blocks(stored.clip.id, ticks):
-        hasher.update(block_ghw)
-        yield block_ghw
-    if stored.bits_sha256 and hasher.hexdigest() != stored.bits_sha256:
-        raise StoreError(
-            f"clip {stored.clip.id}: its bits have SHA-256 {hasher.hexdigest()}, "
-            f"noted was {stored.bits_sha256}"
-        )
+    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+    source = open_any(path, options)
+    if not source.clips and source.left_out:
+        raise CorpusError(source.left_out[0].error)
+    return source
 
 
-def copy_clip(source: ClipSource, stored: StoredClip, writer: StoreWriter) -> StoredClip:
-    """Copy one clip into a store, its digest checked before it is there.
+def open_spikes(
+    path: Path | str,
+    *,
+    camera: str | None = None,
+    clip: str | None = None,
+    flip: bool | None = None,
+    tick_rate_hz: float | None = None,
+) -> SpikeSource:
+    """Open one clip of a set, or one recording, to read its spikes block by block.
+
+    Args:
+        path: as for :func:`open_clips`.
+        camera: likewise.
+        clip: which clip; it may be left out where there is but one.
+        flip: as for :func:`open_clips`.
+        tick_rate_hz: likewise.
 
     Raises:
-        StoreError: the clip is damaged, or cannot be added.
-        ValueError: it does not fit the store's format.
+        SpikeDataError: no such file, nothing tells the camera or the clip, or the file does not
+            fit.
     """
-    with writer.clip(
-        stored.clip,
-        height_px=stored.height_px,
-        width_px=stored.width_px,
-        tick_rate_hz=stored.tick_rate_hz,
-    ) as target:
-        for block_ghw in checked_blocks(source, stored):
-            target.append(block_ghw)
-        return target.finish(ticks=stored.ticks, attributes=stored.attributes)
+    source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+    if clip is None and len(source.clips) != 1:
+        raise StoreError(f"{path}: holds {len(source.clips)} clips; give --clip ID")
+    return source.stream(next(iter(source.clips)) if clip is None else clip)
+
+
+def validate(
+    path: Path | str,
+    *,
+    deep: bool = True,
+    camera: str | None = None,
+    flip: bool | None = None,
+    tick_rate_hz: float | None = None,
+) -> list[Problem]:
+    """List the rules that a set of clips breaks; an empty list is a good set.
+
+    Args:
+        path: as for :func:`open_clips`.
+        deep: also decode every bit and compare digests and spike counts.
+        camera: as for :func:`open_clips`.
+        flip: likewise.
+        tick_rate_hz: likewise.
+
+    Raises:
+        SpikeDataError: a file cannot be read at all, or is no set of clips.
+    """
+    path = Path(path)
+    if format_at(path) in (None, "zarr") and not _holds_recordings(path, camera):
+        return store_problems(path, deep=deep)
+    try:
+        options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+        return open_any(path, options).problems(deep=deep)
+    except RuleBrokenError as error:
+        return [Problem(error.code, None, error.message)]
+    except StoreError as error:
+        return [Problem("cannot_be_read", None, str(error))]
+
+
+def _holds_recordings(path: Path, camera: str | None) -> bool:
+    is_recording = path.is_file() and path.suffix.lower() in RECORDING_SUFFIXES
+    return is_recording or (camera is not None and format_at(path) is None)
 
 
 def check_replaceable(out: Path, *, overwrite: bool) -> None:
@@ -125,42 +177,30 @@ def check_replaceable(out: Path, *, overwrite: bool) -> None:
 
 def _not_ours(out: Path) -> Path | None:
     """What at or in ``out`` spikedata did not write; None if it wrote all of it."""
-    kind = kind_at(out)
-    if kind == "dat":
-        ours = {out / METADATA_FILE, *_listed_recordings(out)}
+    found = format_at(out)
+    if found == "dat":
+        ours = {out / METADATA_FILE, *listed_recordings(out)}
+        ours |= {out / ABOUT_FILE} if _says_its_ours(out) else set()
         return next((path for path in _files(out) if path not in ours), None)
-    if kind is None:
+    if found is None:
         # An empty folder is nobody's loss.
         return None if out.is_dir() and not os.listdir(out) else next(_files(out), out)
     try:
-        open_clips(out)
+        open_any(out)
     except SpikeDataError:
         return out
-    if kind == "zarr":
+    if found == "zarr":
         return next((p for p in sorted(out.iterdir()) if p.name not in _STORE_NAMES), None)
-    return next((path for path in _files(out) if kind == "parquet" and not _is_parquet(path)), None)
+    foreign = (file for file in _files(out) if file.suffix.lower() != ".parquet")
+    return next(foreign, None) if found == "parquet" else None
+
+
+def _says_its_ours(out: Path) -> bool:
+    try:
+        return read_about(out) is not None
+    except StoreError:
+        return False
 
 
 def _files(path: Path) -> Iterator[Path]:
     return (file for file in sorted(path.rglob("*")) if not file.is_dir())
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet"
-
-
-def _begins_as_hdf5(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
-
-
-def _listed_recordings(path: Path) -> set[Path]:
-    """Files that the ``metadata.jsonl`` of ``pack --to dat`` lists; none if it is not ours."""
-    try:
-        lines = (path / METADATA_FILE).read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines]
-        if not all(entry.keys() >= _DAT_KEYS for entry in entries):
-            return set()
-        return {path / entry["file_name"] for entry in entries}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return set()

@@ -10,11 +10,10 @@ Shapes: G = ceil(T / 8) groups of eight ticks, g groups in a chunk, H rows, W co
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +22,14 @@ import zstandard
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.bits import BitsHasher, group_count
 from spikedata.clip import SPLITS
-from spikedata.clips.frames import ClipFrames, check_chunk, in_blocks
-from spikedata.clips.kind import parquet_files
-from spikedata.clips.store import StoredClip
-from spikedata.clips.store.layout import RuleBrokenError, check_about, parse_json
-from spikedata.clips.stored import check_label, label_of
-from spikedata.errors import SpikeDataError, StoreError
-from spikedata.stream import SpikeStream
+from spikedata.clips.encoding import Done, Failed, encode_all
+from spikedata.clips.formats import parquet_files
+from spikedata.clips.frames import ClipFrames, check_chunk
+from spikedata.clips.rules import RuleBrokenError, check_about, check_label, label_of, parse_json
+from spikedata.clips.source import ClipSource
+from spikedata.clips.stored import BitsMeter, StoredClip
+from spikedata.errors import StoreError
 
 FORMAT = "spikedata-parquet"
 VERSION = "1.0"
@@ -50,22 +48,6 @@ MAX_CLIP_BYTES = 1 << 30
 row holds it whole, with plain ``datasets`` twice."""
 
 
-class ClipSource(Protocol):
-    """Where clips come from: a store, a Parquet folder, or camera files seen as one."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def recipe(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def clips(self) -> Mapping[str, StoredClip]:
-        """Clips by id; an empty ``bits_sha256`` means that nobody has read the bits yet."""
-
-    def blocks(self, clip_id: str, ticks: int = ...) -> Iterator[NDArray[np.uint8]]: ...  # noqa: D102
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """One Parquet file of a data set, planned from the clips' sizes alone."""
@@ -75,10 +57,6 @@ class Shard:
     split: str
     clip_ids: tuple[str, ...]
     packed_bytes: int
-
-
-Done = Callable[[StoredClip], None]
-Failed = Callable[[StoredClip, Exception], None]
 
 
 def plan_shards(source: ClipSource) -> tuple[Shard, ...]:
@@ -100,7 +78,7 @@ def plan_shards(source: ClipSource) -> tuple[Shard, ...]:
         parts: list[list[StoredClip]] = [[]]
         room = SHARD_PACKED_BYTES
         for stored in by_split[split]:
-            size = packed_bytes(stored)
+            size = stored.packed_bytes
             if parts[-1] and size > room:
                 parts.append([])
                 room = SHARD_PACKED_BYTES
@@ -111,16 +89,21 @@ def plan_shards(source: ClipSource) -> tuple[Shard, ...]:
                 name=f"data/{split}-{number:05d}-of-{len(parts):05d}.parquet",
                 split=split,
                 clip_ids=tuple(stored.clip.id for stored in part),
-                packed_bytes=sum(map(packed_bytes, part)),
+                packed_bytes=sum(stored.packed_bytes for stored in part),
             )
             for number, part in enumerate(parts)
         ]
     return tuple(shards)
 
 
-def packed_bytes(stored: StoredClip) -> int:
-    """Bytes of the clip's packed bits before compression."""
-    return group_count(stored.ticks) * stored.height_px * stored.width_px
+def write_parquet(
+    source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
+) -> None:
+    """Write every clip of ``source`` to a folder of shards; see :func:`write_shard`."""
+    for shard in plan_shards(source):
+        write_shard(
+            source, shard, path / shard.name, level=level, workers=workers, done=done, failed=failed
+        )
 
 
 def write_shard(
@@ -164,15 +147,10 @@ def write_shard(
     try:
         with _open_writer(partial, schema) as writer:
             group = _RowGroup(writer, schema)
-            for stored, outcome in in_order(encode, clips, workers):
-                if isinstance(outcome, Exception):
-                    if failed is None or not isinstance(outcome, SpikeDataError):
-                        raise outcome
-                    failed(stored, outcome)
-                    continue
-                group.add(outcome[1])
+            for stored, row in encode_all(encode, clips, workers, failed):
+                group.add(row)
                 if done is not None:
-                    done(outcome[0])
+                    done(stored)
             group.flush()
         partial.replace(path)
     finally:
@@ -208,25 +186,6 @@ class _RowGroup:
             table = pa.Table.from_pylist(self._rows, schema=self._schema)
             self._writer.write_table(table, row_group_size=len(self._rows))
         self._rows, self._bytes = [], 0
-
-
-def in_order(
-    encode: Callable[[StoredClip], Any], clips: Iterable[StoredClip], workers: int
-) -> Iterator[tuple[StoredClip, Any]]:
-    """Each clip with what ``encode`` gave or raised, in order; few are under way at a time."""
-    waiting: list[tuple[StoredClip, Future[Any]]] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
-        try:
-            for stored in clips:
-                waiting.append((stored, pool.submit(encode, stored)))
-                if len(waiting) > workers:
-                    first, future = waiting.pop(0)
-                    yield first, future.exception() or future.result()
-            for first, future in waiting:
-                yield first, future.exception() or future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def arrow_schema(source: ClipSource, *, with_bits: bool = True) -> pa.Schema:
@@ -278,29 +237,23 @@ def _encode_row(
 ) -> tuple[StoredClip, dict[str, Any]]:
     check_chunk(stored, CHUNK_TICKS)
     compressor = zstandard.ZstdCompressor(level=level)
-    hasher, spikes, preview = BitsHasher(), 0, b""
+    preview = b""
     frames: list[bytes] = []
     frame_bytes = 0
-    for block_ghw in source.blocks(stored.clip.id, CHUNK_TICKS):
-        block_gp = np.ascontiguousarray(block_ghw).reshape(len(block_ghw), -1)
-        hasher.update(block_gp)
-        spikes += bits.count_ones(block_gp)
+    meter = BitsMeter()
+    for block_ghw in source.checked_blocks(stored, CHUNK_TICKS, meter):
         preview = preview or _preview_png(block_ghw)
+        block_gp = np.ascontiguousarray(block_ghw).reshape(len(block_ghw), -1)
         time_last_pg = np.empty(block_gp.shape[::-1], np.uint8)
         bits.to_time_last(block_gp, time_last_pg)
         frames.append(compressor.compress(time_last_pg.data))
         frame_bytes += len(frames[-1])
         if frame_bytes > MAX_CLIP_BYTES:
             raise StoreError(
-                f"clip {stored.clip.id}: is past {MAX_CLIP_BYTES:,} bytes compressed, too many for "
+                f"clip {stored.id}: is past {MAX_CLIP_BYTES:,} bytes compressed, too many for "
                 "a row of Parquet. Use --to zarr, or cut the recording"
             )
-    digest = hasher.hexdigest()
-    if stored.bits_sha256 and digest != stored.bits_sha256:
-        raise StoreError(
-            f"clip {stored.clip.id}: its bits have SHA-256 {digest}, noted was {stored.bits_sha256}"
-        )
-    stored = replace(stored, bits_sha256=digest, spikes=spikes)
+    stored = meter.measured(stored)
     row = _facts_row(stored, source.class_names)
     picture = {"bytes": preview, "path": None}
     return stored, row | {"preview": picture, "chunk_ticks": CHUNK_TICKS, "bits": frames}
@@ -362,19 +315,13 @@ _FACTS = {
 _BITS = {"chunk_ticks": pa.int64(), "bits": pa.list_(pa.binary())}
 
 
-class ParquetStore:
-    """Clips in Parquet files, with the reading interface of a store.
+class ParquetStore(ClipSource):
+    """Clips in Parquet files.
 
     Safe to share between threads, to fork and to pickle: files are opened for each read.
     """
 
-    path: Path
-    """The folder, or the one file."""
-    clips: Mapping[str, StoredClip]
-    """What it holds, in order of id."""
-    class_names: tuple[str, ...]
-    recipe: dict[str, Any]
-    name: str
+    format = "parquet"
     has_bits: bool
     """False for a data set of recipes only."""
 
@@ -385,6 +332,7 @@ class ParquetStore:
         self.name = first["name"]
         self.class_names = tuple(first["class_names"])
         self.recipe = first["recipe"]
+        self.version = first["version"]
         self.has_bits = all(facts["has_bits"] for facts in about)
         for file, facts in zip(files[1:], others, strict=True):
             if tuple(facts["class_names"]) != self.class_names:
@@ -399,54 +347,8 @@ class ParquetStore:
                 self._places[stored.clip.id] = (file, *place)
         self.clips = {clip_id: found[clip_id] for clip_id in sorted(found)}
 
-    def __repr__(self) -> str:
-        return f"ParquetStore({str(self.path)!r}, {len(self.clips)} clips)"
-
-    def read(self, clip_id: str, start: int = 0, ticks: int | None = None) -> SpikeStream:
-        """Read ticks ``start`` to ``start + ticks`` (to the end if None), packed from bit 0.
-
-        Only the chunks that the window touches are decoded.
-
-        Raises:
-            StoreError: there is no such clip, it is damaged, or the window lies outside it.
-        """
-        frames = self._frames(clip_id)
-        with _told_of(self.path):
-            return frames.read(start, ticks)
-
-    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
-        """Read a clip in packed blocks (G, H, W) of ``ticks`` ticks; the last may be shorter.
-
-        Raises:
-            ValueError: ``ticks`` is not a positive multiple of eight.
-            StoreError: there is no such clip, or it is damaged.
-        """
-        return in_blocks(self._chunks(clip_id), ticks)
-
-    def verify(self, clip_id: str) -> None:
-        """Read all of a clip and compare its bits with the digest noted.
-
-        Raises:
-            StoreError: it is damaged, or its bits are not those noted.
-        """
-        hasher = BitsHasher()
-        for block_ghw in self.blocks(clip_id):
-            hasher.update(block_ghw)
-        noted = self.clips[clip_id].bits_sha256
-        if hasher.hexdigest() != noted:
-            raise StoreError(
-                f"{self.path}: clip {clip_id}: its bits have SHA-256 {hasher.hexdigest()}, "
-                f"noted was {noted}"
-            )
-
-    def _chunks(self, clip_id: str) -> Iterator[NDArray[np.uint8]]:
-        frames = self._frames(clip_id)
-        with _told_of(self.path):
-            yield from frames.decode_all()
-
-    def _frames(self, clip_id: str) -> ClipFrames:
-        if clip_id not in self.clips:
-            raise StoreError(f"{self.path}: no clip {clip_id!r}; it holds {len(self.clips)} clips")
+    def open_bits(self, clip_id: str) -> ClipFrames:
+        """Map the clip's row into memory; frames are decoded when they are asked for."""
         if not self.has_bits:
             raise StoreError(f"{self.path}: holds recipes only, no bits")
         file, group, row = self._places[clip_id]
@@ -454,7 +356,7 @@ class ParquetStore:
             table = parquet.read_row_group(group, columns=list(_BITS))
             # Buffers, since Python's bytes would be a copy.
             frames = [frame.as_buffer() for frame in table["bits"][row].values or ()]
-            return ClipFrames(self.clips[clip_id], table["chunk_ticks"][row].as_py(), frames)
+        return ClipFrames(self.clips[clip_id], table["chunk_ticks"][row].as_py(), frames)
 
 
 def open_parquet(path: Path | str) -> ParquetStore:
@@ -471,6 +373,8 @@ def _told_of(path: Path) -> Iterator[None]:
     """Tell of any problem with the file at ``path`` in one line."""
     try:
         yield
+    except RuleBrokenError as error:
+        raise error.at(path) from error
     except StoreError as error:
         raise StoreError(f"{path}: {error}") from error
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -1,30 +1,47 @@
-"""Camera files, alone or in folders, seen as a source of labelled clips."""
+"""Camera files, alone or in folders, as a set of clips; what ``pack --to dat`` wrote among them."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.bits import TICKS_PER_GROUP
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.clip import Clip
-from spikedata.clips.store import StoredClip
-from spikedata.corpora.corpus import one_id, with_captions
-from spikedata.corpora.files import list_files
-from spikedata.corpora.folder import read_folder
-from spikedata.corpora.metadata import find_metadata, read_entries
-from spikedata.corpora.names import CAPTION_TEMPLATES, as_text
+from spikedata.clips.rules import RuleBrokenError, check_about, read_json
+from spikedata.clips.source import ClipBits, ClipSource, LeftOut
+from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
+from spikedata.corpora import (
+    CAPTION_TEMPLATES,
+    as_text,
+    class_order,
+    clip_id_of,
+    find_metadata,
+    list_files,
+    one_id,
+    read_entries,
+    read_folder,
+    with_captions,
+)
 from spikedata.errors import CorpusError, SpikeDataError
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
 RECORDING_SUFFIXES = frozenset([".dat", ".npz"])
 METADATA_FILE = "metadata.jsonl"
+ABOUT_FILE = "spikedata.json"
+"""What a set of ``.dat`` files of ours says of itself: format, name, classes in order, recipe."""
+DAT_FORMAT = "spikedata-dat"
+DAT_KEYS = frozenset(["file_name", "camera", "ticks", "tick_rate_hz", "bits_sha256"])
+"""What such a set tells of each file; somebody's own list does not have all of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CameraOptions:
     """What the user says of camera files; None leaves it to the file's folder or the camera.
 
@@ -32,9 +49,9 @@ class CameraOptions:
         ValueError: ``tick_rate_hz`` is not positive and finite.
     """
 
-    camera: str | None
-    flip: bool | None
-    tick_rate_hz: float | None
+    camera: str | None = None
+    flip: bool | None = None
+    tick_rate_hz: float | None = None
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -49,43 +66,84 @@ class CameraOptions:
         )
 
 
-class Recordings:
-    """Camera files as a source of clips; one that is bad or has another's id is left out.
+class Recordings(ClipSource):
+    """Camera files as a set of clips; one that is bad or has another's id is left out, and told.
 
-    Why is told in ``failures``: pairs of clip id and reason.
+    Args:
+        items: the files.
+        root: the folder, or the one file.
+        notes: what was odd about them.
+        about: what the folder says of itself, if it is a set of ours.
     """
 
+    format = "dat"
+
     def __init__(
-        self, items: Sequence["RecordingItem"], root: Path, notes: Sequence[str] = ()
+        self,
+        items: Sequence["RecordingItem"],
+        root: Path,
+        notes: Sequence[str] = (),
+        about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name = as_text(root.resolve().name)
-        self.notes = list(notes)
-        self.failures: list[tuple[str, str]] = []
-        self.clips: dict[str, StoredClip] = {}
+        self.path = root
+        self.notes = tuple(notes)
         self._recordings: dict[str, Recording] = {}
+        self.clips, self.left_out = self._opened(items)
+        labels = {stored.label for stored in self.clips.values() if stored.label is not None}
+        about = about or {}
+        stated = tuple(about.get("class_names", ()))
+        self.class_names = (*stated, *sorted(labels - set(stated), key=class_order))
+        self.name = about.get("name") or as_text(root.resolve().name)
+        cameras = sorted({recording.camera.name for recording in self._recordings.values()})
+        self.recipe = dict(about.get("recipe") or {"cameras": cameras})
+        self.version = about.get("version")
+
+    def open_bits(self, clip_id: str) -> "RecordingBits":
+        """Nothing is read yet."""
+        return RecordingBits(self.clips[clip_id], self._recordings[clip_id])
+
+    def stored_bytes(self, clip_id: str) -> int:
+        """Size of the clip's file."""
+        return self._recordings[clip_id].path.stat().st_size
+
+    def _opened(
+        self, items: Sequence["RecordingItem"]
+    ) -> tuple[dict[str, StoredClip], tuple[LeftOut, ...]]:
+        clips: dict[str, StoredClip] = {}
+        left_out: list[LeftOut] = []
         taken: dict[str, Clip] = {}
         for item in items:
             other = taken.get(item.clip.id.casefold())
-            if other is not None:
-                name = item.clip.source["name"]
-                problem = f"{name!r} is left out: {one_id(item.clip, other)}"
-                self.failures.append((item.clip.id, problem))
-                continue
             try:
-                recording, stored = item.open()
+                if other is not None:
+                    name = item.clip.source["name"]
+                    raise CorpusError(f"{name!r} is left out: {one_id(item.clip, other)}")
+                self._recordings[item.clip.id], clips[item.clip.id] = item.open()
+                taken[item.clip.id.casefold()] = item.clip
             except (SpikeDataError, OSError) as error:
-                self.failures.append((item.clip.id, str(error)))
-                continue
-            taken[item.clip.id.casefold()] = item.clip
-            self.clips[item.clip.id] = stored
-            self._recordings[item.clip.id] = recording
-        labels = {stored.clip.label for stored in self.clips.values()}
-        self.class_names = tuple(sorted(label for label in labels if label is not None))
-        self.recipe = {"cameras": sorted({r.camera.name for r in self._recordings.values()})}
+                left_out.append(LeftOut(id=item.clip.id, error=str(error)))
+        return {clip_id: clips[clip_id] for clip_id in sorted(clips)}, tuple(left_out)
 
-    def blocks(self, clip_id: str, ticks: int = 1024) -> Iterator[NDArray[np.uint8]]:
-        """Packed blocks (G, H, W) of ``ticks`` ticks, the last perhaps shorter."""
-        return self._recordings[clip_id].blocks(ticks)
+
+class RecordingBits(ClipBits):
+    """The bits of one camera file."""
+
+    def __init__(self, stored: StoredClip, recording: Recording) -> None:
+        self.stored = stored
+        self.step = recording.block_groups
+        self._recording = recording
+
+    def groups(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Decode groups ``first`` to ``end``, uint8 (end - first, H, W).
+
+        Raises:
+            RecordingError: the file cannot be read, or does not fit its camera.
+        """
+        return self._recording.groups(first, end)
+
+    def blocks(self, step: int) -> Iterator[NDArray[np.uint8]]:
+        """All groups in order, ``step`` at a time, in one reading of the file."""
+        return self._recording.blocks(step * TICKS_PER_GROUP)
 
 
 @dataclass(frozen=True)
@@ -95,6 +153,8 @@ class RecordingItem:
     clip: Clip
     path: Path
     options: CameraOptions
+    measured: Mapping[str, Any] | None = None
+    """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
     def open(self) -> tuple[Recording, StoredClip]:
         """The recording, and what is known of it before its bits are read.
@@ -102,6 +162,7 @@ class RecordingItem:
         Raises:
             CorpusError: nothing tells the camera.
             RecordingError: the file does not fit it.
+            RuleBrokenError: what is told of the file does not fit it.
             OSError: the file cannot be read.
         """
         if self.options.camera is None:
@@ -113,6 +174,8 @@ class RecordingItem:
         recording = read_recording(
             self.path, camera, flip=self.options.flip, tick_rate_hz=self.options.tick_rate_hz
         )
+        if self.measured is not None:
+            return recording, self._as_noted(recording, self.measured)
         with self.path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
         source = self.clip.source | {"sha256": digest, "bytes": self.path.stat().st_size}
@@ -126,10 +189,38 @@ class RecordingItem:
             width_px=recording.width_px,
             tick_rate_hz=recording.tick_rate_hz,
             bits_sha256="",
-            spikes=0,
+            spikes=None,
             attributes={"camera": how, "versions": versions()},
         )
         return recording, stored
+
+    def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
+        """The clip as the set's list has it, which must fit the file."""
+        if noted["ticks"] != recording.ticks:
+            raise RuleBrokenError(
+                "ticks_disagree",
+                f"{self.path}: holds {recording.ticks} ticks, noted were {noted['ticks']!r:.20}",
+            )
+        # The list alone counts: a class folder may be called "train", a clip have no caption.
+        known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS)}
+        counted = known["spikes"] is not None
+        known |= {
+            "id": self.clip.id,
+            "captions": known["captions"] or [],
+            "source": known["source"] or self.clip.source,
+            "tick_rate_hz": recording.tick_rate_hz,
+            "spikes": known["spikes"] or 0,
+        }
+        stored = StoredClip.from_file(
+            known, noted.get("attributes", {}), recording.height_px, recording.width_px
+        )
+        return stored if counted else replace(stored, spikes=None)
+
+
+def one_recording(path: Path, options: CameraOptions) -> Recordings:
+    """One camera file as a set of one clip, named after the file."""
+    clip = Clip(id=clip_id_of(path.stem), source={"name": as_text(path.name)})
+    return Recordings([RecordingItem(clip, path, options)], path)
 
 
 def recordings_below(root: Path, options: CameraOptions) -> Recordings:
@@ -142,16 +233,50 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
         raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
+    measured: Sequence[Mapping[str, Any] | None]
     if find_metadata(root):
         entries, notes = read_entries(root, listing.files)
         clips = [entry.item for entry in entries]
         told = [options.or_else(entry.camera(), entry.tick_rate_hz()) for entry in entries]
+        ours = [entry.columns if entry.columns.keys() >= DAT_KEYS else None for entry in entries]
+        # Read as another camera's these would be other bits.
+        measured = [None] * len(ours) if options.camera or options.flip is not None else ours
     else:
         found = read_folder(listing.files)
         clips, notes = found.clips, found.notes
-        told = [options] * len(clips)
+        told, measured = [options] * len(clips), [None] * len(clips)
     items = [
-        RecordingItem(item.clip, item.path, of_file)
-        for item, of_file in zip(with_captions(clips, CAPTION_TEMPLATES), told, strict=True)
+        RecordingItem(item.clip, item.path, of_file, noted)
+        for item, of_file, noted in zip(
+            with_captions(clips, CAPTION_TEMPLATES), told, measured, strict=True
+        )
     ]
-    return Recordings(items, root, listing.notes + notes)
+    return Recordings(items, root, [*listing.notes, *notes], read_about(root))
+
+
+def read_about(root: Path) -> dict[str, Any] | None:
+    """What a set of ``.dat`` files of ours says of itself; None if it is none.
+
+    Raises:
+        RuleBrokenError: it is malformed.
+    """
+    path = root / ABOUT_FILE
+    if not path.is_file():
+        return None
+    about = read_json(path, "metadata_malformed")
+    if about.get("format") != DAT_FORMAT:
+        return None
+    check_about(about)
+    return about
+
+
+def listed_recordings(path: Path) -> set[Path]:
+    """Files that the list of a set of ours names; none if the list is not ours."""
+    try:
+        lines = (path / METADATA_FILE).read_text(encoding="utf-8").splitlines()
+        entries = [json.loads(line) for line in lines]
+        if not all(entry.keys() >= DAT_KEYS for entry in entries):
+            return set()
+        return {path / entry["file_name"] for entry in entries}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return set()

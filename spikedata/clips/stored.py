@@ -1,26 +1,18 @@
-"""One clip as a store knows it: the attributes of its array and its line in the catalogue."""
+"""One clip that has bits: what is known of it, how that is written down, and how it is checked."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata import bits
+from spikedata.bits import BitsHasher, group_count
 from spikedata.clip import SPLITS, Clip
-from spikedata.clips.store.layout import (
-    METADATA,
-    ArrayLayout,
-    RuleBrokenError,
-    check_id,
-    check_shape,
-    compact_json,
-    parse_json,
-    read_json,
-)
+from spikedata.clips.rules import RuleBrokenError, check_id, check_shape, compact_json, parse_json
 
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
 MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
@@ -43,16 +35,50 @@ class StoredClip:
     tick_rate_hz: float
     """Ticks a second."""
     bits_sha256: str
-    """Digest of the bits; see :class:`spikedata.stream.BitsHasher`."""
-    spikes: int
-    """Number of ones among the bits."""
+    """Digest of the bits, see :class:`spikedata.bits.BitsHasher`; empty if nobody has read them."""
+    spikes: int | None
+    """Number of ones among the bits; None if nobody has counted them."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """How it was made: sensor, video account, versions; plain JSON."""
 
     @property
-    def firing_rate(self) -> float:
-        """Spikes per pixel and tick."""
-        return self.spikes / (self.ticks * self.height_px * self.width_px)
+    def id(self) -> str:
+        """Unique in its set of clips."""
+        return self.clip.id
+
+    @property
+    def label(self) -> str | None:
+        """Class name."""
+        return self.clip.label
+
+    @property
+    def size(self) -> str:
+        """Rows and columns, ``240x320``."""
+        return f"{self.height_px}x{self.width_px}"
+
+    @property
+    def pixel_ticks(self) -> int:
+        """Ticks times pixels: how many bits the clip has."""
+        return self.ticks * self.height_px * self.width_px
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the packed bits before compression."""
+        return group_count(self.ticks) * self.height_px * self.width_px
+
+    @property
+    def firing_rate(self) -> float | None:
+        """Spikes per pixel and tick; None if nobody has counted them."""
+        return None if self.spikes is None else self.spikes / self.pixel_ticks
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """What was lost, or made good, on the way from the source to the bits; empty if nothing."""
+        found: Counter[str] = Counter()
+        camera = self.attributes.get("camera")
+        if isinstance(camera, dict) and isinstance(camera.get("skipped"), int):
+            found["bytes skipped"] = camera["skipped"]
+        return {name: number for name, number in sorted(found.items()) if number > 0}
 
     def array_attributes(self) -> dict[str, Any]:
         """The attributes of the clip's array, plain JSON.
@@ -170,65 +196,44 @@ def _wrong_attribute(key: str, value: Any, expected: str) -> RuleBrokenError:
     )
 
 
-def check_label(clip: Clip, class_names: Collection[str]) -> None:
-    """Check that a clip's label is one of the data set's.
+class BitsMeter:
+    """Digest and count of a clip's bits, fed block by block; compares them with those noted."""
 
-    Raises:
-        RuleBrokenError: it is not.
-    """
-    if clip.label is not None and clip.label not in class_names:
-        raise RuleBrokenError(
-            "label_unknown",
-            f"clip {clip.id}: label {clip.label!r} is not among the {len(class_names)} class names",
-        )
+    def __init__(self) -> None:
+        self._hasher = BitsHasher()
+        self.spikes = 0
 
+    def update(self, packed_ghw: NDArray[np.uint8]) -> None:
+        """Add the next whole groups (only the last block may end inside a group)."""
+        packed_ghw = np.ascontiguousarray(packed_ghw)
+        self._hasher.update(packed_ghw)
+        self.spikes += bits.count_ones(packed_ghw)
 
-def label_of(number: Any, class_names: Sequence[str]) -> str | None:
-    """The label that a column holds as its place among the class names.
+    def hexdigest(self) -> str:
+        """The digest so far."""
+        return self._hasher.hexdigest()
 
-    Raises:
-        RuleBrokenError: there is no such place.
-    """
-    if number is None:
-        return None
-    if type(number) is not int or not 0 <= number < len(class_names):
-        raise RuleBrokenError(
-            "label_unknown", f"label {number!r} is not a place among {len(class_names)} class names"
-        )
-    return class_names[number]
+    def check(self, stored: StoredClip) -> None:
+        """Compare with what is noted, as far as something is.
 
+        Raises:
+            RuleBrokenError: the digest or the count is another.
+        """
+        if stored.bits_sha256 and self.hexdigest() != stored.bits_sha256:
+            raise RuleBrokenError(
+                "bits_differ",
+                f"its bits have SHA-256 {self.hexdigest()}, noted was {stored.bits_sha256}",
+            )
+        if stored.spikes is not None and self.spikes != stored.spikes:
+            raise RuleBrokenError(
+                "spikes_differ", f"holds {self.spikes} spikes, noted were {stored.spikes}"
+            )
 
-def check_past_end(packed_ghw: NDArray[np.uint8], ticks: int) -> None:
-    """Check that the last of a clip's groups, uint8 (G, H, W), holds nothing after its last tick.
+    def measured(self, stored: StoredClip) -> StoredClip:
+        """The clip with its digest and count.
 
-    Raises:
-        RuleBrokenError: it does.
-    """
-    used = ticks % TICKS_PER_GROUP
-    if used and (packed_ghw[-1] >> used).any():
-        raise RuleBrokenError("bits_past_end", f"has bits past its last tick ({ticks})")
-
-
-def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:
-    """Read and check ``zarr.json`` of the clip in ``folder``.
-
-    Raises:
-        RuleBrokenError: missing, malformed, or at odds with itself or with the folder's name.
-    """
-    if not (folder / METADATA).is_file():
-        raise RuleBrokenError("metadata_missing", f"has no {METADATA}")
-    meta = read_json(folder / METADATA, "metadata_malformed")
-    layout = ArrayLayout.from_metadata(meta)
-    attributes = meta.get("attributes")
-    if not isinstance(attributes, dict):
-        raise RuleBrokenError("metadata_malformed", "has no attributes")
-    stored = StoredClip.from_array_attributes(attributes, layout.height_px, layout.width_px)
-    if stored.clip.id != folder.name:
-        raise RuleBrokenError("id_disagrees", f"says its id is {stored.clip.id!r}")
-    if layout.groups != group_count(stored.ticks):
-        raise RuleBrokenError(
-            "ticks_disagree",
-            f"{stored.ticks} ticks need {group_count(stored.ticks)} groups, shape has "
-            f"{layout.groups}",
-        )
-    return stored, layout
+        Raises:
+            RuleBrokenError: others are noted.
+        """
+        self.check(stored)
+        return replace(stored, bits_sha256=self.hexdigest(), spikes=self.spikes)

@@ -9,26 +9,43 @@ from spikedata.corpora.corpus import (
     Corpus,
     CorpusClip,
     Found,
+    class_order,
     count,
     find_duplicates,
     find_torn_groups,
     finish_corpus,
+    one_id,
+    with_captions,
 )
 from spikedata.corpora.files import VIDEO_SUFFIXES, ListedFile, list_files
 from spikedata.corpora.folder import read_folder
-from spikedata.corpora.metadata import find_metadata, read_metadata
-from spikedata.corpora.names import CAPTION_TEMPLATES, check_templates, clip_id_of, spoken_name
+from spikedata.corpora.metadata import find_metadata, read_entries, read_metadata
+from spikedata.corpora.names import (
+    CAPTION_TEMPLATES,
+    as_text,
+    check_templates,
+    clip_id_of,
+    spoken_name,
+)
 from spikedata.errors import CorpusError
 
 __all__ = [
     "CAPTION_TEMPLATES",
     "Corpus",
     "CorpusClip",
+    "as_text",
+    "class_order",
     "clip_id_of",
     "find_corpus",
     "find_duplicates",
+    "find_metadata",
     "find_torn_groups",
+    "list_files",
+    "one_id",
+    "read_entries",
+    "read_folder",
     "spoken_name",
+    "with_captions",
 ]
 
 Kind = Literal["auto", "ucf101", "hmdb51", "folder", "metadata"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from spikedata.clips.parquet import ClipSource, arrow_schema
+from spikedata.clips import ChangedClips, ClipSource, arrow_schema
 from spikedata.provenance import versions
 
 RECIPE_FILE = "recipe.yaml"
@@ -183,19 +183,13 @@ def named_maps(recipe: Mapping[str, Any]) -> tuple[Path, str | None] | None:
 def clips_without_folders(clips: ClipSource, maps_sha256: str | None) -> ClipSource:
     """The clips, naming files of maps but not where these lay; as they are if they do so."""
     recipe = without_folders(clips.recipe, maps_sha256)
-    return clips if recipe == clips.recipe else _WithoutFolders(clips, recipe, maps_sha256)
-
-
-class _WithoutFolders:
-    """Clips with another recipe, and with attributes that name no folder of this machine."""
-
-    def __init__(self, clips: ClipSource, recipe: dict[str, Any], maps_sha256: str | None) -> None:
-        self.name, self.class_names, self.blocks = clips.name, clips.class_names, clips.blocks
-        self.recipe = recipe
-        self.clips = {
-            key: replace(stored, attributes=without_folders(stored.attributes, maps_sha256))
-            for key, stored in clips.clips.items()
-        }
+    if recipe == clips.recipe:
+        return clips
+    told = {
+        key: replace(stored, attributes=without_folders(stored.attributes, maps_sha256))
+        for key, stored in clips.clips.items()
+    }
+    return ChangedClips(clips, clips=told, recipe=recipe)
 
 
 def without_folders(values: Any, maps_sha256: str | None) -> Any:

@@ -17,18 +17,24 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spikedata.clips.opening import check_replaceable, copy_clip, kind_at, open_clips
-from spikedata.clips.parquet import (
+from spikedata.clips import (
     DEFAULT_LEVEL,
     ClipSource,
     ParquetStore,
     Shard,
+    SpikeStore,
+    StoredClip,
+    StoreWriter,
+    check_replaceable,
+    create_store,
+    format_at,
     in_order,
+    open_clips,
     open_parquet,
+    open_store,
     plan_shards,
     write_shard,
 )
-from spikedata.clips.store import SpikeStore, StoredClip, StoreWriter, create_store, open_store
 from spikedata.errors import HubError, SpikeDataError, StoreError
 from spikedata.hub.card import (
     RECIPE_FILE,
@@ -255,7 +261,7 @@ class _Plan:
 
 
 def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
-    if kind_at(path) not in ("zarr", "parquet") or path.is_file():
+    if format_at(path) not in ("zarr", "parquet") or path.is_file():
         what = "is no store and no packed Parquet folder" if path.exists() else "no such store"
         raise HubError(f"{path}: {what}. Run `spikedata pack --to zarr`")
     clips = open_clips(path)
@@ -476,7 +482,7 @@ def _copy(shard: ParquetStore, writer: StoreWriter, workers: int) -> Iterator[st
     """
 
     def copy(stored: StoredClip) -> StoredClip:
-        return copy_clip(shard, stored, writer)
+        return writer.copy(shard, stored)
 
     todo = [stored for stored in shard.clips.values() if not writer.has(stored.clip.id)]
     for stored, outcome in in_order(copy, todo, workers):

@@ -4,17 +4,20 @@ Nothing here touches array bytes. Every rule that metadata can break has a code,
 in ``docs/reference/store-format.md``.
 """
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from spikedata.bits import TICKS_PER_GROUP
-from spikedata.clip import check_clip_id
-from spikedata.errors import StoreError
+from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.rules import (
+    RuleBrokenError,
+    check_about,
+    check_shape,
+    read_json,
+)
+from spikedata.clips.stored import StoredClip
 
 FORMAT = "spikedata"
 MAJOR, MINOR = 1, 0
@@ -33,42 +36,11 @@ SHARD_BYTES = 32 << 20
 SHARD_CHUNKS = 256
 """Chunks in a shard at most, so that the index of a tiny picture's clip stays small."""
 
-MAX_SIDE_PX = 65_535
-MAX_GROUPS = 1 << 40
 MAX_CHUNK_BYTES = 256 << 20
 MAX_CHUNKS_PER_SHARD = 1 << 20
-MAX_METADATA_BYTES = 64 << 20
 
 DIMENSION_NAMES = ["tick_group", "y", "x"]
 TIME_LAST = [1, 2, 0]
-
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One rule of the format that a store breaks."""
-
-    code: str
-    """The rule, as the format's document names it."""
-    clip: str | None
-    """The clip that breaks it; None for the store itself."""
-    message: str
-    """What was found and what was expected."""
-
-
-class RuleBrokenError(StoreError):
-    """A store breaks a rule of the format; carries the rule's code."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-    def at(self, path: Path, clip_id: str | None = None) -> "RuleBrokenError":
-        """The same, with where it happened put in front."""
-        where = f"{path}: " if clip_id is None else f"{path}: clip {clip_id}: "
-        return RuleBrokenError(self.code, where + self.message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,20 +59,6 @@ class StoreConfig:
             )
         if not 1 <= self.zstd_level <= 19:
             raise ValueError(f"zstd_level must be 1 to 19, got {self.zstd_level}")
-
-
-def check_id(clip_id: Any) -> str:
-    """Return a clip id that is safe as a path name.
-
-    Raises:
-        RuleBrokenError: it is not.
-    """
-    if isinstance(clip_id, str) and _PLAIN_ID.fullmatch(clip_id):
-        return clip_id
-    try:
-        return check_clip_id(clip_id) if isinstance(clip_id, str) else check_clip_id("")
-    except ValueError as error:
-        raise RuleBrokenError("clip_id_unsafe", str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,20 +262,6 @@ def _check_sizes(
         raise RuleBrokenError("size_limit", f"shard {list(shard)} holds too many chunks")
 
 
-def check_shape(groups: int, height_px: int, width_px: int) -> None:
-    """Check an array's shape, G x H x W, against the format's limits.
-
-    Raises:
-        RuleBrokenError: it is past one.
-    """
-    if groups > MAX_GROUPS or max(height_px, width_px) > MAX_SIDE_PX:
-        raise RuleBrokenError(
-            "size_limit",
-            f"shape {[groups, height_px, width_px]} is past "
-            f"[{MAX_GROUPS}, {MAX_SIDE_PX}, {MAX_SIDE_PX}]",
-        )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RootInfo:
     """The store's own attributes."""
@@ -387,76 +331,26 @@ def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         raise RuleBrokenError("metadata_malformed", "root attribute 'config' is not an object")
 
 
-def check_about(about: Mapping[str, Any]) -> None:
-    """Check what every kind of data set says of itself: ``class_names``, ``recipe``, ``name``.
+def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:
+    """Read and check ``zarr.json`` of the clip in ``folder``.
 
     Raises:
-        RuleBrokenError: one is missing or has a value that does not fit.
+        RuleBrokenError: missing, malformed, or at odds with itself or with the folder's name.
     """
-    names = about.get("class_names")
-    if (
-        not isinstance(names, list)
-        or not all(isinstance(name, str) for name in names)
-        or len(set(names)) != len(names)
-    ):
-        raise RuleBrokenError("class_names", "class_names must be a list of distinct strings")
-    if not isinstance(about.get("recipe"), dict):
-        raise RuleBrokenError("metadata_malformed", "root attribute 'recipe' is not an object")
-    if not isinstance(about.get("name"), str):
-        raise RuleBrokenError("metadata_malformed", "root attribute 'name' is not a string")
-
-
-def read_json(path: Path, code: str) -> dict[str, Any]:
-    """Read one JSON object from a file.
-
-    Raises:
-        RuleBrokenError: too large, or not a JSON object; with ``code``.
-        StoreError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_METADATA_BYTES + 1)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(text) > MAX_METADATA_BYTES:
-        raise RuleBrokenError("size_limit", f"{path.name} is past {MAX_METADATA_BYTES:,} bytes")
-    return parse_json(text, code, path.name)
-
-
-def parse_json(text: bytes, code: str, what: str) -> dict[str, Any]:
-    """Parse one JSON object, and only what can be written as JSON again.
-
-    Raises:
-        RuleBrokenError: it is not UTF-8 or not JSON, or holds a number that is not finite or half
-            a surrogate pair; with ``code``.
-    """
-    try:
-        found = json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
-        if b"\\u" in text:
-            compact_json(found)  # half a surrogate pair is no UTF-8
-    except (ValueError, RecursionError) as error:
-        raise RuleBrokenError(code, f"{what} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise RuleBrokenError(code, f"{what} is not a JSON object")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not a finite number")
-    return number
-
-
-def pretty_json(value: Any) -> bytes:
-    """JSON for a metadata file: the same bytes for the same values."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
-
-
-def compact_json(value: Any) -> bytes:
-    """JSON on one line: the same bytes for the same values."""
-    text = json.dumps(
-        value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
-    return text.encode()
+    if not (folder / METADATA).is_file():
+        raise RuleBrokenError("metadata_missing", f"has no {METADATA}")
+    meta = read_json(folder / METADATA, "metadata_malformed")
+    layout = ArrayLayout.from_metadata(meta)
+    attributes = meta.get("attributes")
+    if not isinstance(attributes, dict):
+        raise RuleBrokenError("metadata_malformed", "has no attributes")
+    stored = StoredClip.from_array_attributes(attributes, layout.height_px, layout.width_px)
+    if stored.clip.id != folder.name:
+        raise RuleBrokenError("id_disagrees", f"says its id is {stored.clip.id!r}")
+    if layout.groups != group_count(stored.ticks):
+        raise RuleBrokenError(
+            "ticks_disagree",
+            f"{stored.ticks} ticks need {group_count(stored.ticks)} groups, shape has "
+            f"{layout.groups}",
+        )
+    return stored, layout

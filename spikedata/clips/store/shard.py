@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.clips.frames import decompress_exactly
-from spikedata.clips.store.layout import ArrayLayout, RuleBrokenError
+from spikedata.clips.rules import RuleBrokenError
+from spikedata.clips.store.layout import ArrayLayout
 from spikedata.errors import StoreError
 
 ABSENT = (1 << 64) - 1

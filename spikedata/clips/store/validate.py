@@ -3,22 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from spikedata.clips.store.layout import (
-    CATALOG,
-    CLIPS,
-    ArrayLayout,
-    Problem,
-    RootInfo,
-    RuleBrokenError,
-    check_id,
-)
-from spikedata.clips.store.reader import read_catalog, verify_bits
+from spikedata.clips.rules import Problem, RuleBrokenError, check_id, check_label, find_collisions
+from spikedata.clips.source import verify_bits
+from spikedata.clips.store.catalog import read_catalog
+from spikedata.clips.store.layout import CATALOG, CLIPS, ArrayLayout, RootInfo, read_clip_metadata
 from spikedata.clips.store.shard import ShardReader
-from spikedata.clips.stored import StoredClip, check_label, read_clip_metadata
+from spikedata.clips.store.sharded import ShardedBits
+from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
 
 
-def validate(path: Path | str, *, deep: bool = True) -> list[Problem]:
+def store_problems(path: Path | str, *, deep: bool = True) -> list[Problem]:
     """List the rules that the store at ``path`` breaks; an empty list is a good store.
 
     Args:
@@ -36,7 +31,7 @@ def validate(path: Path | str, *, deep: bool = True) -> list[Problem]:
     if not (path / CLIPS).is_dir():
         return [Problem("clips_missing", None, f"has no folder {CLIPS!r}")]
     names = sorted(entry.name for entry in (path / CLIPS).iterdir() if entry.is_dir())
-    problems = list(_collisions(names))
+    problems = find_collisions(names)
     whole: dict[str, StoredClip] = {}
     for name in names:
         try:
@@ -55,21 +50,12 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _collisions(names: list[str]) -> Iterator[Problem]:
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            message = f"would be one file with {other!r} where case is ignored"
-            yield Problem("clip_ids_collide", name, message)
-
-
 def _check_bits(folder: Path, stored: StoredClip, layout: ArrayLayout, *, deep: bool) -> None:
     for shard in range(layout.shards):
         with ShardReader(folder, layout, shard):
             pass  # opening checks the index
     if deep:
-        verify_bits(folder, stored, layout)
+        verify_bits(ShardedBits(folder, stored, layout))
 
 
 def _catalog_problems(

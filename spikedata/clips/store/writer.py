@@ -20,27 +20,31 @@ import zstandard
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, BitsHasher, group_count
+from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clip import Clip
+from spikedata.clips.rules import (
+    MAX_SIDE_PX,
+    RuleBrokenError,
+    check_label,
+    compact_json,
+    parse_json,
+    pretty_json,
+)
+from spikedata.clips.source import ClipSource
+from spikedata.clips.store.catalog import catalog_lines
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
     LOCK,
-    MAX_SIDE_PX,
     METADATA,
     PARTIAL,
     VERSION,
     ArrayLayout,
     RootInfo,
-    RuleBrokenError,
     StoreConfig,
-    compact_json,
-    parse_json,
-    pretty_json,
 )
-from spikedata.clips.store.reader import catalog_lines
 from spikedata.clips.store.shard import ShardWriter
-from spikedata.clips.stored import StoredClip, check_label
+from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Lock
 
@@ -174,6 +178,23 @@ class StoreWriter:
         size_px = (height_px, width_px)
         return ClipWriter(self, clip, folder, size_px, float(tick_rate_hz), threads)
 
+    def copy(self, source: ClipSource, stored: StoredClip) -> StoredClip:
+        """Add one clip of another set, its digest checked before it is there.
+
+        Raises:
+            StoreError: the clip is damaged, or cannot be added.
+            ValueError: it does not fit the store's format.
+        """
+        with self.clip(
+            stored.clip,
+            height_px=stored.height_px,
+            width_px=stored.width_px,
+            tick_rate_hz=stored.tick_rate_hz,
+        ) as target:
+            for block_ghw in source.checked_blocks(stored):
+                target.append(block_ghw)
+            return target.finish(ticks=stored.ticks, attributes=stored.attributes)
+
     def close(self) -> None:
         """Write the catalogue and let other writers in. Closing twice does nothing."""
         with self._mutex:
@@ -222,8 +243,7 @@ class ClipWriter:
         self._size_px = size_px
         self._tick_rate_hz = tick_rate_hz
         self._layout = ArrayLayout.plan(*size_px, 1, writer._options)
-        self._hasher = BitsHasher()
-        self._spikes = 0
+        self._meter = BitsMeter()
         self._groups = 0
         self._last_p: NDArray[np.uint8] | None = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compress")
@@ -268,8 +288,7 @@ class ClipWriter:
         if not len(packed_ghw):
             return
         packed_gp = np.ascontiguousarray(packed_ghw).reshape(len(packed_ghw), -1)
-        self._hasher.update(packed_gp)
-        self._spikes += bits.count_ones(packed_gp)
+        self._meter.update(packed_gp)
         self._groups += len(packed_gp)
         self._last_p = packed_gp[-1].copy()
         self._buffer(packed_gp)
@@ -304,8 +323,8 @@ class ClipWriter:
             height_px=self._size_px[0],
             width_px=self._size_px[1],
             tick_rate_hz=self._tick_rate_hz,
-            bits_sha256=self._hasher.hexdigest(),
-            spikes=self._spikes,
+            bits_sha256=self._meter.hexdigest(),
+            spikes=self._meter.spikes,
             attributes=_as_json(dict(attributes)),
         )
         layout = ArrayLayout.plan(*self._size_px, self._groups, self._writer._options)

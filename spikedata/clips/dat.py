@@ -1,0 +1,72 @@
+"""Clips as ``.dat`` files in class folders, for programs that read a camera's own files.
+
+Planes are upright, little-endian, without padding: the camera ``HxW``. ``metadata.jsonl`` tells all
+that is known of each clip, ``spikedata.json`` what is known of the set; so it opens as it was.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spikedata.camera import write_recording
+from spikedata.clips.encoding import Done, Failed, encode_all
+from spikedata.clips.recordings import ABOUT_FILE, DAT_FORMAT, METADATA_FILE
+from spikedata.clips.rules import check_label, pretty_json
+from spikedata.clips.source import ClipSource
+from spikedata.clips.stored import BitsMeter, StoredClip
+from spikedata.corpora import clip_id_of
+
+VERSION = "1.0"
+
+
+def write_dat(
+    source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
+) -> None:
+    """Write every clip of ``source`` to a folder of ``.dat`` files; ``level`` is not used."""
+    path.mkdir()
+
+    def write(stored: StoredClip) -> StoredClip:
+        check_label(stored.clip, source.class_names)
+        file = path / _file_name(stored)
+        file.parent.mkdir(exist_ok=True)
+        meter = BitsMeter()
+        blocks = source.checked_blocks(stored, meter=meter)
+        write_recording(file, blocks, stored.size, ticks=stored.ticks)
+        return meter.measured(stored)
+
+    entries: dict[str, dict[str, Any]] = {}
+    for stored in encode_all(write, source.clips.values(), workers, failed):
+        entries[stored.id] = _entry(stored)
+        done(stored)
+    lines = [json.dumps(entries[key], ensure_ascii=False) + "\n" for key in sorted(entries)]
+    (path / METADATA_FILE).write_text("".join(lines), encoding="utf-8")
+    about = {
+        "format": DAT_FORMAT,
+        "version": VERSION,
+        "name": source.name,
+        "class_names": list(source.class_names),
+        "recipe": source.recipe,
+    }
+    (path / ABOUT_FILE).write_bytes(pretty_json(about))
+
+
+def _file_name(stored: StoredClip) -> str:
+    folder = f"{clip_id_of(stored.label)}/" if stored.label else ""
+    return f"{folder}{stored.id}.dat"
+
+
+def _entry(stored: StoredClip) -> dict[str, Any]:
+    about = stored.clip.to_dict()
+    first = {"file_name": _file_name(stored), "id": about.pop("id"), "label": about.pop("label")}
+    return (
+        first
+        | about
+        | {
+            "camera": stored.size,
+            "ticks": stored.ticks,
+            "tick_rate_hz": stored.tick_rate_hz,
+            "bits_sha256": stored.bits_sha256,
+            "spikes": stored.spikes,
+            "attributes": stored.attributes,
+        }
+    )
