@@ -44,7 +44,7 @@ def fail(message: str, status: int = STATUS_ERROR) -> NoReturn:
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """End the command with one line for what is the user's to mend; bugs keep their traceback."""
-    from spikedata.errors import SpikeDataError
+    from spikedata import SpikeDataError
 
     try:
         yield

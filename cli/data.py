@@ -28,9 +28,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from spikedata import Corpus, Failure, SimulationRecipe
-    from spikedata.clips import StoredClip
-    from spikedata.stream import SpikeSource
+    from spikedata import Corpus, Failure, SimulationRecipe, SpikeSource, StoredClip
 
 app = new_app(
     "Spike-camera data sets: simulate them from video, pack recordings, look, check, publish.\n\n"
@@ -754,8 +752,13 @@ def calibrate(
     `spikedata simulate --sensor OUT` then simulates that camera.
     """
     with errors_in_one_line():
-        from spikedata import calibrate_pixels, load_sensor, open_spikes, write_sensor
-        from spikedata.analysis.calibrate import sensor_files
+        from spikedata import (
+            calibrate_pixels,
+            load_sensor,
+            open_spikes,
+            sensor_files,
+            write_sensor,
+        )
 
         base = load_sensor(sensor)
         files = (dark, medium, bright)

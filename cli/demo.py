@@ -80,7 +80,7 @@ def run_demo(out: Path, config: DemoConfig, *, workers: int | None = None) -> De
 
 def print_demo(result: DemoResult, *, as_json: bool) -> None:
     """Print the table of results and where the report lies, or all of it as JSON."""
-    from spklip.report import summary_table
+    from spklip import summary_table
 
     if as_json:
         typer.echo(json.dumps(asdict(result), default=str))
@@ -101,7 +101,7 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def _claim(out: Path, config: DemoConfig) -> None:
     """Check what ``out`` holds, and write down what is made there."""
-    from spikedata.errors import SpikeDataError
+    from spikedata import SpikeDataError
 
     settings = json.loads(json.dumps(asdict(config)))
     noted = out / _SETTINGS
@@ -126,7 +126,7 @@ def _claim(out: Path, config: DemoConfig) -> None:
 
 
 def _draw(config: DemoConfig) -> None:
-    from spikedata.corpora.shapes import SHAPE_CLASSES, draw_shapes
+    from spikedata import SHAPE_CLASSES, draw_shapes
 
     if Path("shapes").exists():
         return
@@ -166,8 +166,7 @@ def _simulate(config: DemoConfig, workers: int | None) -> None:
 
 
 def _pack(workers: int | None) -> None:
-    from spikedata import available_cores
-    from spikedata.pack import pack_clips
+    from spikedata import available_cores, pack_clips
 
     if Path("packed.zarr").exists() and Path(".spikedata.json").exists():
         return
@@ -180,8 +179,7 @@ def _pack(workers: int | None) -> None:
 
 
 def _train(config: DemoConfig) -> None:
-    from spklip import read_recipe
-    from spklip.run import run_recipe
+    from spklip import read_recipe, run_recipe
 
     seeds = [f"{section}.seed={config.seed}" for section in ("data", "train", "eval")]
     recipe = read_recipe(recipe_path(), [*seeds, *config.overrides])

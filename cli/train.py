@@ -40,11 +40,11 @@ def train(
 ) -> None:
     """Train as RECIPE says, judge the model, and write a report."""
     with errors_in_one_line():
-        from spklip.recipe import read_recipe
+        from spklip import read_recipe
 
         path = find_recipe(recipe)
         settings = read_recipe(path, overrides or [])
-        from spklip.run import plan_run, run_recipe
+        from spklip import plan_run, run_recipe
 
         if dry_run:
             _print_plan(plan_run(settings), as_json)
@@ -73,8 +73,7 @@ def evaluate(
 ) -> None:
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance."""
     with errors_in_one_line():
-        from spklip.run import evaluate_run, recipe_of_run
-        from spklip.run_folder import recipe_of
+        from spklip import evaluate_run, recipe_of, recipe_of_run
 
         words = list(overrides or [])
         words += [f"data.path={json.dumps(data)}"] if data else []
@@ -115,7 +114,7 @@ def _print_metrics(metrics: Mapping[str, Any], out: Path, as_json: bool) -> None
     if as_json:
         typer.echo(json.dumps(metrics))
         return
-    from spklip.report import summary_table
+    from spklip import summary_table
 
     typer.echo(summary_table(metrics))
     typer.echo(f"report: {out / 'report.html'}")

@@ -1,6 +1,7 @@
 """Outputs that appear whole or not at all: one writer at a time, put into place, failures told."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -87,6 +88,16 @@ def _lock_or_refuse(handle: int, of: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StoreError(f"{of}: another process is writing it. Wait until it has ended") from error
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put_into_place(made: Path, out: Path) -> None:

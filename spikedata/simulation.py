@@ -11,25 +11,36 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.analysis.calibrate import simulate_like, still_sensor
+from spikedata.analysis import simulate_like, still_sensor
 from spikedata.clip import Clip, check_distinct_ids
 from spikedata.clips import CLIPS, ClipWriter, StoredClip, StoreWriter, create_store, open_spikes
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of
-from spikedata.errors import MissingExtraError, SpikeDataError, StoreError
-from spikedata.outputs import failure_file, write_failures
+from spikedata.errors import SpikeDataError, StoreError
+from spikedata.outputs import failure_file, file_sha256, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import load_recipe, parse_recipe, to_dict
-from spikedata.simulator import SensorConfig, load_sensor, simulate
-from spikedata.simulator.presets import with_maps_beside
-from spikedata.video import Video, VideoConfig, open_video
-from spikedata.video.interpolate import find_interpolator, more_frames, steps_per_frame
+from spikedata.simulator import (
+    Device,
+    SensorConfig,
+    check_device,
+    load_sensor,
+    simulate,
+    with_maps_beside,
+)
+from spikedata.video import (
+    Video,
+    VideoConfig,
+    find_interpolator,
+    more_frames,
+    open_video,
+    steps_per_frame,
+)
 
 FRAMES_PER_BLOCK = 64
 """Most frames decoded and simulated at a time; bounds memory, changes no bit."""
@@ -121,7 +132,6 @@ class SimulationReport:
     """JSON Lines, one failure a line; absent if there was none."""
 
 
-Device = Literal["cpu", "cuda"]
 Block = NDArray[np.uint8]
 Progress = Callable[[StoredClip | Failure], None]
 Unfinished = tuple[ClipWriter, int, dict[str, Any]]
@@ -330,11 +340,7 @@ class _Run:
             blocks = more_frames(blocks, steps, interpolator=make)
             ticks = sensor.ticks_per_frame // steps
             sensor = replace(sensor, ticks_per_frame=ticks, interpolation="linear")
-        if self.device == "cuda":
-            from spikedata.simulator.triton_gpu import simulate_on_gpu  # noqa: PLC0415  loads torch
-
-            return simulate_on_gpu(blocks, sensor, clip_id=clip_id)
-        return simulate(blocks, sensor, clip_id=clip_id, threads=threads)
+        return simulate(blocks, sensor, clip_id=clip_id, threads=threads, device=self.device)
 
 
 def simulate_recording(
@@ -450,14 +456,7 @@ def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
     """Miss what is missing before the first clip, not at every clip."""
     if recipe.interpolator:
         find_interpolator(recipe.interpolator)
-    if device == "cuda":
-        try:
-            from spikedata.simulator.triton_gpu import compute_device  # noqa: PLC0415  loads torch
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"device cuda needs {error.name}: pip install 'spikedata[gpu]'"
-            ) from error
-        compute_device()
+    check_device(device)
 
 
 def _data_set_name(corpus: Corpus) -> str:
@@ -478,5 +477,4 @@ def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.ui
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}

@@ -5,5 +5,9 @@ from .model import SpklipOutput as SpklipOutput
 from .model import build_tokenizer as build_tokenizer
 from .recipe import Recipe as Recipe
 from .recipe import read_recipe as read_recipe
+from .report import summary_table as summary_table
 from .run import evaluate_run as evaluate_run
+from .run import plan_run as plan_run
+from .run import recipe_of_run as recipe_of_run
 from .run import run_recipe as run_recipe
+from .run_folder import recipe_of as recipe_of

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from spikedata.corpora import (
     with_captions,
 )
 from spikedata.errors import CorpusError, SpikeDataError
+from spikedata.outputs import file_sha256
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
@@ -176,9 +176,8 @@ class RecordingItem:
         )
         if self.measured is not None:
             return recording, self._as_noted(recording, self.measured)
-        with self.path.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-        source = self.clip.source | {"sha256": digest, "bytes": self.path.stat().st_size}
+        told = {"sha256": file_sha256(self.path), "bytes": self.path.stat().st_size}
+        source = self.clip.source | told
         if recording.label is not None:
             source["label"] = recording.label
         how = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}

@@ -27,15 +27,18 @@ from spikedata.corpora.names import (
     clip_id_of,
     spoken_name,
 )
+from spikedata.corpora.shapes import SHAPE_CLASSES, draw_shapes
 from spikedata.errors import CorpusError
 
 __all__ = [
     "CAPTION_TEMPLATES",
+    "SHAPE_CLASSES",
     "Corpus",
     "CorpusClip",
     "as_text",
     "class_order",
     "clip_id_of",
+    "draw_shapes",
     "find_corpus",
     "find_duplicates",
     "find_metadata",

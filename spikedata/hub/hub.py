@@ -44,8 +44,7 @@ from spikedata.hub.card import (
     recipe_text,
     without_folders,
 )
-from spikedata.outputs import locked, put_into_place, remove
-from spikedata.simulator.maps import file_sha256
+from spikedata.outputs import file_sha256, locked, put_into_place, remove
 
 SIGN_IN = (
     "not signed in to the Hub, or the token is not valid: run `hf auth login`, or set HF_TOKEN"

@@ -4,7 +4,6 @@ Shapes: H rows, W columns.
 """
 
 import functools
-import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import RecipeError
-from spikedata.outputs import written_aside
+from spikedata.outputs import file_sha256, written_aside
 from spikedata.simulator.noise import NoiseConfig, below, draw, draw_key, spread
 
 SHARE = 1 << 14
@@ -124,7 +123,7 @@ def camera_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) ->
         RecipeError: ``noise.maps`` cannot be read or has another size.
     """
     if noise.maps is not None:
-        digest = file_sha256(noise.maps)
+        digest = maps_sha256(noise.maps)
         if noise.maps_sha256 not in (None, digest):
             raise RecipeError(
                 f"{noise.maps}: SHA-256 is {digest}, the sensor was made with {noise.maps_sha256}"
@@ -153,15 +152,14 @@ def _drawn_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) ->
     return SensorMaps(**{name: _cut(array, name) for name, array in drawn.items()})
 
 
-def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal.
+def maps_sha256(path: Path | str) -> str:
+    """SHA-256 of a file of maps, hexadecimal.
 
     Raises:
         RecipeError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spikedata.errors import RecipeError
 from spikedata.recipe import load_recipe, parse_recipe
-from spikedata.simulator.maps import file_sha256
+from spikedata.simulator.maps import maps_sha256
 from spikedata.simulator.sensor import SensorConfig
 
 PACKAGE = "spikedata_recipes"
@@ -52,5 +52,5 @@ def with_maps_beside(sensor: SensorConfig, folder: Path) -> SensorConfig:
     if sensor.noise is None or sensor.noise.maps is None:
         return sensor
     maps = str(folder / sensor.noise.maps)
-    digest = sensor.noise.maps_sha256 or file_sha256(maps)
+    digest = sensor.noise.maps_sha256 or maps_sha256(maps)
     return replace(sensor, noise=replace(sensor.noise, maps=maps, maps_sha256=digest))

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from spikedata.bits import unpack_planes
-from spikedata.simulator import NoiseConfig, SensorConfig, simulate
-from spikedata.simulator.noise import draw_key
+from spikedata.simulator.dispatch import simulate
+from spikedata.simulator.noise import NoiseConfig, draw_key
+from spikedata.simulator.sensor import SensorConfig
 
 Output = Literal["packed", "planes"]
 

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from spikedata.errors import VideoError
 from spikedata.video.container import missing_bytes
 from spikedata.video.decoders import DecordReader, OpenCVReader, PyAVReader, Reader, Shot
+from spikedata.video.interpolate import find_interpolator, more_frames, steps_per_frame
 from spikedata.video.resample import as_rate, hold_at_rate
+
+__all__ = [
+    "Video",
+    "VideoConfig",
+    "find_interpolator",
+    "more_frames",
+    "open_video",
+    "steps_per_frame",
+]
 
 Decoder = Literal["auto", "pyav", "opencv", "decord"]
 Damaged = Literal["keep", "refuse"]

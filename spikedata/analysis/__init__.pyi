@@ -1,0 +1,12 @@
+from .calibrate import calibrate_pixels as calibrate_pixels
+from .calibrate import sensor_files as sensor_files
+from .calibrate import simulate_like as simulate_like
+from .calibrate import still_sensor as still_sensor
+from .calibrate import write_sensor as write_sensor
+from .compare import compare_streams as compare_streams
+from .compare import comparison_html as comparison_html
+from .export import spike_events as spike_events
+from .export import write_events as write_events
+from .export import write_npz as write_npz
+from .view import report_html as report_html
+from .view import view_clip as view_clip

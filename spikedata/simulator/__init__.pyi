@@ -1,0 +1,14 @@
+from .dispatch import BACKENDS as BACKENDS
+from .dispatch import Device as Device
+from .dispatch import check_device as check_device
+from .dispatch import simulate as simulate
+from .dispatch import simulate_ticks as simulate_ticks
+from .maps import SensorMaps as SensorMaps
+from .noise import NoiseConfig as NoiseConfig
+from .presets import load_sensor as load_sensor
+from .presets import sensor_names as sensor_names
+from .presets import with_maps_beside as with_maps_beside
+from .sensor import SensorConfig as SensorConfig
+from .sensor import SensorState as SensorState
+from .spike_camera import CameraVariation as CameraVariation
+from .spike_camera import SpikeCamera as SpikeCamera
