@@ -53,7 +53,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(version("spikedata"))
+        typer.echo(version("spklip"))
         raise typer.Exit
 
 
@@ -342,7 +342,6 @@ def _simulate(
 
     for note in corpus.notes:
         typer.echo(f"note: {note}", err=True)
-    sys.path.append("")  # last, so that no file here takes the place of a package
     resampled = 0
     with _stop_on_interrupt() as stop, progress_bar(len(corpus.clips), "clip", "simulate") as bar:
 

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from importlib import metadata
 
 
+DISTRIBUTION = "spklip"
+"""Name that pip knows this by; ``spikedata`` is another project's there."""
+
+
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """Versions of spikedata, Python and the named installed packages."""
-    found = {"spikedata": _version("spikedata"), "python": platform.python_version()}
+    found = {"spikedata": _version(DISTRIBUTION), "python": platform.python_version()}
     return found | {name: _version(name) for name in packages}
 
 

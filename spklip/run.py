@@ -363,5 +363,7 @@ def _judge_and_write(
 
 
 def _versions() -> dict[str, str]:
-    packages = ("spikedata", "torch", "transformers")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = {"spikedata": "spklip", "torch": "torch", "transformers": "transformers"}
+    return {"python": platform.python_version()} | {
+        name: version(distribution) for name, distribution in packages.items()
+    }

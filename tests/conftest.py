@@ -1,6 +1,9 @@
 """Fixtures and settings that every test shares."""
 
+import functools
 import os
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores 
 
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.load_profile("default")
+
+HERE = Path(__file__).parent
+HAS_TORCH = find_spec("torch") is not None
+NEEDS_TORCH = re.compile(
+    r"\b(torch|transformers|spklip|SpikeClips|SpikeCamera|simulator\.reference|triton_gpu)\b"
+)
+"""What a test file speaks of that cannot be tested without torch."""
+
+
+@functools.cache
+def _left_out() -> tuple[str, ...]:
+    """Test files that need torch, where there is none: no command on data needs it."""
+    if HAS_TORCH:
+        return ()
+    files = sorted(HERE.glob("test_*.py"))
+    return tuple(file.name for file in files if NEEDS_TORCH.search(file.read_text("utf-8")))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what cannot be tested here; the header tells."""
+    return True if collection_path.name in _left_out() else None
+
+
+def pytest_report_header() -> str | None:
+    """Say what is left out."""
+    return f"without torch, left out: {', '.join(_left_out())}" if _left_out() else None
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_help_teaches_every_command(tmp_path):
     assert done.returncode == 0
     assert "spikedata simulate ucf101/ --threshold 2.0" in done.stdout
     done = run_program("spikedata", "--version", cwd=tmp_path)
-    assert done.stdout.strip() == version("spikedata")
+    assert done.stdout.strip() == version("spklip")
     done = run_program("spikedata", "simulate", "--help", cwd=tmp_path)
     assert "--ticks-per-frame" in done.stdout
 
@@ -412,7 +412,7 @@ def test_cuda_without_a_device_is_one_line(home):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     line = one_line_error(simulate(home, "--device", "cuda"), 1)
-    assert "CUDA device" in line or "pip install 'spikedata[gpu]'" in line
+    assert "CUDA device" in line or "pip install 'spklip[gpu]'" in line
     assert not (home / "spikes.zarr").exists()
 
 

@@ -232,7 +232,8 @@ def test_the_way_of_cuda_gives_the_same_bits(noise, monkeypatch):
     """The Triton kernel under its interpreter, through the layer's own path."""
     interpreted = load_triton_gpu(interpret=True)
     monkeypatch.setitem(sys.modules, "spikedata.simulator.triton_gpu", interpreted)
-    from spikedata import simulator, spike_camera
+    from spikedata import simulator
+    from spikedata.simulator import spike_camera
 
     monkeypatch.setattr(simulator, "triton_gpu", interpreted, raising=False)
     variation = CameraVariation(threshold=(1.5, 3.0), noise=noise and (0.5, 1.5))

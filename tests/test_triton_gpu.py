@@ -326,9 +326,24 @@ def test_without_a_cuda_device_the_error_says_so(monkeypatch):
         compiled.advance(luma_nhw, start_of(luma_nhw, sensor), sensor, 8)
 
 
+@pytest.mark.parametrize("noise", [None, NoiseConfig()])
+def test_no_unsigned_word_is_inverted_by_way_of_minus_one(monkeypatch, noise):
+    """Which Triton's interpreter does for ``~``, and NumPy 2.5 refuses."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="for Linux alone")
+    full = np.full
+
+    def strict(shape, value, dtype=None, **options):
+        assert not (np.dtype(dtype).kind == "u" and value == -1), "-1 as an unsigned word"
+        return full(shape, value, dtype=dtype, **options)
+
+    monkeypatch.setattr(interpreter.np, "full", strict)
+    luma_nhw, sensor = random_luma(3, 4, 5), SensorConfig(noise=noise)
+    triton_gpu.advance(luma_nhw, start_of(luma_nhw, sensor), sensor, 13)
+
+
 def test_without_triton_the_error_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'spikedata\[gpu\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'spklip\[gpu\]'"):
         copy_of("triton_gpu", interpret=True)
 
 

@@ -18,7 +18,7 @@ from videos import gradient, numbered, write_video
 from spikedata.errors import MissingExtraError, VideoError
 from spikedata.video import VideoConfig, open_video
 from spikedata.video.container import missing_bytes
-from spikedata.video.decoders import range_table
+from spikedata.video.decoders import open_container, range_table
 from spikedata.video.resample import find_timing, hold_at_rate
 
 DECODERS = ("pyav", "opencv", "decord")
@@ -528,7 +528,7 @@ def test_opencv_steps_in_where_pyav_is_missing(moving, monkeypatch):
 
 def test_a_missing_decord_names_its_command(moving, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'spikedata\[decord\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'spklip\[decord\]'"):
         open_video(moving, VideoConfig(decoder="decord"))
 
 
@@ -550,7 +550,7 @@ def real_clips(shared_data, step=1):
 
 def bare_decode(path):
     """Plane 0 of every frame, by the shortest way."""
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_container(path) as container:
         for frame in container.decode(video=0):
             plane = frame.planes[0]
             lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)

@@ -401,7 +401,7 @@ def _about(file: Path) -> dict[str, Any]:
         if major != VERSION.split(".")[0]:
             raise StoreError(
                 f"version {about.get('version')} is newer than this spikedata can read "
-                f"({VERSION}). Upgrade: pip install -U spikedata"
+                f"({VERSION}). Upgrade: pip install -U spklip"
             )
         check_about(about)
         has_bits = "bits" in schema.names

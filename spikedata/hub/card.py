@@ -258,7 +258,7 @@ The licence of the source forbids copies, so this holds no bits, but all that de
 _COMMANDS = """\
 ## Make the bits yourself
 
-With the source videos in a folder VIDEOS and `pip install spikedata`:
+With the source videos in a folder VIDEOS and `pip install spklip`:
 
 ```shell
 hf download {repo} {files} --repo-type dataset --local-dir .

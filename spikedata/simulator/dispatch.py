@@ -167,7 +167,7 @@ def check_device(device: Device) -> None:
         from spikedata.simulator import triton_gpu  # noqa: PLC0415  # loads torch and triton
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"device cuda needs {error.name}: pip install 'spikedata[gpu]'"
+            f"device cuda needs {error.name}: pip install 'spklip[gpu]'"
         ) from error
     triton_gpu.compute_device()
 

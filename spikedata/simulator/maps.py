@@ -105,7 +105,7 @@ class SensorMaps:
                 if int(file["version"]) > FILE_VERSION:
                     raise RecipeError(
                         f"{path}: version {int(file['version'])} of sensor maps is newer than this "
-                        f"spikedata can read ({FILE_VERSION}). Upgrade: pip install -U spikedata"
+                        f"spikedata can read ({FILE_VERSION}). Upgrade: pip install -U spklip"
                     )
                 return cls(**{name: file[name] for name in LIMITS})
         except OSError as error:

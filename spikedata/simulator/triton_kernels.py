@@ -21,7 +21,7 @@ try:
     import triton.language as tl
 except ImportError as error:
     raise MissingExtraError(
-        "the GPU simulator needs triton (Linux): pip install 'spikedata[gpu]'"
+        "the GPU simulator needs triton (Linux): pip install 'spklip[gpu]'"
     ) from error
 
 BLOCKS = (256, 512, 1024)
@@ -35,6 +35,9 @@ _MOST_RESPONSE = tl.constexpr(LIMITS["response_hw"][1])
 _LEAST_SHARE = tl.constexpr(LIMITS["threshold_hw"][0])
 _MOST_SHARE = tl.constexpr(LIMITS["threshold_hw"][1])
 _DRAWS = tl.constexpr(66)
+# Exclusive or with it inverts. Of `~` Triton's interpreter makes an array of -1, which NumPy 2.5
+# refuses for unsigned words.
+_ALL_ONES = tl.constexpr(0xFFFFFFFF)
 
 
 @triton.jit
@@ -150,7 +153,7 @@ def advance_kernel(  # type: ignore[no-untyped-def]
     residue = tl.load(residue_bp + at, mask=inside, other=0)
     # What did not fire enters at the highest bit and moves down a bit a tick; after eight ticks the
     # top byte is a group, inverted.
-    silent = ~tl.load(pending_bp + at, mask=inside, other=0).to(tl.uint32) << 24
+    silent = (tl.load(pending_bp + at, mask=inside, other=0).to(tl.uint32) ^ _ALL_ONES) << 24
     silent = silent << (8 - (tick & 7))
     frames_left = frames
     k = tick % period
@@ -208,14 +211,14 @@ def advance_kernel(  # type: ignore[no-untyped-def]
         if linear:
             charge += step
         if (now & 7) == 7:
-            tl.store(packed, (~silent >> 24).to(tl.uint8), mask=inside)
+            tl.store(packed, ((silent ^ _ALL_ONES) >> 24).to(tl.uint8), mask=inside)
             packed += pixels
         k += 1
         fresh = k == period
         if fresh:
             k = 0
     done = (tick + ticks) & 7
-    pending = ((~silent >> 24) >> (8 - done)).to(tl.uint8)
+    pending = (((silent ^ _ALL_ONES) >> 24) >> (8 - done)).to(tl.uint8)
     if done != 0:
         tl.store(packed, pending, mask=inside)
     tl.store(pending_after_bp + at, pending, mask=inside)

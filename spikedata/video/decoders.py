@@ -102,7 +102,7 @@ class PyAVReader:
 
         self._av: Any = av
         self.version: str = av.__version__
-        self._container: Any = _open_container(path)
+        self._container: Any = open_container(path)
         try:
             self._stream = self._first_video_stream()
             self.details = self._describe()
@@ -229,7 +229,7 @@ class PyAVReader:
         self._container.close()
 
 
-def _open_container(path: Path) -> Any:
+def open_container(path: Path) -> Any:
     """Open with FFmpeg: local files only, metadata in whatever encoding.
 
     Raises:
@@ -237,12 +237,11 @@ def _open_container(path: Path) -> Any:
     """
     import av  # noqa: PLC0415 - see PyAVReader
 
+    # PyAV 19 reads metadata leniently itself, and no longer knows the option.
+    major = int(av.__version__.partition(".")[0])
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if major < 19 else {}
     try:
-        return av.open(
-            f"file:{path}",
-            metadata_errors="replace",
-            container_options={"protocol_whitelist": "file"},
-        )
+        return av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, **lenient)
     except av.error.FFmpegError as error:
         raise VideoError(f"is not a video that FFmpeg can open: {error.strerror}") from error
 
@@ -254,7 +253,7 @@ def _packet_times(path: Path) -> NDArray[np.int64]:
     """
     import av  # noqa: PLC0415 - see PyAVReader
 
-    with _open_container(path) as container:
+    with open_container(path) as container:
 
         def times() -> Iterator[int]:
             try:
@@ -374,7 +373,7 @@ class DecordReader:
             import decord  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise MissingExtraError(
-                "decoder 'decord' is not installed: pip install 'spikedata[decord]'"
+                "decoder 'decord' is not installed: pip install 'spklip[decord]'"
             ) from error
 
         decord.logging.set_level(decord.logging.QUIET)

@@ -11,8 +11,11 @@ the simulator then draws lines between them, with ``ticks_per_frame`` divided ac
 Shapes: N frames, M frames between two, H rows, W columns.
 """
 
+import contextlib
 import importlib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -117,7 +120,8 @@ def find_interpolator(name: str) -> Interpolator:
     if not (colon and function_name and all(map(str.isidentifier, module_name.split(".")))):
         raise SpikeDataError(f"interpolator {name!r}: expected flow or package.module:function")
     try:
-        found = getattr(importlib.import_module(module_name), function_name, None)
+        with _working_folder_last_on_path():
+            found = getattr(importlib.import_module(module_name), function_name, None)
     except Exception as error:  # the module is somebody's own and may fail in any way
         said = f"{type(error).__name__}: {error}"
         raise SpikeDataError(f"interpolator {name!r}: cannot be imported: {said}") from error
@@ -125,6 +129,24 @@ def find_interpolator(name: str) -> Interpolator:
         raise SpikeDataError(f"interpolator {name!r}: {module_name} has no such function")
     interpolator: Interpolator = found
     return interpolator
+
+
+@contextlib.contextmanager
+def _working_folder_last_on_path() -> Iterator[None]:
+    """Look for modules in the working folder too, if nowhere else; afterwards no more.
+
+    Only who names a module of theirs wants that: else any import of an optional module, later,
+    would run what lies in a downloaded folder under its name.
+    """
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        for place in reversed(range(len(sys.path))):
+            if sys.path[place] == folder:
+                del sys.path[place]
+                break
 
 
 def flow_frames(first_hw: Frames, second_hw: Frames, count: int) -> Frames:

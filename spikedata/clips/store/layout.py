@@ -317,7 +317,7 @@ def _check_version(version: Any) -> None:
         raise RuleBrokenError(
             "version_newer",
             f"store version {match[1]} is newer than this spikedata can read ({MAJOR}). "
-            "Upgrade: pip install -U spikedata",
+            "Upgrade: pip install -U spklip",
         )
     if int(match[1]) < 1:
         raise RuleBrokenError("version_malformed", f"there is no store version {version}")
