@@ -28,7 +28,14 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from spikedata import Corpus, Failure, SimulationRecipe, SpikeSource, StoredClip
+    from spikedata import (
+        ClipSource,
+        ClipStream,
+        Corpus,
+        Failure,
+        SimulationRecipe,
+        StoredClip,
+    )
 
 app = new_app(
     "Spike-camera data sets: simulate them from video, pack recordings, look, check, publish.\n\n"
@@ -45,7 +52,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Clips at once.  [default: all cores]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
-StoreArgument = Annotated[Path, typer.Argument(help="Spike store (.zarr).")]
+CLIPS_HELP = "Store, Parquet folder or file, HDF5 file, folder of .dat; with --camera, recordings."
+ClipsArgument = Annotated[Path, typer.Argument(metavar="CLIPS", help=CLIPS_HELP)]
+Camera = Annotated[
+    str | None, typer.Option(help="Camera of recordings: a name from `spikedata cameras`.")
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Turn their rows upside down.  [default: as needed]"),
+]
+TickRate = Annotated[
+    float | None,
+    typer.Option(min=1, help="Ticks a second of recordings, Hz.  [default: CAMERA's]"),
+]
 SPIKES = Path("spikes.zarr")
 
 
@@ -342,16 +361,12 @@ def _simulate(
 
     for note in corpus.notes:
         typer.echo(f"note: {note}", err=True)
-    resampled = 0
     with _stop_on_interrupt() as stop, progress_bar(len(corpus.clips), "clip", "simulate") as bar:
 
         def advance(outcome: "StoredClip | Failure") -> None:
-            nonlocal resampled
             bar.update()
             if isinstance(outcome, Failure):
                 bar.write(f"failed: {outcome.id}: {outcome.error}", file=sys.stderr)
-            else:
-                resampled += outcome.attributes.get("video", {}).get("variable_rate", False)
 
         report = simulate_corpus(
             corpus,
@@ -362,21 +377,19 @@ def _simulate(
             progress=advance,
             stop=stop,
         )
-    if resampled:
-        typer.echo(
-            f"note: {resampled} videos of variable frame rate were resampled; --fps sets a rate",
-            err=True,
-        )
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
     failures = report.failures
-    _print(
-        {
-            "store": str(report.store),
-            "written": report.written,
-            "skipped": report.skipped,
-            "failed": [asdict(failure) for failure in failures] if as_json else len(failures),
-        },
-        as_json,
-    )
+    told: dict[str, Any] = {
+        "store": str(report.store),
+        "written": report.written,
+        "skipped": report.skipped,
+        "failed": len(failures),
+    }
+    if as_json:
+        told["failed"] = [asdict(failure) for failure in failures]
+        told |= {"losses": report.losses, "notes": [*corpus.notes, *report.notes]}
+    _print(told, as_json)
     if report.stopped:
         fail("interrupted; run the same command again to go on", STATUS_INTERRUPTED)
     if failures:
@@ -565,42 +578,71 @@ def pull(
 
 
 @app.command()
-def info(store: StoreArgument = SPIKES, as_json: AsJson = False) -> None:
-    """Tell what STORE holds: clips, classes, splits, geometry, firing rate, compression."""
+def info(
+    clips: ClipsArgument = SPIKES,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what CLIPS holds: clips, classes, splits, geometry, firing rate, losses."""
     with errors_in_one_line():
-        from spikedata import open_store
-
-        summary = open_store(store).summary()
+        summary = _open(clips, camera, flip, tick_rate).summary()
     _print(summary, as_json)
+
+
+def _open(
+    path: Path, camera: str | None, flip: bool | None = None, tick_rate: float | None = None
+) -> "ClipSource":
+    """Open a set of clips; what is odd about it, or left out, goes to stderr."""
+    from spikedata import open_clips
+
+    source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate)
+    for note in source.notes:
+        typer.echo(f"note: {note}", err=True)
+    for failure in source.left_out:
+        typer.echo(f"note: left out: {failure.id}: {failure.error}", err=True)
+    return source
 
 
 @app.command()
 def validate(
-    store: StoreArgument = SPIKES,
+    clips: ClipsArgument = SPIKES,
     quick: Annotated[
         bool, typer.Option("--quick", help="Metadata only: do not decode and hash the bits.")
     ] = False,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check STORE against the format, every bit included; status 1 if a rule is broken."""
+    """Check CLIPS against its format, every bit included; status 1 if a rule is broken."""
     with errors_in_one_line():
-        from spikedata import validate as validate_store
+        from spikedata import validate as validate_clips
 
-        problems = validate_store(store, deep=not quick)
+        problems = validate_clips(
+            clips, deep=not quick, camera=camera, flip=flip, tick_rate_hz=tick_rate
+        )
+        losses = {} if problems else _open(clips, camera, flip, tick_rate).losses()
     if as_json:
-        _print({"store": store, "problems": [asdict(found) for found in problems]}, as_json)
+        told = [asdict(found) for found in problems]
+        _print({"store": clips, "problems": told, "losses": losses}, as_json)
     for found in () if as_json else problems:
-        typer.echo(f"{found.clip or store}: {found.code}: {found.message}")
+        typer.echo(f"{found.clip or clips}: {found.code}: {found.message}")
     if problems:
-        fail(f"{store}: {len(problems)} broken rules of the store format")
+        fail(f"{clips}: {len(problems)} broken rules of the store format")
     if not as_json:
-        typer.echo(f"{store}: no problems")
+        typer.echo(f"{clips}: no problems")
+    for name, number in losses.items():
+        typer.echo(f"note: {number:,} {name}, when the clips were made", err=True)
 
 
 @app.command()
 def view(
     clip: Annotated[str, typer.Argument(help="Id of a clip.")],
-    store: Annotated[Path, typer.Option(help="Spike store (.zarr).")] = SPIKES,
+    store: Annotated[Path, typer.Option(metavar="CLIPS", help=CLIPS_HELP)] = SPIKES,
+    camera: Camera = None,
+    flip: Flip = None,
     out: Annotated[
         Path | None, typer.Option(help="File: .png, .gif or .mp4.  [default: CLIP.png]")
     ] = None,
@@ -615,9 +657,9 @@ def view(
     """Show a clip as a picture or a movie of the light it recorded."""
     out = out or Path(f"{clip}.png")
     with errors_in_one_line():
-        from spikedata import open_store, view_clip
+        from spikedata import view_clip
 
-        opened = open_store(store)
+        opened = _open(store, camera, flip)
         _check_output(out, store, overwrite=overwrite)
         with usage_errors_in_one_line():
             written = view_clip(
@@ -635,19 +677,22 @@ def view(
 
 @app.command()
 def report(
-    store: StoreArgument = SPIKES,
+    clips: ClipsArgument = SPIKES,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
     out: Annotated[
-        Path | None, typer.Option(help="Page to write.  [default: STORE with .html]")
+        Path | None, typer.Option(help="Page to write.  [default: CLIPS with .html]")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a page about STORE: classes, firing rates, intervals, a contact sheet."""
-    out = out or store.parent / f"{store.absolute().stem}.html"
+    """Write a page about CLIPS: classes, firing rates, losses, intervals, a contact sheet."""
+    out = out or clips.parent / f"{clips.absolute().stem}.html"
     with errors_in_one_line():
-        from spikedata import open_store, report_html
+        from spikedata import report_html
 
-        opened = open_store(store)
-        _check_output(out, store, overwrite=overwrite)
+        opened = _open(clips, camera, flip, tick_rate)
+        _check_output(out, clips, overwrite=overwrite)
         written = report_html(opened, out, overwrite=overwrite)
     typer.echo(written)
 
@@ -806,23 +851,16 @@ def export(
         spikes = open_spikes(source, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate)
         _check_output(out, source, overwrite=overwrite)
         if out.suffix == ".npz":
-            write_npz(out, spikes, **_class_of(source, clip, spikes), overwrite=overwrite)
+            write_npz(out, spikes, **_class_of(spikes), overwrite=overwrite)
         else:
             with usage_errors_in_one_line():
                 write_events(out, spikes, overwrite=overwrite)
     typer.echo(out)
 
 
-def _class_of(source: Path, clip: str | None, spikes: "SpikeSource") -> dict[str, Any]:
+def _class_of(spikes: "ClipStream") -> dict[str, Any]:
     """Number and name of the class of what is exported, as `write_npz` takes them."""
-    from spikedata import open_store
-
-    if not source.is_dir():
-        return {"label_name": getattr(spikes, "label", None)}
-    store = open_store(source)
-    name = store.clips[next(iter(store.clips)) if clip is None else clip].clip.label
-    number = store.class_names.index(name) if name in store.class_names else None
-    return {"label": number, "label_name": name}
+    return {"label": spikes.label_number, "label_name": spikes.label}
 
 
 @app.command()

@@ -15,6 +15,7 @@ from .camera import read_recording as read_recording
 from .camera import write_recording as write_recording
 from .clip import Clip as Clip
 from .clips import ClipSource as ClipSource
+from .clips import ClipStream as ClipStream
 from .clips import SpikeStore as SpikeStore
 from .clips import StoredClip as StoredClip
 from .clips import create_store as create_store
@@ -36,12 +37,12 @@ from .hub import fetch as fetch
 from .hub import publish as publish
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
+from .outputs import Failure as Failure
 from .pack import last_packed as last_packed
 from .pack import pack_clips as pack_clips
 from .recipe import from_dict as from_dict
 from .recipe import load_recipe as load_recipe
 from .recipe import to_dict as to_dict
-from .simulation import Failure as Failure
 from .simulation import SimulationRecipe as SimulationRecipe
 from .simulation import available_cores as available_cores
 from .simulation import simulate_corpus as simulate_corpus

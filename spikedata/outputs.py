@@ -7,9 +7,8 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from spikedata.errors import SpikeDataError, StoreError
 
@@ -118,13 +117,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A clip or a file that was left out, and why."""
+
+    id: str
+    """The clip's id, or the path where no clip was found."""
+    path: str
+    """The file or set that it is from."""
+    error: str
+    """One line."""
+
+
 def failure_file(out: Path) -> Path:
     """Where a batch that writes ``out`` lists what failed."""
     return out.with_suffix(".failures.jsonl")
 
 
-def write_failures(path: Path, failures: Sequence[Any]) -> None:
-    """Write failures, dataclasses with an ``id``, as JSON Lines in order of id.
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write failures as JSON Lines in order of id.
 
     Without any, the list of a run before is removed.
     """

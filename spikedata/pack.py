@@ -20,7 +20,6 @@ from spikedata.clips import (
     Failed,
     Format,
     JoinedClips,
-    LeftOut,
     StoreConfig,
     StoredClip,
     check_chunk,
@@ -35,7 +34,7 @@ from spikedata.clips import (
     write_parquet,
 )
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.outputs import failure_file, locked, put_into_place, remove, write_failures
+from spikedata.outputs import Failure, failure_file, locked, put_into_place, remove, write_failures
 
 DEFAULT_SOURCE = "spikes.zarr"
 DEFAULT_OUT: dict[Format, str] = {
@@ -78,7 +77,7 @@ class PackReport:
     """Size of the bits, one bit a pixel and tick."""
     stored_bytes: int
     """Size of what was written."""
-    failures: tuple[LeftOut, ...]
+    failures: tuple[Failure, ...]
     failure_file: Path
     """JSON Lines, one failure a line; absent if there was none."""
     notes: tuple[str, ...]
@@ -116,7 +115,7 @@ def pack_clips(
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
-        Counts, and one :class:`LeftOut` for each source or clip that was left out. The same
+        Counts, and one :class:`Failure` for each source or clip that was left out. The same
         list is written to ``<out stem>.failures.jsonl`` beside ``out``, or that file is removed.
 
     Raises:
@@ -220,7 +219,7 @@ class _Found:
                     "another --out"
                 )
 
-    def check_keeps_all(self, out: Path, failures: Sequence[LeftOut]) -> None:
+    def check_keeps_all(self, out: Path, failures: Sequence[Failure]) -> None:
         """Refuse to replace a source by what is less.
 
         Raises:
@@ -236,12 +235,12 @@ class _Found:
 
 def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> _Found:
     opened: list[ClipSource] = []
-    left_out: list[LeftOut] = []
+    left_out: list[Failure] = []
     for path in map(Path, sources):
         try:
             opened.append(open_any(path, options))
         except (SpikeDataError, OSError) as error:
-            left_out.append(LeftOut(id=str(path), error=str(error)))
+            left_out.append(Failure(id=str(path), path=str(path), error=str(error)))
     clips = JoinedClips(opened, check=_CHECKS.get(to, _any_clip), left_out=tuple(left_out))
     if not clips.clips:
         reason = clips.left_out[0].error if clips.left_out else "no clips in it"
@@ -297,7 +296,9 @@ class _Run:
         self._step("write", stored, len(self.clips.clips))
 
     def failed(self, stored: StoredClip, error: Exception) -> None:
-        self.failures.append(LeftOut(id=stored.id, error=str(error)))
+        self.failures.append(
+            Failure(id=stored.id, path=self.clips.origin(stored.id), error=str(error))
+        )
         self._step("write", stored, len(self.clips.clips))
 
     def verify(self, path: Path) -> None:

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Iterable
 from importlib import metadata
 
-
 DISTRIBUTION = "spklip"
 """Name that pip knows this by; ``spikedata`` is another project's there."""
 

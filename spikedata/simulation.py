@@ -19,10 +19,18 @@ from numpy.typing import NDArray
 
 from spikedata.analysis import simulate_like, still_sensor
 from spikedata.clip import Clip, check_distinct_ids
-from spikedata.clips import CLIPS, ClipWriter, StoredClip, StoreWriter, create_store, open_spikes
+from spikedata.clips import (
+    CLIPS,
+    ClipWriter,
+    RunNotes,
+    StoredClip,
+    StoreWriter,
+    create_store,
+    open_spikes,
+)
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of
 from spikedata.errors import SpikeDataError, StoreError
-from spikedata.outputs import failure_file, file_sha256, write_failures
+from spikedata.outputs import Failure, failure_file, file_sha256, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import load_recipe, parse_recipe, to_dict
 from spikedata.simulator import (
@@ -110,15 +118,6 @@ def simulation_recipe(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """A clip that could not be made, and why."""
-
-    id: str
-    path: str
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationReport:
     """What a run of :func:`simulate_corpus` did."""
 
@@ -130,6 +129,10 @@ class SimulationReport:
     """True if the run was told to stop before all clips were tried."""
     failure_file: Path
     """JSON Lines, one failure a line; absent if there was none."""
+    losses: dict[str, int]
+    """What was lost or made good in the clips of the run, summed; see ``StoredClip.losses``."""
+    notes: tuple[str, ...]
+    """What else a user should know of the run, a sentence each."""
 
 
 Block = NDArray[np.uint8]
@@ -200,14 +203,7 @@ def simulate_corpus(
                     write_failures(list_of_failures, run.failures)
             raise
     write_failures(list_of_failures, run.failures)
-    return SimulationReport(
-        store=out,
-        written=run.written,
-        skipped=run.skipped,
-        failures=tuple(sorted(run.failures, key=lambda failure: failure.id)),
-        stopped=run.stop.is_set(),
-        failure_file=list_of_failures,
-    )
+    return run.report(out)
 
 
 class _Run:
@@ -229,9 +225,13 @@ class _Run:
         self.written = 0
         self.skipped = 0
         self.failures: list[Failure] = []
+        self._told = RunNotes()
 
     def all_clips(self, corpus: Corpus, workers: int) -> None:
         """Try each clip that is not there; at most ``workers`` are simulated at a time."""
+        for left_out in corpus.left_out:
+            self.failures.append(left_out)
+            self.progress(left_out)
         there = [(item, self.writer.stored(item.clip.id)) for item in corpus.clips]
         made = [(item, stored) for item, stored in there if stored is not None]
         for item, stored in made:
@@ -267,6 +267,7 @@ class _Run:
         changed = _changed_video(item.path, stored.clip)
         if changed is None:
             self.skipped += 1
+            self._told.add(stored.size, stored.attributes)
             self.progress(stored)
         else:
             folder = self.writer.path / CLIPS / item.clip.id
@@ -293,7 +294,21 @@ class _Run:
             self.fail(item, _told(error))
             return
         self.written += 1
+        self._told.add(stored.size, stored.attributes)
         self.progress(stored)
+
+    def report(self, out: Path) -> SimulationReport:
+        """What was done so far."""
+        return SimulationReport(
+            store=out,
+            written=self.written,
+            skipped=self.skipped,
+            failures=tuple(sorted(self.failures, key=lambda failure: failure.id)),
+            stopped=self.stop.is_set(),
+            failure_file=failure_file(out),
+            losses=self._told.losses(),
+            notes=self._told.notes(),
+        )
 
     def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:
         """Decode, simulate and compress one clip."""

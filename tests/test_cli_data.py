@@ -59,6 +59,8 @@ def test_simulate_writes_a_store_and_says_so(home):
         "written": 6,
         "skipped": 0,
         "failed": [],
+        "losses": {},
+        "notes": [],
     }
     store = open_store(home / "spikes.zarr")
     assert len(store.clips) == 6
@@ -370,7 +372,7 @@ def test_videos_of_variable_rate_are_told(tmp_path):
     (tmp_path / "videos" / "a").mkdir(parents=True)
     write_video(tmp_path / "videos" / "a" / "1.mkv", frames(0), times_ms=times_ms, pix_fmt="gray")
     done = simulate(tmp_path)
-    assert "note: 1 videos of variable frame rate were resampled" in done.stderr
+    assert "note: 1 clip of variable frame rate, resampled" in done.stderr
     assert open_store(tmp_path / "spikes.zarr").clips["a__1"].ticks == 12 * 10
 
 

@@ -338,7 +338,8 @@ def test_no_unsigned_word_is_inverted_by_way_of_minus_one(monkeypatch, noise):
 
     monkeypatch.setattr(interpreter.np, "full", strict)
     luma_nhw, sensor = random_luma(3, 4, 5), SensorConfig(noise=noise)
-    triton_gpu.advance(luma_nhw, start_of(luma_nhw, sensor), sensor, 13)
+    gpu = copy_of("triton_gpu", interpret=True)
+    gpu.advance(luma_nhw, start_of(luma_nhw, sensor), sensor, 13)
 
 
 def test_without_triton_the_error_names_the_pip_command(monkeypatch):

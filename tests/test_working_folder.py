@@ -10,8 +10,18 @@ from tools import run_program, write_corpus
 from spikedata import SpikeDataError
 from spikedata.video import find_interpolator
 
-PLANTED = ("scipy", "coverage", "colorama", "cffi", "pandas", "IPython", "ipywidgets", "tbb", "rich")
-"""Optional modules that libraries look for; in a downloaded folder each would be somebody's code."""
+PLANTED = (
+    "scipy",
+    "coverage",
+    "colorama",
+    "cffi",
+    "pandas",
+    "IPython",
+    "ipywidgets",
+    "tbb",
+    "rich",
+)
+"""Optional modules that libraries look for: in a downloaded folder each is somebody's code."""
 
 
 @pytest.fixture

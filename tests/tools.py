@@ -52,6 +52,18 @@ def run_program(
     )
 
 
+def run_in_process(name: str, words: Sequence[str]) -> int:
+    """Run a command within this process, a second faster than its program; gives the status."""
+    from spikedata_cli.data import app
+
+    assert name == "spikedata"
+    try:
+        app(list(words), standalone_mode=True)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
 def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:
     """Check that a program failed with ``status`` and one ``error:`` line; give that line."""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -1,3 +1,4 @@
+from .accounts import RunNotes as RunNotes
 from .dat import write_dat as write_dat
 from .encoding import Done as Done
 from .encoding import Failed as Failed
@@ -31,7 +32,6 @@ from .rules import check_label as check_label
 from .source import ChangedClips as ChangedClips
 from .source import ClipSource as ClipSource
 from .source import ClipStream as ClipStream
-from .source import LeftOut as LeftOut
 from .source import size_on_disk as size_on_disk
 from .store import CLIPS as CLIPS
 from .store import ClipWriter as ClipWriter

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from spikedata.bits import group_count
 from spikedata.clips.rules import check_label, check_shape
-from spikedata.clips.source import ClipBits, ClipSource, LeftOut
+from spikedata.clips.source import ClipBits, ClipSource
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import CorpusError, StoreError
+from spikedata.outputs import Failure
 
 
 class JoinedClips(ClipSource):
@@ -30,10 +31,10 @@ class JoinedClips(ClipSource):
         sources: list[ClipSource],
         *,
         check: Callable[[StoredClip], None] = lambda _: None,
-        left_out: tuple[LeftOut, ...] = (),
+        left_out: tuple[Failure, ...] = (),
     ) -> None:
         self._of: dict[str, ClipSource] = {}
-        refused: list[LeftOut] = [*left_out]
+        refused: list[Failure] = [*left_out]
         ids: dict[str, str] = {}
         for source in sources:
             refused += source.left_out
@@ -42,7 +43,11 @@ class JoinedClips(ClipSource):
                     _check_fits(stored, source, ids)
                     check(stored)
                 except StoreError as error:
-                    refused.append(LeftOut(id=stored.id, error=f"{source.path}: {error}"))
+                    refused.append(
+                        Failure(
+                            id=stored.id, path=str(source.path), error=f"{source.path}: {error}"
+                        )
+                    )
                     continue
                 ids[stored.id.casefold()] = stored.id
                 self._of[stored.id] = source
@@ -60,6 +65,10 @@ class JoinedClips(ClipSource):
     def open_bits(self, clip_id: str) -> ClipBits:
         """Those of the set that has the clip."""
         return self._of[clip_id].open_bits(clip_id)
+
+    def origin(self, clip_id: str) -> str:
+        """Path of the set that has the clip."""
+        return str(self._of[clip_id].path)
 
     def stored_bytes(self, clip_id: str) -> int | None:
         """As the set that has the clip says."""

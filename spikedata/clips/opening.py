@@ -16,7 +16,7 @@ from spikedata.clips.recordings import (
     recordings_below,
 )
 from spikedata.clips.rules import Problem, RuleBrokenError
-from spikedata.clips.source import ClipSource
+from spikedata.clips.source import ClipSource, ClipStream
 from spikedata.clips.store import (
     CATALOG,
     CLIPS,
@@ -27,7 +27,6 @@ from spikedata.clips.store import (
     store_problems,
 )
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.stream import SpikeSource
 
 _STORE_NAMES = frozenset([METADATA, CLIPS, CATALOG, LOCK, PARTIAL])
 _AS_THE_FILES_SAY = CameraOptions()
@@ -97,7 +96,7 @@ def open_spikes(
     clip: str | None = None,
     flip: bool | None = None,
     tick_rate_hz: float | None = None,
-) -> SpikeSource:
+) -> ClipStream:
     """Open one clip of a set, or one recording, to read its spikes block by block.
 
     Args:

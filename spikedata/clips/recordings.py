@@ -13,7 +13,7 @@ from spikedata.bits import TICKS_PER_GROUP
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.clip import Clip
 from spikedata.clips.rules import RuleBrokenError, check_about, read_json
-from spikedata.clips.source import ClipBits, ClipSource, LeftOut
+from spikedata.clips.source import ClipBits, ClipSource
 from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
 from spikedata.corpora import (
     CAPTION_TEMPLATES,
@@ -28,7 +28,7 @@ from spikedata.corpora import (
     with_captions,
 )
 from spikedata.errors import CorpusError, SpikeDataError
-from spikedata.outputs import file_sha256
+from spikedata.outputs import Failure, file_sha256
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
@@ -108,9 +108,9 @@ class Recordings(ClipSource):
 
     def _opened(
         self, items: Sequence["RecordingItem"]
-    ) -> tuple[dict[str, StoredClip], tuple[LeftOut, ...]]:
+    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...]]:
         clips: dict[str, StoredClip] = {}
-        left_out: list[LeftOut] = []
+        left_out: list[Failure] = []
         taken: dict[str, Clip] = {}
         for item in items:
             other = taken.get(item.clip.id.casefold())
@@ -121,7 +121,7 @@ class Recordings(ClipSource):
                 self._recordings[item.clip.id], clips[item.clip.id] = item.open()
                 taken[item.clip.id.casefold()] = item.clip
             except (SpikeDataError, OSError) as error:
-                left_out.append(LeftOut(id=item.clip.id, error=str(error)))
+                left_out.append(Failure(id=item.clip.id, path=str(item.path), error=str(error)))
         return {clip_id: clips[clip_id] for clip_id in sorted(clips)}, tuple(left_out)
 
 

@@ -10,7 +10,6 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,8 @@ from spikedata.bits import TICKS_PER_GROUP, group_count, slice_ticks
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
+from spikedata.outputs import Failure
 from spikedata.stream import SpikeStream
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
-    """A clip or a file that a set of clips does not give, and why."""
-
-    id: str
-    """The clip's id, or the path where no clip was found."""
-    error: str
-    """One line."""
 
 
 class ClipBits(ABC):
@@ -90,7 +80,7 @@ class ClipSource(ABC):
     """What it holds, in order of id."""
     notes: tuple[str, ...] = ()
     """What was odd when it was opened."""
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[Failure, ...] = ()
     """What could not be opened."""
 
     @abstractmethod
@@ -241,6 +231,13 @@ class ClipSource(ABC):
                 found.append(Problem("chunk_damaged", clip_id, str(error)))
         return found
 
+    def losses(self) -> dict[str, int]:
+        """What was lost when the clips were made, summed; see ``StoredClip.losses``."""
+        found: Counter[str] = Counter()
+        for stored in self.clips.values():
+            found.update(stored.losses)
+        return dict(sorted(found.items()))
+
     def summary(self) -> dict[str, Any]:
         """What there is, in plain JSON values: counts, geometry, rates, losses, recipe.
 
@@ -249,9 +246,6 @@ class ClipSource(ABC):
         clips = [self.measured(clip_id) for clip_id in self.clips]
         pixel_ticks = sum(clip.pixel_ticks for clip in clips)
         spikes, size = sum(clip.spikes or 0 for clip in clips), self.size_bytes()
-        losses: Counter[str] = Counter()
-        for clip in clips:
-            losses.update(clip.losses)
         return {
             "path": str(self.path),
             "format": self.format,
@@ -268,7 +262,7 @@ class ClipSource(ABC):
             "firing_rate": round(spikes / pixel_ticks, 6) if clips else None,
             "bytes": size,
             "ratio": round(pixel_ticks / 8 / size, 3) if clips and size else None,
-            "losses": dict(sorted(losses.items())),
+            "losses": self.losses(),
             "left_out": len(self.left_out),
             "recipe": self.recipe,
         }
@@ -310,6 +304,9 @@ class ClipStream:
     def __init__(self, source: ClipSource, stored: StoredClip) -> None:
         self.stored = stored
         self.label = stored.label or stored.clip.source.get("label")
+        self.label_number = (
+            source.class_names.index(self.label) if self.label in source.class_names else None
+        )
         self.ticks, self.tick_rate_hz = stored.ticks, stored.tick_rate_hz
         self.height_px, self.width_px = stored.height_px, stored.width_px
         self._source = source

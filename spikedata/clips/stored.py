@@ -1,7 +1,6 @@
 """One clip that has bits: what is known of it, how that is written down, and how it is checked."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from spikedata import bits
 from spikedata.bits import BitsHasher, group_count
 from spikedata.clip import SPLITS, Clip
+from spikedata.clips.accounts import losses_of
 from spikedata.clips.rules import RuleBrokenError, check_id, check_shape, compact_json, parse_json
 
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
@@ -73,12 +73,8 @@ class StoredClip:
 
     @property
     def losses(self) -> dict[str, int]:
-        """What was lost, or made good, on the way from the source to the bits; empty if nothing."""
-        found: Counter[str] = Counter()
-        camera = self.attributes.get("camera")
-        if isinstance(camera, dict) and isinstance(camera.get("skipped"), int):
-            found["bytes skipped"] = camera["skipped"]
-        return {name: number for name, number in sorted(found.items()) if number > 0}
+        """What was lost, or made good, on the way to the bits; empty if nothing was."""
+        return losses_of(self.attributes)
 
     def array_attributes(self) -> dict[str, Any]:
         """The attributes of the clip's array, plain JSON.

@@ -11,6 +11,7 @@ from pathlib import Path
 from spikedata.clip import Clip
 from spikedata.corpora.names import as_text, captions_of
 from spikedata.errors import CorpusError
+from spikedata.outputs import Failure
 
 _MOST_NOTES = 10
 _END_BYTES = 1 << 16
@@ -41,6 +42,8 @@ class Corpus:
     """Sorted by id."""
     notes: tuple[str, ...] = ()
     """What a user should know: clips left out, without a split, twice there, groups torn apart."""
+    left_out: tuple[Failure, ...] = ()
+    """Files that could not become clips, and why."""
 
     @property
     def folder_name(self) -> str:

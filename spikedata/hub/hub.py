@@ -254,14 +254,15 @@ class _Plan:
         if self.recipe_only:
             return 1024 * len(shard.clip_ids)
         made = self.source / shard.name
-        folders = [self.source / "clips" / clip_id for clip_id in shard.clip_ids]
-        files = [made] if made.is_file() else [f for d in folders for f in d.glob("*")]
-        return sum(file.stat().st_size for file in files) or shard.packed_bytes
+        if made.is_file():
+            return made.stat().st_size
+        apart = [self.clips.stored_bytes(clip_id) for clip_id in shard.clip_ids]
+        return sum(size for size in apart if size is not None) or shard.packed_bytes
 
 
 def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
-    if format_at(path) not in ("zarr", "parquet") or path.is_file():
-        what = "is no store and no packed Parquet folder" if path.exists() else "no such store"
+    if format_at(path) is None:
+        what = "is no set of clips" if path.exists() else "no such file or folder"
         raise HubError(f"{path}: {what}. Run `spikedata pack --to zarr`")
     clips = open_clips(path)
     if not clips.clips:
