@@ -11,7 +11,21 @@ MAX_ID_BYTES = 200
 SPLITS = ("train", "validation", "test")
 """What a clip may be for."""
 
+BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+"""Embeddings, overrides and isolates of the direction of writing; and the byte order mark."""
+
 _FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+def is_dangerous(character: str) -> bool:
+    """Whether a character may break a path, a line or the order in which a name is shown.
+
+    Control characters, half a surrogate pair, private and unassigned ones, and overrides of the
+    direction of writing; not the joiners and variation selectors that languages and emoji need.
+    """
+    return unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn") or (
+        character in BIDI_CONTROLS
+    )
 
 
 def check_clip_id(clip_id: str) -> str:
@@ -27,7 +41,7 @@ def check_clip_id(clip_id: str) -> str:
         raise ValueError(f"clip id {clip_id!r} starts with a dot")
     if clip_id != clip_id.strip() or clip_id.endswith("."):
         raise ValueError(f"clip id {clip_id!r} starts or ends with a space, or ends with a dot")
-    bad = sorted({c for c in clip_id if c in _FORBIDDEN or unicodedata.category(c)[0] == "C"})
+    bad = sorted({c for c in clip_id if c in _FORBIDDEN or is_dangerous(c)})
     if bad:
         raise ValueError(f"clip id {clip_id!r} holds {', '.join(map(repr, bad))}")
     if unicodedata.normalize("NFC", clip_id) != clip_id:

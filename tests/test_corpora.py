@@ -240,7 +240,7 @@ def test_class_folders(tmp_path):
     assert ids(corpus) == ["jump__deep__a", "run__a", "run__b"]
     assert corpus.class_names == ("jump", "run")
     assert {clip.split for clip in by_id(corpus).values()} == {None}
-    assert corpus.notes == ()
+    assert corpus.notes == ("1 file passed over: 1 .txt",)
 
 
 def test_split_folders(tmp_path):
@@ -298,12 +298,19 @@ def test_all_that_is_told_of_a_clip_can_be_written(tmp_path, name):
     assert item.path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("names", [("run/a.mp4", "run/a.avi"), ("run/a.mp4", "run/A.mp4")])
-def test_ids_that_would_collide_are_refused(tmp_path, names):
-    touch(tmp_path, *names)
-    with pytest.raises(CorpusError, match=r"would both be clip .* Rename or remove one") as caught:
-        find_corpus(tmp_path)
-    assert all(name in str(caught.value) for name in names)
+def test_files_that_would_be_one_clip_are_told_all_at_once_and_the_rest_go_on(tmp_path):
+    touch(tmp_path, "run/a.mp4", "run/a.avi", "run/b.mp4", "run/B.mkv", "run/c.mp4")
+    corpus = find_corpus(tmp_path)
+    assert [item.clip.source["name"] for item in corpus.clips] == [
+        "run/B.mkv",
+        "run/a.avi",
+        "run/c.mp4",
+    ]
+    assert [(left.id, Path(left.path).name) for left in corpus.left_out] == [
+        ("run__a", "a.mp4"),
+        ("run__b", "b.mp4"),
+    ]
+    assert "would both be clip 'run__a'. Rename or remove one" in corpus.left_out[0].error
 
 
 def test_links_in_circles_end(tmp_path):
@@ -449,7 +456,10 @@ def test_metadata_jsonl(tmp_path):
     assert clips["third"].captions == ("one", "two")
     assert clips["third"].label is None
     assert corpus.class_names == ("jump", "run")
-    assert corpus.notes == ("1 file without an entry, left out: spare.mp4",)
+    assert corpus.notes == (
+        "metadata.jsonl: columns not used: 'other'",
+        "1 file without an entry, left out: spare.mp4",
+    )
 
 
 def test_any_json_line_is_read_whole(tmp_path):
@@ -479,7 +489,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
 def test_columns_of_recordings_mean_nothing_for_videos(tmp_path):
     touch(tmp_path, "1.mp4")
     write_jsonl(tmp_path, {"file_name": "1.mp4", "camera": {"of": "mine"}, "tick_rate_hz": "fast"})
-    assert find_corpus(tmp_path).notes == ()
+    assert find_corpus(tmp_path).notes == ("no clip has a label",)
 
 
 def test_metadata_csv(tmp_path):
@@ -575,11 +585,17 @@ def test_metadata_that_is_not_text_or_is_there_twice(tmp_path):
         find_corpus(touch(tmp_path / "b", "1.mp4"), kind="metadata")
 
 
-def test_one_video_named_twice_is_refused(tmp_path):
+def test_several_lines_for_one_video_are_several_captions(tmp_path):
     touch(tmp_path, "1.mp4")
-    write_jsonl(tmp_path, {"file_name": "1.mp4"}, {"file_name": "./1.mp4"})
-    with pytest.raises(CorpusError, match="would both be clip '1'"):
-        find_corpus(tmp_path)
+    lines = [{"file_name": "1.mp4", "caption": "one", "split": "train"}]
+    lines += [{"file_name": "./1.mp4", "caption": text} for text in ("two", "one")]
+    lines += [{"file_name": "1.mp4", "caption": "three", "split": "test"}]
+    write_jsonl(tmp_path, *lines)
+    corpus = find_corpus(tmp_path)
+    assert [item.clip.captions for item in corpus.clips] == [("one", "two")]
+    assert corpus.clips[0].clip.split == "train"
+    (note,) = [note for note in corpus.notes if "skipped" in note]
+    assert "line 4: '1.mp4' has split 'train' in a line before, here 'test'" in note
 
 
 # --- duplicates and groups -----------------------------------------------------------------------
@@ -629,7 +645,7 @@ def test_torn_groups_are_found(tmp_path):
     )
     corpus = find_corpus(tmp_path)
     assert find_torn_groups(corpus) == ["a"]
-    assert corpus.notes == ("1 group on both sides of the split: a",)
+    assert corpus.notes[-1] == "1 group on both sides of the split: a"
 
 
 # --- real corpora --------------------------------------------------------------------------------

@@ -536,7 +536,7 @@ def test_pull_prints_json(hub, tmp_path):
 
 
 def test_nothing_to_publish_says_so(tmp_path):
-    with pytest.raises(HubError, match="no such store. Run `spikedata pack --to zarr`"):
+    with pytest.raises(HubError, match="no such file or folder. Run `spikedata pack --to zarr`"):
         publish(tmp_path / "none.zarr", dry_run=True)
     with create_store(
         tmp_path / "empty.zarr", recipe={}, class_names=[], options=StoreConfig()

@@ -70,7 +70,7 @@ def find_corpus(
     Only videos of one size are opened, to note which are copies of each other.
 
     Args:
-        root: the folder.
+        root: the folder; or one video, or one folder of numbered pictures, as a single clip.
         kind: its layout. ``auto``: ``metadata`` if there is a metadata file, ``ucf101`` or
             ``hmdb51`` if at least half of the videos are named so, else ``folder``.
         split: which official split, 1 to 3; only UCF101 and HMDB51 have them.
@@ -80,8 +80,8 @@ def find_corpus(
         caption_templates: captions of clips without their own; ``{name}`` is the spoken class.
 
     Raises:
-        CorpusError: no such folder, no video in it, an unknown class or layout, official lists or
-            metadata that cannot be read, or two videos that would have one id.
+        CorpusError: no such folder, no video in it, an unknown class or layout, or official lists
+            or metadata that cannot be read.
     """
     root = Path(root)
     splits = None if splits is None else Path(splits)
@@ -90,7 +90,7 @@ def find_corpus(
     if limit is not None and limit < 1:
         raise CorpusError(f"limit must be positive, got {limit}")
     check_templates(caption_templates)
-    listing = list_files(root, VIDEO_SUFFIXES)
+    listing = list_files(root, VIDEO_SUFFIXES, pictures=True)
     videos = listing.files
     if kind == "auto":
         kind = _detect(root, videos)
@@ -111,9 +111,11 @@ def find_corpus(
 
 
 def _looked_for(root: Path) -> str:
-    suffixes = " ".join(sorted(VIDEO_SUFFIXES))
     empty = "it is empty" if not any(root.iterdir()) else "its folders hold none"
-    return f"{empty}. Looked for {suffixes} in class folders, or metadata.jsonl, metadata.csv"
+    return (
+        f"{empty}. Looked for .mp4 .avi .mkv .mov .webm and {len(VIDEO_SUFFIXES) - 5} other kinds "
+        "that FFmpeg opens, folders of numbered pictures, metadata.jsonl and metadata.csv"
+    )
 
 
 def _detect(

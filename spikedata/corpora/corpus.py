@@ -25,7 +25,9 @@ class CorpusClip:
     clip: Clip
     """``clip.source["name"]`` is the path relative to the corpus, with forward slashes."""
     path: Path
-    """The video file."""
+    """The video file, or the folder of numbered pictures."""
+    capture_fps: float | None = None
+    """True frame rate of a video that was filmed faster than it plays, Hz."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +86,10 @@ def finish_corpus(
     """Choose clips, give captions to those without, sort, and note what is odd.
 
     Raises:
-        CorpusError: two clips would have one id, or a class is unknown.
+        CorpusError: a class is unknown.
     """
-    check_distinct_clips(found.clips)
-    clips = with_captions(found.clips, caption_templates)
+    distinct, left_out = split_by_id(found.clips)
+    clips = with_captions(distinct, caption_templates)
     clips = limit_clips(choose_classes(clips, classes), limit)
     names = {item.clip.label for item in clips if item.clip.label is not None}
     corpus = Corpus(
@@ -95,6 +97,7 @@ def finish_corpus(
         root=root,
         class_names=tuple(sorted(names, key=class_order)),
         clips=tuple(sorted(clips, key=lambda item: item.clip.id)),
+        left_out=left_out,
     )
     return replace(corpus, notes=(*found.notes, *describe(corpus)))
 
@@ -104,17 +107,19 @@ def class_order(class_name: str) -> tuple[str, str]:
     return class_name.casefold(), class_name
 
 
-def check_distinct_clips(clips: Iterable[CorpusClip]) -> None:
-    """Check that no two clips would be one file in a store, whatever the file system.
+def split_by_id(clips: Iterable[CorpusClip]) -> tuple[list[CorpusClip], tuple[Failure, ...]]:
+    """Clips of which no two would be one file in a store, and those left out, with why.
 
-    Raises:
-        CorpusError: naming both videos.
+    Of files that would be one clip the first in order of path stays.
     """
-    seen: dict[str, CorpusClip] = {}
+    kept: dict[str, CorpusClip] = {}
+    left_out: list[Failure] = []
     for item in clips:
-        other = seen.setdefault(item.clip.id.casefold(), item)
+        other = kept.setdefault(item.clip.id.casefold(), item)
         if other is not item:
-            raise CorpusError(one_id(item.clip, other.clip))
+            said = one_id(item.clip, other.clip)
+            left_out.append(Failure(id=item.clip.id, path=str(item.path), error=said))
+    return list(kept.values()), tuple(left_out)
 
 
 def one_id(clip: Clip, other: Clip) -> str:
@@ -205,6 +210,8 @@ def with_captions(clips: list[CorpusClip], templates: Sequence[str]) -> list[Cor
 def describe(corpus: Corpus) -> list[str]:
     """Notes that hold for any corpus: torn groups and identical files."""
     notes = []
+    if corpus.clips and not corpus.class_names:
+        notes.append("no clip has a label")
     torn = find_torn_groups(corpus)
     if torn:
         notes.append(f"{count(len(torn), 'group')} on both sides of the split: {some(torn)}")
@@ -267,7 +274,7 @@ def _alike(
 
 
 def _size(path: Path) -> int | None:
-    """Size in bytes; None for what is no regular file, whose reading might never end."""
+    """Size in bytes; None for what is no regular file: a folder, or what might never end."""
     status = path.stat()
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 

@@ -1,34 +1,51 @@
 """Find the files of a corpus below its folder, in a stable order, and read its lists."""
 
 import os
-from collections.abc import Collection, Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spikedata.corpora.corpus import some
+from spikedata.corpora.corpus import count, some
 from spikedata.corpora.names import as_text
 from spikedata.errors import CorpusError
 
 VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg"]
-    + [".mpg", ".mts", ".ogv", ".webm", ".wmv"]
+    """
+    .264 .265 .3g2 .3gp .amv .asf .avi .avs .cine .dav .divx .dv .f4v .flv .gif .gxf .h261 .h263
+    .h264 .h265 .hevc .ivf .m1v .m2p .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mkv .mod .mov .mp2v .mp4
+    .mpe .mpeg .mpg .mpv .mts .mxf .nut .nuv .obu .ogg .ogm .ogv .qt .rm .rmvb .roq .swf .tod .trp
+    .ts .ty .vc1 .vob .webm .webp .wmv .wtv .xvid .y4m
+    """.split()  # noqa: SIM905  seventy strings in quotes are hard to read
 )
+"""Of containers that FFmpeg opens and that hold moving pictures."""
+PICTURE_SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".exr", ".hdr", ".pgm", ".ppm"]
+)
+_HOUSEKEEPING = frozenset(
+    ["thumbs.db", "desktop.ini", "metadata.jsonl", "metadata.csv", "classind.txt", "spikedata.json"]
+)
+_LISTS = re.compile(r"(train|test)list\d\d\.txt|.+_test_split\d\.txt", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?P<prefix>.*?)\d+")
 _MOST_LINKS = 4
 """Links to folders followed one inside the other: a few that name each other have no end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListedFile:
-    """A video or recording below a corpus folder."""
+    """A video, a recording or a folder of numbered pictures below a corpus folder."""
 
     path: Path
     parts: tuple[str, ...]
     """Path below the folder: the folders' names and the file's."""
+    is_folder: bool = False
+    """It is a folder of numbered pictures."""
 
     @property
     def stem(self) -> str:
-        """File name without its suffix."""
-        return self.path.stem
+        """File name without its suffix; a folder's name as it is."""
+        return self.path.name if self.is_folder else self.path.stem
 
     @property
     def name(self) -> str:
@@ -58,28 +75,102 @@ class _Folder:
     """How many of them, and itself, were reached by a link."""
 
 
-def list_files(root: Path, suffixes: Collection[str]) -> Listing:
+def list_files(
+    root: Path, suffixes: Collection[str], *, pictures: bool = False, told: bool = True
+) -> Listing:
     """Files below ``root`` whose suffix, in small letters, is one of ``suffixes``.
 
     Hidden files and folders are passed over, and so is a link to a folder that was already
     entered on the way down. What has such a suffix and is no regular file, a pipe say, is noted
     and left out. A link that leads nowhere is listed: whoever opens it tells.
 
+    Args:
+        root: a folder, or one such file.
+        suffixes: with their dots.
+        pictures: also list folders of numbered pictures, each as one.
+        told: note what other files there are, by suffix.
+
     Raises:
-        CorpusError: ``root`` is not a folder, or a folder cannot be read.
+        CorpusError: ``root`` is not there, or a folder cannot be read.
     """
+    if root.is_file() and root.suffix.lower() in suffixes:
+        return Listing(files=[ListedFile(path=root, parts=(root.name,))], notes=[])
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "no such folder"
-        raise CorpusError(f"{root}: {what}")
+        raise CorpusError(f"{root}: {_no_folder(root, pictures)}")
+    if pictures and is_picture_folder(root):
+        alone = ListedFile(path=root, parts=(as_text(root.resolve().name),), is_folder=True)
+        return Listing(files=[alone], notes=[])
     far: list[ListedFile] = []
-    files = [file for file in _walk(root, far) if file.path.suffix.lower() in suffixes]
+    every = list(_walk(root, far))
+    files = [file for file in every if file.path.suffix.lower() in suffixes]
     irregular = [file for file in files if _is_irregular(file.path)]
     notes = []
     if irregular:
         notes.append(f"not regular files, left out: {_names(irregular)}")
     if far:
         notes.append(f"folders behind more than {_MOST_LINKS} links, left out: {_names(far)}")
-    return Listing(files=sorted(set(files) - set(irregular), key=_parts), notes=notes)
+    sequences = _picture_folders(every) if pictures else []
+    if told:
+        inside = {folder.parts for folder in sequences}
+        notes += _passed_over(
+            file for file in set(every) - set(files) if file.parts[:-1] not in inside
+        )
+    kept = {*files, *sequences} - set(irregular)
+    return Listing(files=sorted(kept, key=_parts), notes=notes)
+
+
+def _no_folder(root: Path, pictures: bool) -> str:
+    if not root.exists():
+        return "no such folder"
+    if pictures and root.suffix.lower() in PICTURE_SUFFIXES:
+        return f"is one picture; name the folder of all of them, {root.parent}, and give --fps"
+    return "is not a folder"
+
+
+def is_picture_folder(path: Path) -> bool:
+    """Whether a folder holds pictures numbered one after the other, and no video."""
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    return _are_numbered(names)
+
+
+def _are_numbered(names: Collection[str]) -> bool:
+    """Two pictures or more of one prefix and different numbers, and no videos among them."""
+    paths = [Path(name) for name in names]
+    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
+        return False
+    stems = [path.stem for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
+    matches = [_NUMBERED.fullmatch(stem) for stem in stems]
+    prefixes = {match["prefix"] for match in matches if match}
+    return len(stems) > 1 and all(matches) and len(prefixes) == 1 and len(set(stems)) == len(stems)
+
+
+def _picture_folders(files: Collection[ListedFile]) -> list[ListedFile]:
+    inside: dict[tuple[str, ...], list[ListedFile]] = {}
+    for file in files:
+        inside.setdefault(file.parts[:-1], []).append(file)
+    return [
+        ListedFile(path=held[0].path.parent, parts=parts, is_folder=True)
+        for parts, held in inside.items()
+        if parts and _are_numbered([file.path.name for file in held])
+    ]
+
+
+def _passed_over(files: Iterable[ListedFile]) -> list[str]:
+    """One note on files that are not taken; none on what is never data."""
+    kinds = Counter(
+        as_text(file.path.suffix.lower()) or "without a suffix"
+        for file in files
+        if file.path.name.lower() not in _HOUSEKEEPING
+        and not _LISTS.fullmatch(file.path.name)
+        and "__MACOSX" not in file.parts
+    )
+    if not kinds:
+        return []
+    shown = [f"{number:,} {kind}" for kind, number in kinds.most_common()]
+    return [f"{count(sum(kinds.values()), 'file')} passed over: {some(shown, 8)}"]
 
 
 def _walk(root: Path, far: list[ListedFile]) -> Iterator[ListedFile]:

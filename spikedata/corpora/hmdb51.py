@@ -11,6 +11,7 @@ from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
 from spikedata.corpora.names import as_text, clip_id_of
+from spikedata.corpora.places import Place, contradiction, find_places
 from spikedata.errors import CorpusError
 
 # fmt: off
@@ -49,17 +50,26 @@ def read_hmdb51(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
     if split not in (1, 2, 3):
         raise CorpusError(f"HMDB51 has splits 1, 2 and 3, got {split}")
     listed = _read_lists(root, split, splits)
-    clips = [
-        _clip(video, match["head"], listed)
-        for video in videos
-        if (match := STEM.fullmatch(video.stem))
-    ]
+    named = [video for video in videos if STEM.fullmatch(video.stem)]
+    places = find_places(video.parts for video in named).of
+    clips = [_clip(video, places[video.parts], listed) for video in named]
     strange = [video.name for video in videos if not STEM.fullmatch(video.stem)]
-    return Found(clips=clips, notes=_notes(clips, strange, listed, split))
+    notes = _notes(clips, strange, listed, split)
+    contrary = [
+        f"{video.name} ({told})"
+        for video, item in zip(named, clips, strict=True)
+        if listed and (told := places[video.parts].split) not in (None, item.clip.split)
+    ]
+    if contrary:
+        notes.append(contradiction(contrary, "official lists"))
+    return Found(clips=clips, notes=notes)
 
 
-def _clip(video: ListedFile, head: str, listed: dict[str, tuple[str, str | None]]) -> CorpusClip:
+def _clip(video: ListedFile, place: Place, listed: dict[str, tuple[str, str | None]]) -> CorpusClip:
+    match = STEM.fullmatch(video.stem)
+    head = match["head"] if match else video.stem
     listed_class, split = listed.get(video.stem, (None, None))
+    split = split if listed else place.split
     clip = Clip(
         id=clip_id_of(video.stem),
         label=_class_in_name(video, head) or listed_class,
@@ -86,7 +96,11 @@ def _notes(
     listed: dict[str, tuple[str, str | None]],
     split: int,
 ) -> list[str]:
-    notes = [] if listed else ["no official split files found: no clip has a split"]
+    notes = []
+    if not listed:
+        told = any(item.clip.split for item in clips)
+        what = "the folders' names count" if told else "no clip has a split"
+        notes.append(f"no official split files found: {what}")
     if strange:
         notes.append(
             f"{count(len(strange), 'video')} not named as in HMDB51, left out: {strange[0]}"

@@ -1,25 +1,22 @@
 """A folder with ``metadata.jsonl`` or ``metadata.csv``: one entry a file, found by ``file_name``.
 
-The convention of Hugging Face's video folders. Columns read: ``file_name`` (required, relative to
-the metadata file), ``label``, ``caption``, ``text``, ``captions``, ``split``, ``group``,
-``licence`` or ``license``, ``id``; of recordings also ``camera`` and ``tick_rate_hz``. Others are
-passed over.
+The convention of Hugging Face's video folders; see :mod:`spikedata.corpora.tables` for the columns
+and their synonyms. ``file_name`` is required, relative to the metadata file; its suffix may be left
+out. Several lines for one file are several captions of one clip.
 """
 
-import csv
-import json
-import unicodedata
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spikedata.clip import Clip, check_clip_id
+from spikedata.clip import Clip, check_clip_id, is_dangerous
 from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import ListedFile, numbered_lines
-from spikedata.corpora.folder import split_of
-from spikedata.corpora.names import as_text, clip_id_of
+from spikedata.corpora.files import ListedFile, is_picture_folder
+from spikedata.corpora.names import as_text, clean_text, clip_id_of
+from spikedata.corpora.places import contradiction, find_places, split_of
+from spikedata.corpora.tables import read_table
 from spikedata.errors import CorpusError
 from spikedata.stream import check_tick_rate_hz
 
@@ -103,91 +100,120 @@ def read_entries(root: Path, files: list[ListedFile]) -> tuple[list[Entry], list
     paths = find_metadata(root)
     if not paths:
         raise CorpusError(f"{root}: has no {' or '.join(_FILE_NAMES)}")
-    entries: list[Entry] = []
+    entries: dict[Path, Entry] = {}
     refused: list[str] = []
+    notes: list[str] = []
+    by_stem = _by_stem(files)
     for path in paths:
-        for number, columns in _lines(path):
+        table = read_table(path)
+        notes += table.notes
+        for row in table.rows:
             try:
-                item = _clip(root, path, columns)
+                item = _clip(root, path, row.columns, by_stem)
+                entry = Entry(item=item, where=f"{path}: line {row.number}", columns=row.columns)
+                entries[item.path] = _merged(entries.get(item.path), entry)
             except _RefusedError as error:
                 metadata = as_text(str(path.relative_to(root)))
-                refused.append(f"{metadata}: line {number}: {error}; skipped")
-                continue
-            entries.append(Entry(item=item, where=f"{path}: line {number}", columns=columns))
+                refused.append(f"{metadata}: line {row.number}: {error}; skipped")
     if not entries:
         reason = refused[0] if refused else "it is empty"
         raise CorpusError(f"{paths[0]}: no entry can be used: {reason}")
-    notes = refused[:_MOST_NOTES]
+    notes += refused[:_MOST_NOTES]
     if len(refused) > _MOST_NOTES:
         notes.append(f"{paths[0].name}: {len(refused) - _MOST_NOTES:,} more entries skipped")
-    named = {entry.item.clip.source["name"] for entry in entries}
-    spare = [file.name for file in files if file.name not in named]
+    placed, said = _placed(root, list(entries.values()))
+    named = {entry.item.path for entry in placed}
+    spare = [file.name for file in files if file.path not in named]
     if spare:
-        notes.append(f"{count(len(spare), 'file')} without an entry, left out: {spare[0]}")
-    return entries, notes
+        said.append(f"{count(len(spare), 'file')} without an entry, left out: {spare[0]}")
+    return placed, notes + said
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and columns of each entry."""
-    read = _json_lines if path.suffix == ".jsonl" else _csv_lines
-    for number, columns in read(path):
-        if "file_name" not in columns:
-            raise CorpusError(f"{path}: line {number}: no column 'file_name'")
-        yield number, {key: value for key, value in columns.items() if value not in (None, "")}
+def _by_stem(files: Sequence[ListedFile]) -> dict[tuple[str, ...], list[Path]]:
+    """Files by their path without suffix, for lists that leave it out."""
+    found: dict[tuple[str, ...], list[Path]] = {}
+    for file in files:
+        found.setdefault((*file.parts[:-1], file.stem), []).append(file.path)
+    return found
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in numbered_lines(path):
-        try:
-            columns = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{path}: line {number}: not JSON: {error}") from error
-        if not isinstance(columns, dict):
-            raise CorpusError(f"{path}: line {number}: expected an object, got {line[:40]!r}")
-        yield number, columns
+def _merged(before: Entry | None, entry: Entry) -> Entry:
+    """One entry of two lines for one file: all captions; nothing else may differ."""
+    if before is None:
+        return entry
+    one, other = before.item.clip, entry.item.clip
+    for key in ("id", "label", "split", "group", "licence"):
+        old, new = getattr(one, key), getattr(other, key)
+        if new not in (None, old):
+            raise _RefusedError(
+                f"{one.source['name']!r} has {key} {old!r} in a line before, here {new!r}"
+            )
+    captions = tuple(dict.fromkeys((*one.captions, *other.captions)))
+    return replace(before, item=replace(before.item, clip=replace(one, captions=captions)))
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for columns in reader:
-                if None in columns:
-                    raise CorpusError(f"{path}: line {reader.line_num}: more values than columns")
-                with suppress(KeyError, TypeError, ValueError):  # all that CSV holds is text
-                    columns["tick_rate_hz"] = float(columns["tick_rate_hz"])
-                yield reader.line_num, columns
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{path}: cannot be read: {error}") from error
+def _placed(root: Path, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
+    """Entries without a split with that of their folder; and where the two disagree."""
+    parts_of = {entry.item.path: entry.item.path.relative_to(root).parts for entry in entries}
+    places = find_places(parts_of.values()).of
+    placed: list[Entry] = []
+    contrary: list[str] = []
+    for entry in entries:
+        clip, by_folder = entry.item.clip, places[parts_of[entry.item.path]].split
+        if clip.split is None and by_folder is not None:
+            clip = replace(clip, split=by_folder)
+            entry = replace(entry, item=replace(entry.item, clip=clip))
+        elif by_folder not in (None, clip.split):
+            contrary.append(f"{clip.source['name']} ({by_folder})")
+        placed.append(entry)
+    return placed, [contradiction(contrary, "metadata")] if contrary else []
 
 
-def _clip(root: Path, metadata: Path, entry: dict[str, Any]) -> CorpusClip:
-    parts = _safe_parts(entry.get("file_name", ""))
-    path = metadata.parent.joinpath(*parts)
-    try:
-        there = path.is_file()
-    except OSError as error:  # too long a name
-        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}: {error.strerror}") from error
-    if not there:
-        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}")
+def _clip(
+    root: Path,
+    metadata: Path,
+    entry: Mapping[str, Any],
+    by_stem: Mapping[tuple[str, ...], list[Path]],
+) -> CorpusClip:
+    path = _file(root, metadata, _safe_parts(entry.get("file_name", "")), by_stem)
     below = path.relative_to(root).parts
     clip = Clip(
-        id=_id(entry, below),
+        id=_id(entry, below, path),
         label=_text(entry, "label"),
         captions=_captions(entry),
-        split=_split(entry, below),
+        split=_split(entry),
         group=_text(entry, "group"),
-        licence=_text(entry, "licence") or _text(entry, "license"),
-        source={"name": "/".join(below)},
+        licence=_text(entry, "licence"),
+        source={"name": as_text("/".join(below))},
     )
-    return CorpusClip(clip=clip, path=path)
+    return CorpusClip(clip=clip, path=path, capture_fps=_capture_fps(entry))
+
+
+def _file(
+    root: Path,
+    metadata: Path,
+    parts: tuple[str, ...],
+    by_stem: Mapping[tuple[str, ...], list[Path]],
+) -> Path:
+    """The file, or the folder of pictures, that an entry names."""
+    path = metadata.parent.joinpath(*parts)
+    try:
+        if path.is_file() or is_picture_folder(path):
+            return path
+    except OSError as error:  # too long a name
+        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}: {error.strerror}") from error
+    alike = by_stem.get((*metadata.parent.relative_to(root).parts, *parts), [])
+    if len(alike) != 1:
+        several = f"; {len(alike)} files are called so" if alike else ""
+        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}{several}")
+    return alike[0]
 
 
 def _safe_parts(file_name: Any) -> tuple[str, ...]:
     """The path's parts, if it stays below the folder and hides nothing."""
     if not isinstance(file_name, str) or not file_name:
         raise _RefusedError(f"file_name must be a path, got {file_name!r}")
-    if any(unicodedata.category(c)[0] == "C" for c in file_name):
+    if any(is_dangerous(c) for c in file_name):
         raise _RefusedError(f"file_name {file_name!r} holds control characters")
     if "\\" in file_name:
         raise _RefusedError(f"file_name {file_name!r} has backslashes; separate folders by '/'")
@@ -199,55 +225,63 @@ def _safe_parts(file_name: Any) -> tuple[str, ...]:
     return path.parts
 
 
-def _id(entry: dict[str, Any], below: tuple[str, ...]) -> str:
+def _id(entry: Mapping[str, Any], below: tuple[str, ...], path: Path) -> str:
     given = _text(entry, "id")
     if given is None:
-        return clip_id_of(*below[:-1], PurePosixPath(below[-1]).stem)
+        return clip_id_of(*below[:-1], below[-1] if path.is_dir() else path.stem)
     try:
         return check_clip_id(given)
     except ValueError as error:
         raise _RefusedError(str(error)) from error
 
 
-def _split(entry: dict[str, Any], below: tuple[str, ...]) -> str | None:
+def _split(entry: Mapping[str, Any]) -> str | None:
     given = _text(entry, "split")
-    if given is None:
-        return split_of(below[0]) if len(below) > 1 else None
-    split = split_of(given)
-    if split is None:
+    split = None if given is None else split_of(given)
+    if given is not None and split is None:
         raise _RefusedError(f"split {given!r} is none of train, validation, test")
     return split
 
 
-def _captions(entry: dict[str, Any]) -> tuple[str, ...]:
-    """From ``captions`` (a list, or in CSV a JSON list), else ``caption``, else ``text``."""
-    for key in ("captions", "caption", "text"):
-        value = entry.get(key)
-        if isinstance(value, str) and value.lstrip().startswith("[") and key == "captions":
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError) as error:
-                raise _RefusedError(f"captions {value[:40]!r} is not a JSON list") from error
-        if isinstance(value, str):
-            value = [value]
-        if value is None:
-            continue
-        if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-            raise _RefusedError(f"{key} must be text or a list of texts, got {value!r:.40}")
-        lines = [" ".join(line.split()) for line in value]
-        if not all(line.isprintable() for line in lines):
-            raise _RefusedError(f"{key} {value!r:.40} holds control characters")
-        return tuple(line for line in lines if line)
-    return ()
+def _capture_fps(entry: Mapping[str, Any]) -> float | None:
+    value = entry.get("capture_fps")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _RefusedError(f"capture_fps must be a positive number, got {value!r:.40}")
+    return float(value)
 
 
-def _text(entry: dict[str, Any], key: str) -> str | None:
+def _captions(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """From ``captions``, a list, else ``caption``, text or a list."""
+    value = entry.get("captions", entry.get("caption"))
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        if "captions" in entry and value.lstrip().startswith("["):
+            raise _RefusedError(f"captions {value[:40]!r} is not a JSON list")
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise _RefusedError(f"captions must be text or a list of texts, got {value!r:.40}")
+    try:
+        lines = [clean_text(line, is_name=False) for line in value]
+    except ValueError as error:
+        raise _RefusedError(f"captions {value!r:.40} {error}") from error
+    return tuple(line for line in lines if line)
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str | None:
     value = entry.get(key)
+    if isinstance(value, float) and value.is_integer():  # a table with gaps makes floats of numbers
+        value = int(value)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _RefusedError(f"{key} must be text, got {value!r:.40}")
-    text = str(value).strip()
-    if not text.isprintable():
-        raise _RefusedError(f"{key} {value!r:.40} holds control characters")
-    return text or None
+    text = str(value)
+    if key == "label" and text.endswith(".0") and text[:-2].isdigit():
+        text = text[:-2]
+    try:
+        return clean_text(text) or None
+    except ValueError as error:
+        raise _RefusedError(f"{key} {value!r:.40} {error}") from error

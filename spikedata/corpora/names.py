@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from spikedata.clip import MAX_ID_BYTES, check_clip_id
+from spikedata.clip import BIDI_CONTROLS, MAX_ID_BYTES, check_clip_id, is_dangerous
 from spikedata.errors import CorpusError
 
 CAPTION_TEMPLATES = ("a video of {name}",)
@@ -59,6 +59,25 @@ def check_templates(templates: Sequence[str]) -> None:
             )
 
 
+def clean_text(text: str, *, is_name: bool = True) -> str:
+    """Text on one line, in Unicode normal form C, with what languages need: joiners, variations.
+
+    Args:
+        text: what somebody wrote.
+        is_name: of a class or a file, which nothing may show in another order than it is.
+
+    Raises:
+        ValueError: it holds control characters, half a surrogate pair, or as a name characters that
+            override the direction of writing; the message ends a sentence that begins with it.
+    """
+    line = " ".join(unicodedata.normalize("NFC", text).split())
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in line):
+        raise ValueError("holds control characters")
+    if is_name and any(c in BIDI_CONTROLS for c in line):
+        raise ValueError("holds characters that override the direction of writing")
+    return line
+
+
 def as_text(name: str) -> str:
     """A file system's name as text that can be written: bytes that are not UTF-8 become U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -71,9 +90,7 @@ def clip_id_of(*parts: str) -> str:
     digest of the whole. The same parts always give the same id.
     """
     text = unicodedata.normalize("NFC", "__".join(parts))
-    safe = "".join(
-        "_" if _NOT_IN_IDS.match(c) or unicodedata.category(c)[0] == "C" else c for c in text
-    )
+    safe = "".join("_" if _NOT_IN_IDS.match(c) or is_dangerous(c) else c for c in text)
     safe = safe.strip().lstrip(".").rstrip(".") or "_"
     if len(safe.encode()) > MAX_ID_BYTES:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

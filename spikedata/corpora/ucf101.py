@@ -11,6 +11,7 @@ from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
 from spikedata.corpora.names import as_text, clip_id_of
+from spikedata.corpora.places import contradiction, find_places
 from spikedata.errors import CorpusError
 
 STEM = re.compile(r"v_(?P<label>.+)_g(?P<group>\d{2})_c(?P<clip>\d{2})", re.IGNORECASE)
@@ -31,30 +32,46 @@ def read_ucf101(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
     """
     if split not in TEST_GROUPS:
         raise CorpusError(f"UCF101 has splits 1, 2 and 3, got {split}")
-    split_of, official = _read_lists(root, split, splits)
+    listed, official = _read_lists(root, split, splits)
+    matches = {video.parts: STEM.fullmatch(video.stem) for video in videos}
+    named = [video for video in videos if matches[video.parts]]
+    folders = find_places(video.parts for video in named).of
+    clips: list[CorpusClip] = []
+    contrary: list[str] = []
+    for video in named:
+        match = matches[video.parts]
+        assert match is not None
+        by_rule = "test" if int(match["group"]) in TEST_GROUPS[split] else "train"
+        by_folder = folders[video.parts].split
+        official_split = None if listed is None else listed.get(video.stem.casefold())
+        # Official lists win over folders, folders over the rule that the lists were made by.
+        part = official_split if listed is not None else by_folder or by_rule
+        if by_folder is not None and by_folder != (by_rule if listed is None else official_split):
+            contrary.append(f"{video.name} ({by_folder})")
+        clips.append(_clip(video, match, part, official))
+    strange = [video.name for video in videos if not matches[video.parts]]
+    return Found(clips=clips, notes=_notes(clips, strange, contrary, listed is not None))
+
+
+def _notes(
+    clips: list[CorpusClip], strange: list[str], contrary: list[str], has_lists: bool
+) -> list[str]:
     notes = []
-    if split_of is None:
-        notes.append("no official split lists found: the split follows from the group numbers")
-    clips, strange, unlisted = [], [], []
-    for video in videos:
-        match = STEM.fullmatch(video.stem)
-        if match is None:
-            strange.append(video.name)
-            continue
-        if split_of is None:
-            part = "test" if int(match["group"]) in TEST_GROUPS[split] else "train"
-        else:
-            part = split_of.get(video.stem.casefold(), "")
-        if not part:
-            unlisted.append(video.name)
-        clips.append(_clip(video, match, part or None, official))
+    unlisted = [item.clip.source["name"] for item in clips if item.clip.split is None]
+    if not has_lists:
+        of_folders = "folders that name one, else from " if contrary else ""
+        notes.append(
+            f"no official split lists found: the split follows from {of_folders}the group numbers"
+        )
     if strange:
         notes.append(
             f"{count(len(strange), 'video')} not named as in UCF101, left out: {strange[0]}"
         )
     if unlisted:
         notes.append(f"{count(len(unlisted), 'clip')} in neither split list: {unlisted[0]}")
-    return Found(clips=clips, notes=notes)
+    if contrary:
+        notes.append(contradiction(contrary, "official lists" if has_lists else "group numbers"))
+    return notes
 
 
 def _clip(
