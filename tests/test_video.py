@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from videos import gradient, numbered, write_video
+from videos import LENIENT, gradient, grey_frame, numbered, write_video
 
 from spikedata.errors import MissingExtraError, VideoError
 from spikedata.video import VideoConfig, open_video
@@ -550,7 +550,7 @@ def real_clips(shared_data, step=1):
 
 def bare_decode(path):
     """Plane 0 of every frame, by the shortest way."""
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **LENIENT) as container:
         for frame in container.decode(video=0):
             plane = frame.planes[0]
             lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
@@ -577,6 +577,20 @@ def test_every_real_clip_is_read_whole(shared_data):
     paths = [*real_clips(shared_data), *sorted(shared_data.glob("hmdb51/*/*.avi"))]
     frames = sum(len(read(path, damaged="refuse")[0]) for path in paths)
     assert frames == 15_993
+
+
+def test_a_title_that_is_not_utf8_is_no_obstacle(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        container.mux(stream.encode(grey_frame(np.full((32, 32), 100, np.uint8), "yuv420p")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert data.count(b"TITLE") == 1
+    path.write_bytes(data.replace(b"TITLE", b"\xff\xfe\xe9t\xe9"))
+    assert read(path)[0].shape == (1, 32, 32)
 
 
 def test_metadata_that_is_not_utf8_is_no_obstacle(shared_data):

@@ -237,12 +237,13 @@ def _open_container(path: Path) -> Any:
     """
     import av  # noqa: PLC0415 - see PyAVReader
 
+    # Up to PyAV 18, metadata that is not UTF-8 stops the opening unless told otherwise; from 19 on
+    # nothing needs telling, and the option is gone.
+    options: dict[str, Any] = {"container_options": {"protocol_whitelist": "file"}}
+    if int(av.__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
     try:
-        return av.open(
-            f"file:{path}",
-            metadata_errors="replace",
-            container_options={"protocol_whitelist": "file"},
-        )
+        return av.open(f"file:{path}", **options)
     except av.error.FFmpegError as error:
         raise VideoError(f"is not a video that FFmpeg can open: {error.strerror}") from error
 

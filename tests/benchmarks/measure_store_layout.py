@@ -32,7 +32,7 @@ def luma_nhw(path: Path, frames: int) -> np.ndarray:
     import av
 
     planes = []
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             plane = np.frombuffer(frame.planes[0], np.uint8).reshape(frame.height, -1)
             planes.append(plane[:, : frame.width])
