@@ -159,3 +159,41 @@ def test_a_video_without_a_rate_takes_that_of_filming(tmp_path):
     path = tmp_path / "a.mkv"
     write_video(path, numbered(1), pix_fmt="gray")
     assert read(path, capture_fps=500)[1]["frame_rate"] == "500"
+
+
+def test_a_tail_that_only_an_unfinished_header_claims_is_lost(tmp_path):
+    path = write_packets(tmp_path / "a.avi", range(10))
+    data = bytearray(path.read_bytes())
+    data[4:8] = bytes(4)  # as written by a program that did not come back to say the size
+    length = data.index(b"strh") + 8 + 32
+    data[length : length + 4] = (500).to_bytes(4, "little")
+    path.write_bytes(data)
+    codes, account = read(path)
+    assert len(codes) == 10
+    assert account["frames_lost"] == 490
+
+
+def test_vp8_frames_that_are_never_shown_are_not_missed(tmp_path):
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
+        times, hidden = [0, 40, 80, 120, 160], 110
+        coder = av.CodecContext.create("libvpx", "w")
+        coder.height, coder.width, coder.pix_fmt = 16, 16, "yuv420p"
+        coder.time_base = Fraction(1, 1000)
+        coder.options = {"lag-in-frames": "0", "deadline": "realtime"}
+        for time in sorted([*times, hidden]):
+            frame = grey_frame(np.full((16, 16), 40 + time, np.uint8), "yuv420p")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            for packet in coder.encode(frame):
+                data = bytearray(bytes(packet))
+                if time == hidden:
+                    data[0] &= ~0x10
+                copy = av.Packet(bytes(data))
+                copy.stream, copy.pts, copy.dts = stream, time, time
+                copy.time_base, copy.is_keyframe = Fraction(1, 1000), time == 0
+                container.mux(copy)
+    codes, account = read(path)
+    assert len(codes) == account["frames_decoded"] == 5
+    assert (account["variable_rate"], losses(account)) == (False, {})

@@ -335,15 +335,18 @@ class Video:
 
     def _end(self, last: Shot, coming: int) -> Iterator[Shot]:
         """What the file's time still holds once the frames have ended."""
-        expected = self._reader.expected or 0
-        if not self._truncated():
-            yield from self._hold(last, max(0, expected - coming), at_end=True)
-            return
         reader = self._reader
+        missing = max(0, (reader.expected or 0) - coming)
+        believed = not reader.expects_by_header or (
+            self._missing_bytes == 0 and missing <= LONGEST_GAP_S * self._source_rate
+        )
+        if not self._truncated() and believed:
+            yield from self._hold(last, missing, at_end=True)
+            return
         promised = reader.promised
-        if promised is None and reader.duration_s is not None:
+        if promised is None and reader.duration_s is not None and self._truncated():
             promised = round(reader.duration_s * self._played_rate)
-        self._lost += max(0, expected - coming, (promised or 0) - coming)
+        self._lost += max(missing, (promised or 0) - coming)
 
     def _sound_shots(self) -> Iterator[Shot]:
         """All frames; those of another size than the first are counted."""

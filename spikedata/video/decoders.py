@@ -73,6 +73,8 @@ class Reader(Protocol):
     promised: int | None
     expected: int | None
     """Frames that the file's time holds, where known; final once the shots have ended."""
+    expects_by_header: bool
+    """``expected`` is the header's word, not seen in the file itself."""
     duration_s: Fraction | None
     """The header's claim of the length."""
     transfer: str | None
@@ -123,6 +125,7 @@ class PyAVReader:
             self.duration_s = Fraction(length, av.time_base) if length else None
             self.tick_s = self._stream.time_base or Fraction(1, 1000)
             self._has_times = self._container.format.name != "avi"
+            self.expects_by_header = not self._has_times
             self._times = np.empty(0, np.int64)
             """Times of all frames, sorted; empty where some have none."""
             self._partly_timed = False
@@ -314,7 +317,7 @@ def _readable_format(name: str, pixel_format: Any) -> str:
     if _LUMA_FIRST.fullmatch(name):
         return name
     components = pixel_format.components
-    if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.is_bayer:
+    if pixel_format.is_rgb or pixel_format.has_palette or name.startswith("bayer"):
         return "rgb24"
     if len(components) < 3:  # black and white, or gray with alpha or floats
         return "gray"

@@ -77,6 +77,7 @@ class PictureReader:
             rate=rate, variable=False, longest_gap_s=int(longest) / rate
         )
         self.tally = Tally()
+        self.expects_by_header = False
         self.duration_s: Fraction | None = None
         self.transfer: str | None = None
         self.details: dict[str, Any] = {

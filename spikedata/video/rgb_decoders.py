@@ -38,6 +38,7 @@ class OpenCVReader:
         self.promised: int | None = int(promised) if promised > 0 else None
         self.tick_s = Fraction(1, 1000)
         self.expected: int | None = None
+        self.expects_by_header = False
         self.duration_s: Fraction | None = None
         self.transfer: str | None = None
         self._has_times = path.suffix.lower() != ".avi"
@@ -123,6 +124,7 @@ class DecordReader:
         self.promised: int | None = len(self._video)
         self.tick_s = Fraction(1, 1000)
         self.expected: int | None = None
+        self.expects_by_header = False
         self.duration_s: Fraction | None = None
         self.transfer: str | None = None
         self._has_times = path.suffix.lower() != ".avi"

@@ -107,9 +107,11 @@ def packet_times(path: Path) -> PacketTimes:
 
         def times() -> Iterator[int]:
             nonlocal untimed
+            stream = choose_stream(container)
+            shown = _shown_in_vp8 if stream.codec_context.name == "vp8" else bool
             try:
-                for packet in container.demux(choose_stream(container)):
-                    if not packet.size or packet.is_discard:
+                for packet in container.demux(stream):
+                    if not packet.size or packet.is_discard or not shown(packet):
                         continue
                     if packet.pts is None:
                         untimed += 1
@@ -120,6 +122,11 @@ def packet_times(path: Path) -> PacketTimes:
 
         found = np.sort(np.fromiter(times(), dtype=np.int64))
     return PacketTimes(found, untimed == 0)
+
+
+def _shown_in_vp8(packet: Any) -> bool:
+    """Whether a packet's frame is shown, not only referred to: RFC 6386, section 9.1."""
+    return bool(memoryview(packet)[0] & 0x10)
 
 
 def transfer_named(tag: int) -> str | None:
