@@ -7,16 +7,16 @@ decoder ran; :meth:`Video.account` tells, with everything else that decides the 
 import itertools
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import VideoError
 from spikedata.video.account import cautions, losses
+from spikedata.video.config import DEFAULT, Damaged, Decoder, VideoConfig
 from spikedata.video.container import missing_bytes
 from spikedata.video.decoders import PyAVReader, Reader, Shot
 from spikedata.video.fit import Fit, target_size, write_luma
@@ -40,9 +40,6 @@ __all__ = [
     "open_video",
 ]
 
-Decoder = Literal["auto", "pyav", "opencv", "decord"]
-Damaged = Literal["keep", "refuse"]
-
 _READERS: dict[str, type[PyAVReader] | type[OpenCVReader] | type[DecordReader]] = {
     "pyav": PyAVReader,
     "opencv": OpenCVReader,
@@ -52,48 +49,6 @@ LONGEST_GAP_S = 3600
 """Longest time between two frames that is believed; resampling would fill it with copies."""
 
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VideoConfig:
-    """How a video is read; part of the simulation's recipe, since it decides the bits."""
-
-    decoder: Decoder = "auto"
-    """Which library decodes; ``auto`` is PyAV, or OpenCV where PyAV cannot open the file."""
-    resize: tuple[int, int] | int | None = None
-    """Height and width to resize luma to, px, by area when shrinking, else linear; or the short
-    side alone, the long one then keeps the aspect, rounded to an even number."""
-    fit: Fit = "stretch"
-    """How a frame fills a ``resize`` of another aspect: stretched, scaled to cover it and its
-    centre cut out, or scaled to fit inside with black around it."""
-    fps: float | None = None
-    """Constant frame rate to resample to by repeating or leaving out frames; None keeps it. Of a
-    folder of pictures, the rate itself."""
-    capture_fps: float | None = None
-    """True frame rate at which the file's frames were filmed, if it is played at another."""
-    damaged: Damaged = "keep"
-    """Whether a damaged or cut-off video gives what can be read, or an error."""
-
-    def __post_init__(self) -> None:
-        for name, kinds in (("decoder", Decoder), ("damaged", Damaged), ("fit", Fit)):
-            if getattr(self, name) not in get_args(kinds):
-                known = ", ".join(get_args(kinds))
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        sides = (self.resize,) if isinstance(self.resize, int) else self.resize
-        if sides is not None and (
-            isinstance(self.resize, bool)
-            or min(sides, default=0) < 1
-            or not (isinstance(self.resize, int) or len(sides) == 2)
-        ):
-            raise ValueError(
-                f"resize must be a positive height and width, or a short side, got {self.resize}"
-            )
-        for name in ("fps", "capture_fps"):
-            if getattr(self, name) is not None and as_rate(getattr(self, name)) is None:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
-
-
-DEFAULT = VideoConfig()
 
 
 def open_video(path: Path | str, config: VideoConfig = DEFAULT) -> "Video":
@@ -396,11 +351,34 @@ class Video:
         are not in the clip. ``packets_missing`` are promised frames that the file holds no packet
         of.
         """
-        reader, tally = self._reader, self._reader.tally
+        reader = self._reader
         account: dict[str, Any] = {
             "decoder": reader.decoder,
             "decoder_version": reader.version,
             **reader.details,
+            **self._counts(),
+            "problems": dict(sorted(reader.tally.problems.items())),
+            "truncated": self._truncated(),
+            "frame_rate": str(self.frame_rate),
+            "source_frame_rate": str(self._played_rate),
+            "variable_rate": self._variable,
+            "interlaced": reader.tally.interlaced > 0,
+            "transfer": reader.transfer,
+            "hdr": reader.transfer in ("pq", "hlg"),
+            "source_height_px": self._source_hw[0],
+            "source_width_px": self._source_hw[1],
+        }
+        if self._fallback:
+            account["fallback"] = self._fallback
+        if self._config.capture_fps is not None:
+            account["capture_frame_rate"] = str(self._source_rate)
+        if self._scaled or (self.height_px, self.width_px) != self._source_hw:
+            account["resized_by"] = f"opencv {_opencv_version()}"
+        return account
+
+    def _counts(self) -> dict[str, int | None]:
+        reader, tally = self._reader, self._reader.tally
+        counts = {
             "frames": self._given,
             "frames_decoded": tally.decoded,
             "frames_promised": reader.promised,
@@ -410,26 +388,10 @@ class Video:
             "frames_repeated": self._repeats,
             "frames_scaled": self._scaled,
             "frames_lost": self._lost,
-            "problems": dict(sorted(tally.problems.items())),
-            "truncated": self._truncated(),
-            "frame_rate": str(self.frame_rate),
-            "source_frame_rate": str(self._played_rate),
-            "variable_rate": self._variable,
-            "interlaced": tally.interlaced > 0,
-            "transfer": reader.transfer,
-            "hdr": reader.transfer in ("pq", "hlg"),
-            "source_height_px": self._source_hw[0],
-            "source_width_px": self._source_hw[1],
         }
         if tally.packets and reader.promised:
-            account["packets_missing"] = max(0, reader.promised - tally.packets)
-        if self._fallback:
-            account["fallback"] = self._fallback
-        if self._config.capture_fps is not None:
-            account["capture_frame_rate"] = str(self._source_rate)
-        if self._scaled or (self.height_px, self.width_px) != self._source_hw:
-            account["resized_by"] = f"opencv {_opencv_version()}"
-        return account
+            counts["packets_missing"] = max(0, reader.promised - tally.packets)
+        return counts
 
 
 def _opencv_version() -> str:
