@@ -1,6 +1,7 @@
 """A corpus of videos to a store of spikes: several clips at once, resumable, never half-written."""
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -27,12 +28,14 @@ from spikedata.clips import (
     StoreWriter,
     create_store,
     open_spikes,
+    open_store,
+    size_on_disk,
 )
-from spikedata.corpora import Corpus, CorpusClip, clip_id_of
+from spikedata.corpora import Corpus, CorpusClip, as_text, clip_id_of
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import Failure, failure_file, file_sha256, write_failures
 from spikedata.provenance import versions
-from spikedata.recipe import load_recipe, parse_recipe, to_dict
+from spikedata.recipe import from_dict, load_recipe, parse_recipe, to_dict
 from spikedata.simulator import (
     Device,
     SensorConfig,
@@ -189,7 +192,7 @@ def simulate_corpus(
     _check_tools(recipe, device)
     with create_store(
         out,
-        recipe=to_dict(recipe),
+        recipe=_recipe_to_note(out, recipe),
         class_names=corpus.class_names,
         name=_data_set_name(corpus),
         resume=out.exists(),
@@ -314,8 +317,11 @@ class _Run:
         """Decode, simulate and compress one clip."""
         if self.stop.is_set():
             raise CancelledError
-        with open_video(item.path, self.recipe.video) as video, ExitStack() as undo:
-            sensor = self.recipe.sensor_at(video.frame_rate)
+        how = self.recipe.video
+        if item.capture_fps is not None:
+            how = replace(how, capture_fps=item.capture_fps)
+        with open_video(item.path, how) as video, ExitStack() as undo:
+            sensor = self.recipe.sensor_at(video.frame_rate).resolved(video.transfer)
             counter = _CountedFrames(video, self.stop)
             target = undo.enter_context(
                 self.writer.clip(
@@ -439,10 +445,9 @@ def _check_same_facts(store: Path, there: Clip, asked: Clip) -> None:
 def _changed_video(path: Path, made_of: Clip) -> str | None:
     """What tells that a video is not the one that a clip was made of; None if nothing does."""
     before = made_of.source.get("bytes")
-    try:
-        now = path.stat().st_size
-    except OSError:  # gone, and not needed any more
+    if not path.exists():  # gone, and not needed any more
         return None
+    now = size_on_disk(path)
     return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
 
 
@@ -474,6 +479,22 @@ def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
     check_device(device)
 
 
+def _recipe_to_note(out: Path, recipe: SimulationRecipe) -> dict[str, Any]:
+    """The recipe as plain values; as a store that is there has it, if that means the same.
+
+    A store of before a setting was there lacks the setting, whose default is what was done.
+    """
+    asked = to_dict(recipe)
+    if not out.exists():
+        return asked
+    try:
+        there = open_store(out).recipe
+        same = to_dict(from_dict(SimulationRecipe, there)) == asked
+    except SpikeDataError:
+        return asked
+    return there if same else asked
+
+
 def _data_set_name(corpus: Corpus) -> str:
     """A known data set's own name; the folder's for one's own videos."""
     return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.folder_name
@@ -492,4 +513,10 @@ def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.ui
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    """Digest and size of a video; of a folder of pictures, over all of them by name."""
+    if path.is_file():
+        return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    every = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        every.update(f"{as_text(file.name)}\0{file_sha256(file)}\n".encode())
+    return {"sha256": every.hexdigest(), "bytes": size_on_disk(path)}

@@ -42,7 +42,7 @@ def sensors(draw, ticks_per_frame=None, **fixed):
         "ticks_per_frame": ticks_per_frame or draw(st.sampled_from(TICKS_PER_FRAME)),
         "interpolation": draw(st.sampled_from(["hold", "linear"])),
         "reset": draw(st.sampled_from(["subtract", "subtract", "zero"])),
-        "transfer": draw(st.sampled_from(["identity", "identity", "srgb", "bt709"])),
+        "transfer": draw(st.sampled_from(["identity", "identity", "srgb", "bt709", "pq", "hlg"])),
         "start": draw(st.sampled_from(["random", "zero"])),
         "seed": draw(st.integers(0, 2**64 - 1)),
     } | fixed

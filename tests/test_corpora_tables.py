@@ -150,7 +150,9 @@ def test_folders_of_numbered_pictures_are_clips(tmp_path):
     ]
     assert all(item.path.is_dir() for item in corpus.clips)
     alone = find_corpus(corpus.clips[0].path)
-    assert [(item.clip.label, item.path) for item in alone.clips] == [(None, corpus.clips[0].path)]
+    assert [(item.clip.label, item.path) for item in alone.clips] == [
+        ("Basketball", corpus.clips[0].path)
+    ]
     picture = next(corpus.clips[0].path.iterdir())
     with pytest.raises(CorpusError, match="is one picture; name the folder of all of them"):
         find_corpus(picture)

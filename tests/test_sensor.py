@@ -43,12 +43,66 @@ def bt709_light(code):
     return ((code + Decimal("0.099")) / Decimal("1.099")) ** (1 / Decimal("0.45"))
 
 
-@pytest.mark.parametrize(("transfer", "light"), [("srgb", srgb_light), ("bt709", bt709_light)])
+def pq_light(code):
+    """SMPTE ST 2084, equations 4.1 and 4.2, of full scale 1."""
+    m1, m2 = Decimal(2610) / 16384, Decimal(2523) / 4096 * 128
+    c1, c2, c3 = Decimal(3424) / 4096, Decimal(2413) / 4096 * 32, Decimal(2392) / 4096 * 32
+    root = code ** (1 / m2) if code else Decimal(0)
+    return (max(root - c1, Decimal(0)) / (c2 - c3 * root)) ** (1 / m1)
+
+
+def hlg_light(code):
+    """ARIB STD-B67, the OETF inverted."""
+    a = Decimal("0.17883277")
+    if code <= Decimal("0.5"):
+        return code * code / 3
+    c = Decimal("0.5") - a * (4 * a).ln()
+    return min(Decimal(1), (((code - c) / a).exp() + 1 - 4 * a) / 12)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "light"),
+    [("srgb", srgb_light), ("bt709", bt709_light), ("pq", pq_light), ("hlg", hlg_light)],
+)
 def test_transfer_tables_are_the_standards_to_the_last_digit(transfer, light):
     """40-digit arithmetic: no float decides a code."""
     getcontext().prec = 40
     want = [int((65535 * light(Decimal(y) / 255)).to_integral_value()) for y in range(256)]
     np.testing.assert_array_equal(SensorConfig(transfer=transfer).light_table(), want)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "code", "light"),
+    [
+        # ITU-R BT.2100, table 4: 100 cd/m2 of 10,000 is PQ 0.508; table 5: HLG 0.5 is 1 / 12.
+        ("pq", 0.508, 0.01),
+        ("hlg", 0.5, 1 / 12),
+    ],
+)
+def test_hdr_tables_go_through_known_points(transfer, code, light):
+    table = SensorConfig(transfer=transfer).light_table()
+    assert table[-1] == 65535
+    assert (np.diff(table) >= 0).all()
+    low, high = table[int(code * 255) : int(code * 255) + 2]
+    assert low <= light * 65535 <= high
+
+
+def test_auto_is_the_curve_of_the_video():
+    sensor = SensorConfig(transfer="auto", threshold=3.0)
+    for named, curve in [("pq", "pq"), ("hlg", "hlg"), ("srgb", "srgb"), ("bt709", "bt709")]:
+        assert sensor.resolved(named) == SensorConfig(transfer=curve, threshold=3.0)
+    assert sensor.resolved(None).transfer == "bt709"
+    assert SensorConfig().resolved("pq") == SensorConfig()
+    with pytest.raises(ValueError, match="transfer must be one of bt709, srgb, pq, hlg, got 'x'"):
+        sensor.resolved("x")
+
+
+def test_auto_must_be_resolved_before_it_runs():
+    sensor = SensorConfig(transfer="auto")
+    with pytest.raises(ValueError, match=r"'auto' has no table; call resolved\(\)"):
+        sensor.light_table()
+    with pytest.raises(ValueError, match="has no table"):
+        list(simulate([np.zeros((2, 4, 4), np.uint8)], sensor, clip_id="a"))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +133,10 @@ def test_the_standards_camera_curves_lead_back_to_the_luma_code(transfer, code_o
         ({"seed": 2**64}, "seed must be from 0 to"),
         ({"interpolation": "cubic"}, "interpolation must be one of hold, linear, got 'cubic'"),
         ({"reset": "none"}, "reset must be one of subtract, zero, got 'none'"),
-        ({"transfer": "gamma"}, "transfer must be one of identity, srgb, bt709, got 'gamma'"),
+        (
+            {"transfer": "gamma"},
+            "transfer must be one of identity, srgb, bt709, pq, hlg, auto, got 'gamma'",
+        ),
         ({"start": "full"}, "start must be one of random, zero, got 'full'"),
         ({"noise": NoiseConfig(), "threshold": 5000.0}, "10 the largest that fits is 1056"),
         ({"noise": NoiseConfig(), "ticks_per_frame": 6000}, "2645 is the largest that fits"),

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from videos import gradient, numbered, write_video
+from videos import LENIENT, gradient, grey_frame, numbered, write_video
 
 from spikedata.errors import MissingExtraError, VideoError
 from spikedata.video import VideoConfig, open_video
 from spikedata.video.container import missing_bytes
-from spikedata.video.decoders import open_container, range_table
+from spikedata.video.decoders import range_table
 from spikedata.video.resample import find_timing, hold_at_rate
 
 DECODERS = ("pyav", "opencv", "decord")
@@ -155,6 +155,10 @@ def test_growing_keeps_flat_frames_flat(tmp_path):
     assert (account["source_height_px"], account["source_width_px"]) == (16, 16)
 
 
+@pytest.mark.skipif(
+    not hasattr(av.video.stream.VideoStream, "set_display_rotation"),
+    reason="this PyAV writes no rotation",
+)
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_rotation_is_applied_as_opencv_does(tmp_path, turn):
     codes = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[None, :, None], 32, axis=2)
@@ -401,6 +405,7 @@ def check_cut(tmp_path, path, share):
     assert np.array_equal(luma[:sound], whole[:sound])
     assert account["truncated"] is True
     assert account["packets_missing"] == account["frames_promised"] - len(luma)
+    assert account["frames_lost"] == account["packets_missing"]
     assert account["frames"] == account["frames_decoded"] == len(luma)
     missing = len(data) - cut.stat().st_size
     assert f"is cut off: {missing} bytes are missing" in refusal(cut, damaged="refuse")
@@ -415,7 +420,8 @@ def test_damage_inside_is_counted(tmp_path, moving):
     luma, account = read(broken)
     assert account["frames_bad"] > 0
     assert sum(account["problems"].values()) == account["frames_bad"]
-    assert account["frames_bad"] + account["packets_missing"] >= 30 - len(luma)
+    assert len(luma) == 30
+    assert account["frames_held"] == len(luma) - account["frames_decoded"]
     assert "is damaged" in refusal(broken, damaged="refuse")
 
 
@@ -428,7 +434,8 @@ def test_opencv_goes_on_past_damage_as_pyav_does(tmp_path, moving):
     broken.write_bytes(data)
     luma, account = read(broken)
     peer, said = read(broken, decoder="opencv")
-    assert len(luma) == len(peer) < 30
+    assert len(luma) == len(peer) == 30
+    assert account["frames_held"] == said["frames_held"] == account["frames_bad"] > 0
     assert said["frames_bad"] == account["frames_bad"] - account["frames_concealed"] > 0
     assert "is damaged" in refusal(broken, decoder="opencv", damaged="refuse")
 
@@ -452,7 +459,7 @@ def test_decoding_damage_leaves_stderr_alone(tmp_path, moving):
     assert (done.stdout, done.stderr) == ("True\nTrue\n", "")
 
 
-def test_frames_of_another_size_are_bad(tmp_path):
+def test_frames_of_another_size_are_scaled(tmp_path):
     small = write_video(
         tmp_path / "a.mjpeg", numbered(3, 32, 32) + 100, codec="mjpeg", pix_fmt="yuvj420p"
     )
@@ -462,8 +469,9 @@ def test_frames_of_another_size_are_bad(tmp_path):
     mixed = tmp_path / "mixed.mjpeg"
     mixed.write_bytes(small.read_bytes() + large.read_bytes() + small.read_bytes())
     luma, account = read(mixed)
-    assert luma.shape == (6, 32, 32)
-    assert account["frames_bad"] == 2
+    assert luma.shape == (8, 32, 32)
+    assert np.abs(luma[:, 9, 9].astype(int) - [100, 101, 102, 100, 101, 100, 101, 102]).max() <= 1
+    assert (account["frames_scaled"], account["frames_bad"]) == (2, 0)
     assert account["problems"] == {"frame size changed": 2}
     assert "frame size changed" in refusal(mixed, damaged="refuse")
 
@@ -550,7 +558,7 @@ def real_clips(shared_data, step=1):
 
 def bare_decode(path):
     """Plane 0 of every frame, by the shortest way."""
-    with open_container(path) as container:
+    with av.open(str(path), **LENIENT) as container:
         for frame in container.decode(video=0):
             plane = frame.planes[0]
             lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
@@ -576,7 +584,21 @@ def test_real_clips_are_constant_rate_and_exact(shared_data):
 def test_every_real_clip_is_read_whole(shared_data):
     paths = [*real_clips(shared_data), *sorted(shared_data.glob("hmdb51/*/*.avi"))]
     frames = sum(len(read(path, damaged="refuse")[0]) for path in paths)
-    assert frames == 15_993
+    assert frames == 15_998  # 5 of them say "as before"
+
+
+def test_a_title_that_is_not_utf8_is_no_obstacle(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        container.mux(stream.encode(grey_frame(np.full((32, 32), 100, np.uint8), "yuv420p")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert data.count(b"TITLE") == 1
+    path.write_bytes(data.replace(b"TITLE", b"\xff\xfe\xe9t\xe9"))
+    assert read(path)[0].shape == (1, 32, 32)
 
 
 def test_metadata_that_is_not_utf8_is_no_obstacle(shared_data):

@@ -9,6 +9,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""What PyAV before 19 needs to open a file whose metadata is not UTF-8."""
+
 
 def write_video(
     path: Path,

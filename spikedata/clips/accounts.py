@@ -4,46 +4,37 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-VIDEO_LOSSES = {
-    "frames_held": "frames held",
-    "frames_scaled": "frames scaled",
-    "frames_lost": "frames lost",
-    "frames_bad": "frames damaged",
-}
-"""Key of a video's account, and how it is called."""
+from spikedata.video import cautions, losses
 
 
 def losses_of(attributes: Mapping[str, Any]) -> dict[str, int]:
     """What was lost, or made good, by the attributes of a clip; empty if nothing was.
 
-    ``frames held``: the last frame shown again where one is missing. ``frames scaled``: of another
-    size than the clip. ``frames lost``: promised, and not there. ``frames damaged``: packets that
-    failed and frames whose damage was concealed. ``bytes skipped``: of a recording, outside its
-    whole frames.
+    See :func:`spikedata.video.losses`; and ``bytes skipped`` of a recording, outside its whole
+    frames.
     """
     video, camera = (attributes.get(key) for key in ("video", "camera"))
-    found: dict[str, Any] = {}
-    if isinstance(video, dict):
-        found |= {name: video.get(key) for key, name in VIDEO_LOSSES.items()}
-    if isinstance(camera, dict):
-        found["bytes skipped"] = camera.get("skipped")
-    return {name: n for name, n in found.items() if type(n) is int and n > 0}
+    found: dict[str, int] = losses(video) if isinstance(video, dict) else {}
+    skipped = camera.get("skipped") if isinstance(camera, dict) else None
+    if type(skipped) is int and skipped > 0:
+        found["bytes skipped"] = skipped
+    return found
 
 
 def cautions_of(attributes: Mapping[str, Any]) -> list[str]:
     """What a user should know of how a clip's video was read, each a few words."""
-    video = attributes.get("video")
+    video, sensor = (attributes.get(key) for key in ("video", "sensor"))
     if not isinstance(video, dict):
         return []
-    said = {
-        "truncated": "cut off",
-        "variable_rate": "of variable frame rate, resampled; --fps sets a rate",
-        "interlaced": "interlaced: both fields of a frame are taken as one moment",
-    }
-    found = [words for key, words in said.items() if video.get(key)]
-    if video.get("hdr"):
-        found.append("HDR read as if it were not; --transfer auto gives its light")
-    return found
+    transfer = sensor.get("transfer", "identity") if isinstance(sensor, dict) else "identity"
+    return [_ADVICE.get(words, words) for words in cautions(video, transfer=transfer)]
+
+
+_ADVICE = {
+    "truncated": "cut off at the end",
+    "interlaced": "interlaced; both fields of a frame are taken as one moment",
+    "variable frame rate": "of variable frame rate, resampled; --fps sets a rate",
+}
 
 
 class RunNotes:
@@ -80,7 +71,8 @@ class RunNotes:
         ]
         told = [f"{_clips(n)} {words}" for words, n in sorted(self._cautions.items())]
         if len(self._sizes) > 1:
-            sizes = ", ".join(f"{size} ({n})" for size, n in self._sizes.most_common(4))
+            usual = sorted(self._sizes.items(), key=lambda found: (-found[1], found[0]))[:4]
+            sizes = ", ".join(f"{size} ({n})" for size, n in usual)
             more = f" and {len(self._sizes) - 4} more" if len(self._sizes) > 4 else ""
             told.append(f"pictures of {len(self._sizes)} sizes: {sizes}{more}; see --resize")
         return (*lost, *told)

@@ -10,6 +10,7 @@ from pathlib import Path
 from spikedata.corpora.corpus import count, some
 from spikedata.corpora.names import as_text
 from spikedata.errors import CorpusError
+from spikedata.video import PICTURE_SUFFIXES, is_picture_folder
 
 VIDEO_SUFFIXES = frozenset(
     """
@@ -20,14 +21,10 @@ VIDEO_SUFFIXES = frozenset(
     """.split()  # noqa: SIM905  seventy strings in quotes are hard to read
 )
 """Of containers that FFmpeg opens and that hold moving pictures."""
-PICTURE_SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".exr", ".hdr", ".pgm", ".ppm"]
-)
 _HOUSEKEEPING = frozenset(
     ["thumbs.db", "desktop.ini", "metadata.jsonl", "metadata.csv", "classind.txt", "spikedata.json"]
 )
 _LISTS = re.compile(r"(train|test)list\d\d\.txt|.+_test_split\d\.txt", re.IGNORECASE)
-_NUMBERED = re.compile(r"(?P<prefix>.*?)\d+")
 _MOST_LINKS = 4
 """Links to folders followed one inside the other: a few that name each other have no end."""
 
@@ -127,34 +124,19 @@ def _no_folder(root: Path, pictures: bool) -> str:
     return "is not a folder"
 
 
-def is_picture_folder(path: Path) -> bool:
-    """Whether a folder holds pictures numbered one after the other, and no video."""
-    if not path.is_dir():
-        return False
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    return _are_numbered(names)
-
-
-def _are_numbered(names: Collection[str]) -> bool:
-    """Two pictures or more of one prefix and different numbers, and no videos among them."""
-    paths = [Path(name) for name in names]
-    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
-        return False
-    stems = [path.stem for path in paths if path.suffix.lower() in PICTURE_SUFFIXES]
-    matches = [_NUMBERED.fullmatch(stem) for stem in stems]
-    prefixes = {match["prefix"] for match in matches if match}
-    return len(stems) > 1 and all(matches) and len(prefixes) == 1 and len(set(stems)) == len(stems)
-
-
 def _picture_folders(files: Collection[ListedFile]) -> list[ListedFile]:
-    inside: dict[tuple[str, ...], list[ListedFile]] = {}
+    folders: dict[tuple[str, ...], Path] = {}
+    with_videos: set[tuple[str, ...]] = set()
     for file in files:
-        inside.setdefault(file.parts[:-1], []).append(file)
+        suffix = file.path.suffix.lower()
+        if suffix in PICTURE_SUFFIXES and len(file.parts) > 1:
+            folders[file.parts[:-1]] = file.path.parent
+        elif suffix in VIDEO_SUFFIXES:
+            with_videos.add(file.parts[:-1])
     return [
-        ListedFile(path=held[0].path.parent, parts=parts, is_folder=True)
-        for parts, held in inside.items()
-        if parts and _are_numbered([file.path.name for file in held])
+        ListedFile(path=path, parts=parts, is_folder=True)
+        for parts, path in folders.items()
+        if parts not in with_videos and is_picture_folder(path)
     ]
 
 

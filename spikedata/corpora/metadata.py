@@ -13,12 +13,13 @@ from typing import Any
 
 from spikedata.clip import Clip, check_clip_id, is_dangerous
 from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import ListedFile, is_picture_folder
+from spikedata.corpora.files import ListedFile
 from spikedata.corpora.names import as_text, clean_text, clip_id_of
 from spikedata.corpora.places import contradiction, find_places, split_of
 from spikedata.corpora.tables import read_table
 from spikedata.errors import CorpusError
 from spikedata.stream import check_tick_rate_hz
+from spikedata.video import is_picture_folder
 
 _FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 _MOST_NOTES = 20

@@ -32,7 +32,7 @@ Shapes: H rows, W columns.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -66,7 +66,7 @@ MOST_SHIFT = 16
 
 Interpolation = Literal["hold", "linear"]
 Reset = Literal["subtract", "zero"]
-Transfer = Literal["identity", "srgb", "bt709"]
+Transfer = Literal["identity", "srgb", "bt709", "pq", "hlg", "auto"]
 Start = Literal["random", "zero"]
 
 
@@ -88,7 +88,9 @@ class SensorConfig:
     reset: Reset = "subtract"
     """What a spike leaves behind: the surplus charge, or nothing."""
     transfer: Transfer = "identity"
-    """Luma code to light: proportional, or the inverse of the sRGB or BT.709 curve."""
+    """Luma code to light: proportional, or by the sRGB, BT.709, PQ or HLG curve, full scale being
+    the light of the top code (of PQ 10,000 cd/m2, of HLG the scene's peak). ``auto`` is the curve
+    that each video's tag names; see :meth:`resolved`."""
     start: Start = "random"
     """Charge before the first tick: uniform below the threshold, by seed, clip and pixel, or 0."""
     seed: int = 0
@@ -199,10 +201,30 @@ class SensorConfig:
     def light_table(self) -> NDArray[np.int32]:
         """Light code of each luma code, int32 (256,), 0 to 65535.
 
-        Source: IEC 61966-2-1:1999 (sRGB) and Rec. ITU-R BT.709-6, item 1.2 inverted.
+        Raises:
+            ValueError: the transfer is ``auto``, which only a video resolves.
+
+        Source: IEC 61966-2-1:1999 (sRGB); Rec. ITU-R BT.709-6, item 1.2 inverted; SMPTE ST
+        2084:2014 (PQ), EOTF; ARIB STD-B67 (HLG), OETF inverted: the light of the scene.
         """
+        if self.transfer == "auto":
+            raise ValueError("transfer 'auto' has no table; call resolved() with the video's curve")
         codes = [round(FULL_SCALE * _CURVES[self.transfer](luma / 255)) for luma in range(256)]
         return np.array(codes, dtype=np.int32)
+
+    def resolved(self, transfer: str | None) -> "SensorConfig":
+        """The sensor for a video whose luma codes have the curve ``transfer``.
+
+        Itself unless its transfer is ``auto``; then with that curve, BT.709 where it is None.
+
+        Raises:
+            ValueError: no such curve.
+        """
+        if self.transfer != "auto":
+            return self
+        curve: Any = "bt709" if transfer is None else transfer
+        _check_one_of("transfer", curve, Literal["bt709", "srgb", "pq", "hlg"])
+        return replace(self, transfer=curve)
 
     def frames_needed(self, tick: int, ticks: int) -> int:
         """Frames that ``ticks`` ticks from ``tick`` on look at, from the one ``tick`` lies in."""
@@ -395,10 +417,25 @@ def _bt709_to_light(code: float) -> float:
     return float(((code + 0.099) / 1.099) ** (1 / 0.45))
 
 
+def _pq_to_light(code: float) -> float:
+    root = code ** (32 / 2523)
+    return float((max(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)) ** (8192 / 1305))
+
+
+def _hlg_to_light(code: float) -> float:
+    a = 0.17883277
+    b, c = 1 - 4 * a, 0.5 - a * math.log(4 * a)
+    if code <= 0.5:
+        return code**2 / 3
+    return min(1.0, (math.exp((code - c) / a) + b) / 12)
+
+
 _CURVES: dict[str, Callable[[float], float]] = {
     "identity": lambda code: code,
     "srgb": _srgb_to_light,
     "bt709": _bt709_to_light,
+    "pq": _pq_to_light,
+    "hlg": _hlg_to_light,
 }
 
 

@@ -4,33 +4,45 @@ Shapes: n frames of a block, H rows, W columns. One function, :func:`open_video`
 decoder ran; :meth:`Video.account` tells, with everything else that decides the bits.
 """
 
+import itertools
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import VideoError
+from spikedata.video.account import cautions, losses
+from spikedata.video.config import DEFAULT, Damaged, Decoder, VideoConfig
 from spikedata.video.container import missing_bytes
-from spikedata.video.decoders import DecordReader, OpenCVReader, PyAVReader, Reader, Shot
+from spikedata.video.decoders import PyAVReader, Reader, Shot
+from spikedata.video.fit import Fit, target_size, write_luma
 from spikedata.video.interpolate import find_interpolator, more_frames, steps_per_frame
+from spikedata.video.pictures import PICTURE_SUFFIXES, PictureReader, is_picture_folder
 from spikedata.video.resample import as_rate, hold_at_rate
+from spikedata.video.rgb_decoders import DecordReader, OpenCVReader
+from spikedata.video.streams import NoVideoError
 
 __all__ = [
+    "DEFAULT",
+    "LONGEST_GAP_S",
+    "PICTURE_SUFFIXES",
+    "Damaged",
+    "Decoder",
+    "Fit",
     "Video",
     "VideoConfig",
+    "cautions",
     "find_interpolator",
+    "is_picture_folder",
+    "losses",
     "more_frames",
     "open_video",
     "steps_per_frame",
 ]
-
-Decoder = Literal["auto", "pyav", "opencv", "decord"]
-Damaged = Literal["keep", "refuse"]
 
 _READERS: dict[str, type[PyAVReader] | type[OpenCVReader] | type[DecordReader]] = {
     "pyav": PyAVReader,
@@ -43,38 +55,12 @@ LONGEST_GAP_S = 3600
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VideoConfig:
-    """How a video is read; part of the simulation's recipe, since it decides the bits."""
-
-    decoder: Decoder = "auto"
-    """Which library decodes; ``auto`` is PyAV, or OpenCV where PyAV cannot open the file."""
-    resize: tuple[int, int] | None = None
-    """Height and width to resize luma to, px: by area when shrinking, else linear."""
-    fps: float | None = None
-    """Constant frame rate to resample to by repeating or leaving out frames; None keeps it."""
-    damaged: Damaged = "keep"
-    """Whether a damaged or cut-off video gives what can be read, or an error."""
-
-    def __post_init__(self) -> None:
-        for name, kinds in (("decoder", Decoder), ("damaged", Damaged)):
-            if getattr(self, name) not in get_args(kinds):
-                known = ", ".join(get_args(kinds))
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
-            raise ValueError(f"resize must be a positive height and width, got {self.resize}")
-        if self.fps is not None and as_rate(self.fps) is None:
-            raise ValueError(f"fps must be a positive number, got {self.fps}")
-
-
-DEFAULT = VideoConfig()
-
-
 def open_video(path: Path | str, config: VideoConfig = DEFAULT) -> "Video":
     """Open a video and decode its first frame.
 
     Args:
-        path: a file; playlists and network addresses are refused.
+        path: a file, or a folder of numbered pictures with ``config.fps``; playlists and network
+            addresses are refused.
         config: decoder, size, frame rate, what to do with damage.
 
     Raises:
@@ -84,8 +70,7 @@ def open_video(path: Path | str, config: VideoConfig = DEFAULT) -> "Video":
     """
     path = Path(path)
     try:
-        _check_file(path)
-        reader, fallback = _open_reader(path, config.decoder)
+        reader, fallback = _open_folder(path, config) or _open_file(path, config)
     except VideoError as error:
         raise VideoError(f"{_printable(path)}: {error}") from error
     try:
@@ -95,11 +80,25 @@ def open_video(path: Path | str, config: VideoConfig = DEFAULT) -> "Video":
         raise
 
 
+def _open_folder(path: Path, config: VideoConfig) -> tuple[Reader, str | None] | None:
+    try:
+        if not path.is_dir():
+            return None
+        return PictureReader(path, as_rate(config.capture_fps) or as_rate(config.fps)), None
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}") from error
+    except ValueError:  # a null byte in the name, told where the file is looked at
+        return None
+
+
+def _open_file(path: Path, config: VideoConfig) -> tuple[Reader, str | None]:
+    _check_file(path)
+    return _open_reader(path, config.decoder)
+
+
 def _check_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise VideoError("is a folder, not a video")
         if not stat.S_ISREG(mode):
             raise VideoError("is not a regular file")
         with path.open("rb") as file:
@@ -120,6 +119,8 @@ def _open_reader(path: Path, decoder: Decoder) -> tuple[Reader, str | None]:
         return _READERS[decoder](path), None
     try:
         return PyAVReader(path), None
+    except NoVideoError:  # another decoder would show the cover
+        raise
     except (VideoError, ImportError) as error:
         first = error
     try:
@@ -144,9 +145,9 @@ class Video:
     ) -> None:
         self._path, self._reader, self._config = path, reader, config
         self._fallback = fallback
-        self._missing_bytes = missing_bytes(path)
+        self._missing_bytes = None if isinstance(reader, PictureReader) else missing_bytes(path)
         self._started = False
-        self._given = 0
+        self._given = self._held = self._scaled = self._lost = self._repeats = 0
         self._refuse_damage()
         self._shots = reader.shots()
         first = next(self._shots, None)
@@ -154,7 +155,7 @@ class Video:
             raise self._error(f"not one frame can be decoded{self._reasons()}")
         self._first: Shot | None = first
         self._source_hw: tuple[int, int] = (first.codes_hw.shape[0], first.codes_hw.shape[1])
-        self.height_px, self.width_px = config.resize or self._source_hw
+        self.height_px, self.width_px = target_size(self._source_hw, config.resize)
         self.frame_rate: Fraction = self._choose_rate()
 
     def __enter__(self) -> Self:
@@ -173,6 +174,11 @@ class Video:
     def frames_promised(self) -> int | None:
         """Frames the header promises, before resampling; often more than there are."""
         return self._reader.promised
+
+    @property
+    def transfer(self) -> str | None:
+        """Curve of the luma codes by the stream's tag: bt709, srgb, pq, hlg, or None."""
+        return self._reader.transfer
 
     def blocks(self, frames: int = 16) -> Iterator[NDArray[np.uint8]]:
         """Full-range luma, uint8 (n, H, W), n = ``frames`` but for the last block.
@@ -195,7 +201,13 @@ class Video:
         filled = 0
         block_nhw = np.empty((frames, self.height_px, self.width_px), np.uint8)
         for shot in self._shots_at_rate():
-            _write_luma(shot, block_nhw[filled])
+            write_luma(
+                shot.codes_hw,
+                shot.table,
+                block_nhw[filled],
+                source_hw=self._source_hw,
+                fit=self._config.fit,
+            )
             filled += 1
             if filled == frames:
                 self._given += filled
@@ -208,50 +220,102 @@ class Video:
 
     def _choose_rate(self) -> Fraction:
         timing, fps = self._reader.timing, as_rate(self._config.fps)
-        if timing is None and fps is None:
+        if timing is None and fps is None and self._config.capture_fps is None:
             raise self._error("states no frame rate; give one (fps)")
         if timing is not None and timing.longest_gap_s > LONGEST_GAP_S:
             gap = float(timing.longest_gap_s)
             raise self._error(f"a frame comes {gap:,.0f} s after the one before: damaged times")
-        rate = fps or (timing.rate if timing else None)
-        assert rate is not None
-        self._source_rate = timing.rate if timing else rate
+        played = timing.rate if timing else None
+        capture = as_rate(self._config.capture_fps)
+        source = capture or played or fps
+        assert source is not None  # a file without a rate was refused, or has fps
+        self._source_rate: Fraction = source
+        self._played_rate = played or self._source_rate
         self._variable = timing is not None and timing.variable
-        return rate
+        return fps or source
 
     def _shots_at_rate(self) -> Iterator[Shot]:
         if not self._variable and self.frame_rate == self._source_rate:
-            return self._sound_shots()
+            return self._whole_time()
         step_s = 1 / self.frame_rate
-        slack_s = min(self._reader.tick_s, step_s / 4) if self._variable else Fraction(0)
-        return hold_at_rate(self._timed_shots(), self.frame_rate, 1 / self._source_rate, slack_s)
+        true_s = self._played_rate / self._source_rate  # true seconds of one of the file's
+        tick_s = self._reader.tick_s * true_s
+        slack_s = min(tick_s, step_s / 4) if self._variable else Fraction(0)
+        return hold_at_rate(
+            self._timed_shots(true_s), self.frame_rate, 1 / self._source_rate, slack_s
+        )
 
-    def _timed_shots(self) -> Iterator[tuple[Fraction, Shot]]:
-        """Frames with times: the container's if they vary, else counted."""
-        time_s, step_s = Fraction(0), 1 / self._source_rate
-        for index, shot in enumerate(self._sound_shots()):
-            if not self._variable:
-                time_s = index * step_s
-            elif shot.time_s is not None:
-                time_s = shot.time_s
-            elif index:
-                time_s += step_s
+    def _timed_shots(self, true_s: Fraction) -> Iterator[tuple[Fraction, Shot]]:
+        """Frames with true times: the container's if they vary, else counted."""
+        step_s = 1 / self._source_rate
+        if not self._variable:
+            for index, shot in enumerate(self._whole_time()):
+                yield index * step_s, shot
+            return
+        offset_s: Fraction | None = None
+        due_s = Fraction(0)
+        for shot in self._whole_time():
+            time_s = due_s
+            if shot.time_s is not None:
+                if offset_s is None:  # untimed frames come before: they keep their place
+                    offset_s = due_s - shot.time_s * true_s
+                time_s = shot.time_s * true_s + offset_s
             yield time_s, shot
+            due_s = time_s + step_s
+
+    def _whole_time(self) -> Iterator[Shot]:
+        """A frame for each that the file's time holds: a missing one repeats the one before.
+
+        At a variable rate only what is missing at the end is given, since times fill the rest.
+        """
+        last, coming = None, 0
+        for shot in self._sound_shots():
+            number = coming if shot.number is None else max(coming, shot.number)
+            if last is None:
+                self._lost += number
+            else:
+                yield from self._hold(last, number - coming)
+            self._refuse_damage()
+            yield shot
+            last, coming = shot, number + 1
+        if last is not None:
+            yield from self._end(last, coming)
+        self._refuse_damage()
+
+    def _hold(self, shot: Shot, frames: int, *, at_end: bool = False) -> Iterator[Shot]:
+        if frames > LONGEST_GAP_S * self._source_rate:
+            raise self._error(f"lacks {frames:,} frames in a row: damaged times")
+        repeated = min(frames, self._reader.tally.repeated - self._repeats)
+        self._repeats += repeated
+        self._held += frames - repeated
+        self._refuse_damage()
+        if at_end or not self._variable:
+            yield from itertools.repeat(shot._replace(time_s=None), frames)
+
+    def _end(self, last: Shot, coming: int) -> Iterator[Shot]:
+        """What the file's time still holds once the frames have ended."""
+        reader = self._reader
+        missing = max(0, (reader.expected or 0) - coming)
+        believed = not reader.expects_by_header or (
+            self._missing_bytes == 0 and missing <= LONGEST_GAP_S * self._source_rate
+        )
+        if not self._truncated() and believed:
+            yield from self._hold(last, missing, at_end=True)
+            return
+        promised = reader.promised
+        if promised is None and reader.duration_s is not None and self._truncated():
+            promised = round(reader.duration_s * self._played_rate)
+        self._lost += max(missing, (promised or 0) - coming)
 
     def _sound_shots(self) -> Iterator[Shot]:
-        """Frames of the first one's size; others are counted as failed and left out."""
+        """All frames; those of another size than the first are counted."""
         shot, self._first = self._first, None
         while shot is not None:
-            if shot.codes_hw.shape == self._source_hw:
-                self._refuse_damage()
-                yield shot
-            else:
-                tally = self._reader.tally
-                tally.decoded -= 1
-                tally.failed += 1
-                tally.problems["frame size changed"] += 1
+            if shot.codes_hw.shape != self._source_hw:
+                self._scaled += 1
+                self._reader.tally.problems["frame size changed"] += 1
+            yield shot
             shot = next(self._shots, None)
-        self._refuse_damage()
 
     def _bad_frames(self) -> int:
         return self._reader.tally.failed + self._reader.tally.concealed
@@ -266,8 +330,12 @@ class Video:
             raise self._error(f"is cut off: {self._missing_bytes} bytes are missing at its end")
         if self._truncated():
             raise self._error("is cut off inside a frame")
-        if self._bad_frames():
+        if self._bad_frames() or self._scaled:
             raise self._error(f"is damaged{self._reasons()}")
+        if self._held or self._lost:
+            raise self._error(
+                f"lacks frames: {self._held} to hold the one before, {self._lost} lost"
+            )
 
     def _reasons(self) -> str:
         problems = self._reader.tally.problems.most_common(3)
@@ -281,67 +349,56 @@ class Video:
 
         ``frames`` are those given out, ``frames_decoded`` those the decoder gave,
         ``frames_promised`` the header's claim, and ``frames_bad`` packets that failed plus frames
-        whose damage was concealed (these are kept). ``packets_missing`` are promised frames that
-        the file holds no packet of; a promised frame whose packet says "as before" is not one.
+        whose damage was concealed (these are kept). ``frames_held`` were missing and repeat the
+        one before, ``frames_repeated`` do so because their packet says "as before",
+        ``frames_scaled`` had another size than the first, and ``frames_lost`` were promised and
+        are not in the clip. ``packets_missing`` are promised frames that the file holds no packet
+        of.
         """
-        reader, tally = self._reader, self._reader.tally
+        reader = self._reader
         account: dict[str, Any] = {
             "decoder": reader.decoder,
             "decoder_version": reader.version,
             **reader.details,
+            **self._counts(),
+            "problems": dict(sorted(reader.tally.problems.items())),
+            "truncated": self._truncated(),
+            "frame_rate": str(self.frame_rate),
+            "source_frame_rate": str(self._played_rate),
+            "variable_rate": self._variable,
+            "interlaced": reader.tally.interlaced > 0,
+            "transfer": reader.transfer,
+            "hdr": reader.transfer in ("pq", "hlg"),
+            "source_height_px": self._source_hw[0],
+            "source_width_px": self._source_hw[1],
+        }
+        if self._fallback:
+            account["fallback"] = self._fallback
+        if self._config.capture_fps is not None:
+            account["capture_frame_rate"] = str(self._source_rate)
+        if self._scaled or (self.height_px, self.width_px) != self._source_hw:
+            account["resized_by"] = f"opencv {_opencv_version()}"
+        return account
+
+    def _counts(self) -> dict[str, int | None]:
+        reader, tally = self._reader, self._reader.tally
+        counts = {
             "frames": self._given,
             "frames_decoded": tally.decoded,
             "frames_promised": reader.promised,
             "frames_bad": self._bad_frames(),
             "frames_concealed": tally.concealed,
-            "problems": dict(sorted(tally.problems.items())),
-            "truncated": self._truncated(),
-            "frame_rate": str(self.frame_rate),
-            "source_frame_rate": str(self._source_rate),
-            "variable_rate": self._variable,
-            "source_height_px": self._source_hw[0],
-            "source_width_px": self._source_hw[1],
+            "frames_held": self._held,
+            "frames_repeated": self._repeats,
+            "frames_scaled": self._scaled,
+            "frames_lost": self._lost,
         }
         if tally.packets and reader.promised:
-            account["packets_missing"] = max(0, reader.promised - tally.packets)
-        if self._fallback:
-            account["fallback"] = self._fallback
-        if self._config.resize not in (None, self._source_hw):
-            account["resized_by"] = f"opencv {_opencv_version()}"
-        return account
+            counts["packets_missing"] = max(0, reader.promised - tally.packets)
+        return counts
 
 
 def _opencv_version() -> str:
     import cv2  # noqa: PLC0415 - only where something is resized
 
     return str(cv2.__version__)
-
-
-def _write_luma(shot: Shot, out_hw: NDArray[np.uint8]) -> None:
-    """Full-range luma of one frame, resized to ``out_hw``, written there."""
-    if shot.codes_hw.shape == out_hw.shape:
-        _expand(shot, out_hw)
-        return
-    import cv2  # noqa: PLC0415 - loads slowly; --help must not wait
-
-    luma_hw: NDArray[np.uint8] = np.empty(shot.codes_hw.shape, np.uint8)
-    _expand(shot, luma_hw)
-    height, width = out_hw.shape
-    shrinks = height <= luma_hw.shape[0] and width <= luma_hw.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    out_hw[...] = cv2.resize(luma_hw, (width, height), interpolation=how)
-
-
-def _expand(shot: Shot, out_hw: NDArray[np.uint8]) -> None:
-    if shot.table is None:
-        np.copyto(out_hw, shot.codes_hw)
-    elif shot.codes_hw.dtype == np.uint8:
-        import cv2  # noqa: PLC0415 - see _write_luma
-
-        # 8 bits with a table are limited range; this equals the table for each of the 256 codes
-        # (no code lands within 0.002 of a half) and takes less than half the time of a look-up.
-        black: Any = 16  # OpenCV's types do not know scalars
-        cv2.subtract(shot.codes_hw, black, dst=out_hw)
-        cv2.convertScaleAbs(out_hw, dst=out_hw, alpha=255 / 219)
-    else:
-        np.take(shot.table, shot.codes_hw, out=out_hw, mode="clip")

@@ -1,13 +1,11 @@
-"""The decoders behind :func:`spikedata.video.open_video`: PyAV, OpenCV and decord.
+"""What a reader of videos is, and the one of FFmpeg through PyAV.
 
-Each reader gives luma codes in order of showing, one frame at a time, and counts what it could not
-decode. PyAV hands over the codec's own luma plane; the others convert to RGB first, and cannot say
-that a frame was damaged.
+Each reader gives luma codes in order of showing, one frame at a time, numbers them by the file's
+times, and counts what it could not decode. PyAV hands over the codec's own luma plane.
 """
 
-import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,18 +15,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.errors import MissingExtraError, VideoError
+from spikedata.errors import VideoError
+from spikedata.video.fit import LumaPlane
 from spikedata.video.resample import Timing, as_rate, find_timing
-
-LumaPlane = NDArray[np.uint8] | NDArray[np.uint16]
+from spikedata.video.streams import choose_stream, open_container, packet_times, transfer_named
 
 _LUMA_FIRST = re.compile(
     r"(?:(?:yuvj?|yuva)4\d\dp|gray)(?P<bits>9|10|12|14|16)?(?P<end>le|be)?|nv(?:12|21|16|24|42)"
 )
 """Pixel formats whose plane 0 is luma alone, its codes in the low bits of a sample."""
 
-_MOST_MISSES = 16
-"""Frames in a row that OpenCV may fail to give before the video counts as ended."""
+
+_LONGEST_REPEAT = 32
+"""Bytes of a packet that can say no more than "as before": in MPEG-4 a header, 1 to 20 bytes."""
 
 
 class Shot(NamedTuple):
@@ -40,6 +39,8 @@ class Shot(NamedTuple):
     """Luma codes (H, W) as decoded; may be a view of the decoder's memory."""
     table: NDArray[np.uint8] | None
     """Full-range luma of each code, or None if the codes already are."""
+    number: int | None = None
+    """Which frame of the file's time it is, from 0; None where that cannot be told."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,6 +57,10 @@ class Tally:
     """Packets that the container gave; 0 where the reader cannot tell."""
     cut_packets: int = 0
     """Packets that end before they should: the file was cut off."""
+    repeated: int = 0
+    """Packets that say "as before": decoded, but without a picture of their own."""
+    interlaced: int = 0
+    """Frames given that hold two fields."""
     problems: Counter[str] = field(default_factory=Counter)
     """What the decoder said of them, with how often."""
 
@@ -66,6 +71,13 @@ class Reader(Protocol):
     decoder: str
     version: str
     promised: int | None
+    expected: int | None
+    """Frames that the file's time holds, where known; final once the shots have ended."""
+    expects_by_header: bool
+    """``expected`` is the header's word, not seen in the file itself."""
+    duration_s: Fraction | None
+    """The header's claim of the length."""
+    transfer: str | None
     timing: Timing | None
     tick_s: Fraction
     tally: Tally
@@ -104,22 +116,36 @@ class PyAVReader:
         self.version: str = av.__version__
         self._container: Any = open_container(path)
         try:
-            self._stream = self._first_video_stream()
+            self._stream = self._open_stream()
             self.details = self._describe()
+            self.transfer = transfer_named(self._stream.codec_context.color_trc)
             self.promised: int | None = self._stream.frames or None
+            self.expected: int | None = None
+            length = self._container.duration
+            self.duration_s = Fraction(length, av.time_base) if length else None
             self.tick_s = self._stream.time_base or Fraction(1, 1000)
             self._has_times = self._container.format.name != "avi"
+            self.expects_by_header = not self._has_times
+            self._times = np.empty(0, np.int64)
+            """Times of all frames, sorted; empty where some have none."""
+            self._partly_timed = False
             self.timing = self._find_timing(path)
+            if self.promised and not self._has_times:
+                self.promised = self._whole_number(self.promised)
         except BaseException:
             self._container.close()
             raise
         self.tally = Tally()
         self._formats: dict[tuple[str, int], tuple[str, NDArray[np.uint8] | None]] = {}
+        self._slots: deque[int] = deque()
+        """AVI: time slots of the packets fed whose frames have not come out, in order."""
+        self._origin: tuple[int, int] | None = None
+        """Time and number of the first frame with a time, where some have none."""
+        self._counted = 0
+        """Frames without a time: those given so far and the failures between them."""
 
-    def _first_video_stream(self) -> Any:
-        if not self._container.streams.video:
-            raise VideoError("holds no video stream")
-        stream = self._container.streams.video[0]
+    def _open_stream(self) -> Any:
+        stream = choose_stream(self._container)
         if stream.codec_context is None:
             raise VideoError("is coded in a way that this FFmpeg cannot decode")
         stream.codec_context.thread_type = "NONE"
@@ -138,16 +164,26 @@ class PyAVReader:
         stated = tuple(
             as_rate(rate) for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate)
         )
-        times = _packet_times(path) if self._has_times else np.empty(0, np.int64)
+        if not self._has_times:
+            return find_timing(self._times, self.tick_s, stated)
+        times, complete = packet_times(path)
+        if complete:
+            self._times, self.expected = times, len(times) or None
+        self._partly_timed = not complete and len(times) > 0
         return find_timing(times, self.tick_s, stated)
 
     def shots(self) -> Iterator[Shot]:
         """Decode packet by packet; a packet that fails is counted, and the next one tried."""
         for packet in self._packets():
-            for frame in self._decode(packet):
+            for frame in self._decode_slot(packet):
                 yield self._shot(frame)
         for frame in self._decode(None):
             yield self._shot(frame)
+        if not self._has_times and self.promised:
+            # What an encoder of B-frames puts out at first to say "wait" is no frame.
+            self.expected = self.promised - self._whole_number(len(self._slots))
+        elif not (len(self._times) or self._partly_timed):
+            self.expected = self._counted
 
     def _packets(self) -> Iterator[Any]:
         packets = self._container.demux(self._stream)
@@ -155,7 +191,7 @@ class PyAVReader:
             try:
                 packet = next(packets, None)
             except self._av.error.FFmpegError as error:
-                self._count_failure(error)
+                self._count_failure(str(error.strerror))
                 return
             if packet is None:
                 return
@@ -164,22 +200,69 @@ class PyAVReader:
                 self.tally.cut_packets += packet.is_corrupt
                 yield packet
 
+    def _decode_slot(self, packet: Any) -> list[Any]:
+        """Decode, and keep account of the time slots of an AVI.
+
+        Its packets come in order of decoding, each with the next slot; the frames, which come in
+        order of showing, take the slots in order. Without B-frames a packet that gives no frame
+        says "as before", or is damaged; with them the frame may only be late.
+        """
+        if self._has_times:
+            return self._decode(packet)
+        slots, failed = self._slots, self.tally.failed
+        if packet.dts is not None:
+            slots.append(packet.dts)
+        frames = self._decode(packet)
+        if slots and not frames:
+            if self.tally.failed > failed:
+                slots.pop()
+            elif not self._stream.codec_context.has_b_frames:
+                slots.pop()
+                if packet.size <= _LONGEST_REPEAT:
+                    self.tally.repeated += 1
+                else:
+                    self._count_failure("no frame given")
+        return frames
+
     def _decode(self, packet: Any) -> list[Any]:
         try:
             return self._stream.codec_context.decode(packet)  # type: ignore[no-any-return]
         except self._av.error.EOFError:  # flushed twice
             return []
         except self._av.error.FFmpegError as error:
-            self._count_failure(error)
+            self._count_failure(str(error.strerror))
             return []
 
-    def _count_failure(self, error: Any) -> None:
+    def _count_failure(self, said: str) -> None:
         self.tally.failed += 1
-        self.tally.problems[str(error.strerror)] += 1
+        self._counted += 1
+        self.tally.problems[said] += 1
+
+    def _number(self, frame: Any) -> int | None:
+        """Which frame of the file's time this is."""
+        if not self._has_times:
+            return self._whole_number(self._slots.popleft()) if self._slots else None
+        if not self._partly_timed:
+            timed = len(self._times) and frame.pts is not None
+            return int(np.searchsorted(self._times, frame.pts)) if timed else self._counted
+        if frame.pts is None or self.timing is None or self.timing.variable:
+            return None
+        if self._origin is None:
+            self._origin = (frame.pts, self._counted)
+        pts, number = self._origin
+        return number + self._whole_number(frame.pts - pts)
+
+    def _whole_number(self, ticks: int) -> int:
+        """Frames that last as long as so many units of the container's time."""
+        return round(ticks * self.tick_s * self.timing.rate) if self.timing else ticks
 
     def _shot(self, frame: Any) -> Shot:
         tally = self.tally
         tally.decoded += 1
+        number = self._number(frame)
+        self._counted += 1
+        if frame.interlaced_frame:
+            tally.interlaced += 1
         if frame.is_corrupt:
             tally.concealed += 1
             tally.problems["damage concealed"] += 1
@@ -193,7 +276,7 @@ class PyAVReader:
         time_s = None
         if self._has_times and frame.pts is not None:
             time_s = frame.pts * self.tick_s
-        return Shot(time_s, codes_hw, table)
+        return Shot(time_s, codes_hw, table, number)
 
     def _plan(
         self, name: str, color_range: int, pixel_format: Any
@@ -229,49 +312,12 @@ class PyAVReader:
         self._container.close()
 
 
-def open_container(path: Path) -> Any:
-    """Open with FFmpeg: local files only, metadata in whatever encoding.
-
-    Raises:
-        VideoError: FFmpeg does not know the format.
-    """
-    import av  # noqa: PLC0415 - see PyAVReader
-
-    # PyAV 19 reads metadata leniently itself, and no longer knows the option.
-    major = int(av.__version__.partition(".")[0])
-    lenient: dict[str, Any] = {"metadata_errors": "replace"} if major < 19 else {}
-    try:
-        return av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, **lenient)
-    except av.error.FFmpegError as error:
-        raise VideoError(f"is not a video that FFmpeg can open: {error.strerror}") from error
-
-
-def _packet_times(path: Path) -> NDArray[np.int64]:
-    """Showing times of all packets of the first video stream, sorted, in time-base units.
-
-    Reads the file through without decoding; 8 bytes a frame are held.
-    """
-    import av  # noqa: PLC0415 - see PyAVReader
-
-    with open_container(path) as container:
-
-        def times() -> Iterator[int]:
-            try:
-                for packet in container.demux(container.streams.video[0]):
-                    if packet.size and packet.pts is not None and not packet.is_discard:
-                        yield packet.pts
-            except av.error.FFmpegError:  # the reader meets it too, and counts it
-                return
-
-        return np.sort(np.fromiter(times(), dtype=np.int64))
-
-
 def _readable_format(name: str, pixel_format: Any) -> str:
     """``name`` if its plane 0 is luma, else the format to convert to that loses no luma."""
     if _LUMA_FIRST.fullmatch(name):
         return name
     components = pixel_format.components
-    if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.is_bayer:
+    if pixel_format.is_rgb or pixel_format.has_palette or name.startswith("bayer"):
         return "rgb24"
     if len(components) < 3:  # black and white, or gray with alpha or floats
         return "gray"
@@ -294,159 +340,3 @@ def _luma_plane(frame: Any) -> LumaPlane:
     codes = np.frombuffer(plane, np.uint8, frame.height * line).reshape(frame.height, line)
     codes_hw: LumaPlane = codes[:, : frame.width * dtype.itemsize].view(dtype)
     return codes_hw
-
-
-class OpenCVReader:
-    """FFmpeg through OpenCV: BGR, limited range already expanded."""
-
-    decoder = "opencv"
-
-    def __init__(self, path: Path) -> None:
-        import cv2  # noqa: PLC0415 - the fallback, so only when wanted
-
-        self._cv2: Any = cv2
-        self.version: str = cv2.__version__
-        self._path = _utf8_name(path)
-        self._capture = self._open()
-        promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.promised: int | None = int(promised) if promised > 0 else None
-        self.tick_s = Fraction(1, 1000)
-        self._has_times = path.suffix.lower() != ".avi"
-        self.timing = self._find_timing()
-        self.tally = Tally()
-        self.details: dict[str, Any] = {"colour_range": "full", "range_tag": "converted by OpenCV"}
-
-    def _open(self) -> Any:
-        cv2 = self._cv2
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else its FFmpeg writes to stderr
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
-            capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        finally:
-            cv2.utils.logging.setLogLevel(level)
-        if not capture.isOpened():
-            raise VideoError("is not a video that OpenCV can open")
-        return capture
-
-    def _find_timing(self) -> Timing | None:
-        """A pass that decodes without converting: OpenCV tells a frame's time only then."""
-        stated = as_rate(self._capture.get(self._cv2.CAP_PROP_FPS))
-        times = []
-        if self._has_times:
-            scan = self._open()
-            while scan.grab():
-                times.append(round(scan.get(self._cv2.CAP_PROP_POS_MSEC)))
-            scan.release()
-        return find_timing(np.sort(np.array(times, dtype=np.int64)), self.tick_s, (stated,))
-
-    def shots(self) -> Iterator[Shot]:
-        """Decode to BGR, then to luma; what fails is tried past, since OpenCV stops there."""
-        misses = 0
-        while misses <= _MOST_MISSES:
-            good, bgr_hwc = self._capture.read()
-            if not good:  # damage or the end: only a frame that comes after all tells
-                misses += 1
-                continue
-            if misses:
-                self.tally.failed += misses
-                self.tally.problems["no frame given"] += misses
-                misses = 0
-            self.tally.decoded += 1
-            time_s = None
-            if self._has_times:
-                time_s = round(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) * self.tick_s
-            yield Shot(time_s, self._cv2.cvtColor(bgr_hwc, self._cv2.COLOR_BGR2GRAY), None)
-
-    def close(self) -> None:
-        """Release the file."""
-        self._capture.release()
-
-
-class DecordReader:
-    """FFmpeg through decord: RGB. It repeats frames, untold, where it cannot decode."""
-
-    decoder = "decord"
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import decord  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise MissingExtraError(
-                "decoder 'decord' is not installed: pip install 'spklip[decord]'"
-            ) from error
-
-        decord.logging.set_level(decord.logging.QUIET)
-        self.version: str = decord.__version__
-        try:
-            self._video: Any = decord.VideoReader(_utf8_name(path), num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
-            raise VideoError(f"is not a video that decord can open: {_said(error)}") from error
-        self._error: type[Exception] = decord.DECORDError
-        self.promised: int | None = len(self._video)
-        self.tick_s = Fraction(1, 1000)
-        self._has_times = path.suffix.lower() != ".avi"
-        self.timing = self._find_timing()
-        self.tally = Tally()
-        self.details: dict[str, Any] = {
-            "colour_range": "full",
-            "range_tag": "converted by decord",
-            "frames_may_repeat": True,
-        }
-
-    def _find_timing(self) -> Timing | None:
-        stated = as_rate(float(self._video.get_avg_fps()))
-        times = np.empty(0, np.int64)
-        if self._has_times and self.promised:
-            starts_s = self._video.get_frame_timestamp(range(self.promised))[:, 0]
-            times = np.sort(np.rint(np.asarray(starts_s, np.float64) * 1000).astype(np.int64))
-        return find_timing(times, self.tick_s, (stated,))
-
-    def shots(self) -> Iterator[Shot]:
-        """Decode to RGB, then to luma."""
-        import cv2  # noqa: PLC0415 - see OpenCVReader
-
-        for index in range(self.promised or 0):
-            try:
-                rgb_hwc = self._video.next().asnumpy()
-            except StopIteration:
-                return
-            except (self._error, RuntimeError) as error:
-                self.tally.failed += 1
-                self.tally.problems[_said(error)] += 1
-                return
-            if rgb_hwc.shape[2] != 3:  # below 32 px it takes line padding for channels
-                self.tally.failed += 1
-                self.tally.problems["too narrow for decord"] += 1
-                return
-            self.tally.decoded += 1
-            time_s = None
-            if self._has_times:
-                time_s = (
-                    round(float(self._video.get_frame_timestamp(index)[0]) * 1000) * self.tick_s
-                )
-            yield Shot(time_s, cv2.cvtColor(rgb_hwc, cv2.COLOR_RGB2GRAY), None)
-
-    def close(self) -> None:
-        """Release the file."""
-        self._video = None
-
-
-def _utf8_name(path: Path) -> str:
-    """The path as text for a library in C++, which may crash on a name that is none.
-
-    Raises:
-        VideoError: the name is not UTF-8.
-    """
-    name = str(path)
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise VideoError("has a name that is not UTF-8, which only PyAV can open") from error
-    return name
-
-
-def _said(error: Exception) -> str:
-    """The message of a decord error, without its source line and stack."""
-    line = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return re.sub(r"^(?:\[[\d:]+\] )?(?:\S+\.cc:\d+: )?", "", line)[:200]

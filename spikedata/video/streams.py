@@ -1,0 +1,134 @@
+"""Which stream of a container is the video, and when its frames are shown, by FFmpeg through PyAV.
+
+Nothing here decodes.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.errors import VideoError
+
+_TRANSFERS = {
+    1: "bt709",
+    6: "bt709",  # BT.601
+    13: "srgb",
+    14: "bt709",  # BT.2020, 10 bits
+    15: "bt709",  # BT.2020, 12 bits
+    16: "pq",
+    18: "hlg",
+}
+"""Transfer characteristics of ITU-T H.273, table 3; those of the BT.709 family have its curve."""
+
+
+class NoVideoError(VideoError):
+    """FFmpeg knows the file, and no stream of it is a video."""
+
+
+class PacketTimes(NamedTuple):
+    """When the packets of a stream are shown."""
+
+    times: NDArray[np.int64]
+    """Sorted, in time-base units, int64 (N,)."""
+    complete: bool
+    """Every packet has a time."""
+
+
+def open_container(path: Path) -> Any:
+    """Open with FFmpeg: local files only, metadata in whatever encoding.
+
+    Raises:
+        VideoError: FFmpeg does not know the format.
+    """
+    import av  # noqa: PLC0415 - loads FFmpeg, so only when a video is read
+
+    # Up to PyAV 18, metadata that is not UTF-8 stops the opening unless told otherwise; from 19 on
+    # nothing needs telling, and the option is gone.
+    options: dict[str, Any] = {"container_options": {"protocol_whitelist": "file"}}
+    if int(av.__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    try:
+        return av.open(f"file:{path}", **options)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"is not a video that FFmpeg can open: {error.strerror}") from error
+
+
+def choose_stream(container: Any) -> Any:
+    """The stream marked as default, else the longest; never a cover picture.
+
+    Raises:
+        NoVideoError: there is none.
+    """
+    from av.stream import Disposition  # noqa: PLC0415 - see open_container
+
+    stills = Disposition.attached_pic | Disposition.timed_thumbnails
+    real = [stream for stream in container.streams.video if not stream.disposition & stills]
+    if not real:
+        covers = ", only a cover picture" if container.streams.video else ""
+        raise NoVideoError(f"holds no video stream{covers}")
+
+    def merit(stream: Any) -> tuple[bool, Fraction, int]:
+        duration_s = (stream.duration or 0) * (stream.time_base or Fraction(0))
+        return bool(stream.disposition & Disposition.default), duration_s, -stream.index
+
+    return max(real, key=merit)
+
+
+def video_stream_number(path: Path) -> int:
+    """Which of a file's video streams, covers among them, is the one to show; from 0.
+
+    0 where FFmpeg cannot open the file through PyAV: the caller's decoder then decides.
+
+    Raises:
+        NoVideoError: the file holds no video stream.
+    """
+    try:
+        container = open_container(path)
+    except (ImportError, VideoError):
+        return 0
+    with container:
+        chosen = choose_stream(container).index
+        return [stream.index for stream in container.streams.video].index(chosen)
+
+
+def packet_times(path: Path) -> PacketTimes:
+    """Showing times of the video's packets; those that an edit list cuts away do not count.
+
+    Reads the file through without decoding; 8 bytes a frame are held.
+    """
+    import av  # noqa: PLC0415 - see open_container
+
+    untimed = 0
+    with open_container(path) as container:
+
+        def times() -> Iterator[int]:
+            nonlocal untimed
+            stream = choose_stream(container)
+            shown = _shown_in_vp8 if stream.codec_context.name == "vp8" else bool
+            try:
+                for packet in container.demux(stream):
+                    if not packet.size or packet.is_discard or not shown(packet):
+                        continue
+                    if packet.pts is None:
+                        untimed += 1
+                    else:
+                        yield packet.pts
+            except av.error.FFmpegError:  # the reader meets it too, and counts it
+                return
+
+        found = np.sort(np.fromiter(times(), dtype=np.int64))
+    return PacketTimes(found, untimed == 0)
+
+
+def _shown_in_vp8(packet: Any) -> bool:
+    """Whether a packet's frame is shown, not only referred to: RFC 6386, section 9.1."""
+    return bool(memoryview(packet)[0] & 0x10)
+
+
+def transfer_named(tag: int) -> str | None:
+    """The transfer curve of a tag of ITU-T H.273; None if it is unspecified or unknown."""
+    return _TRANSFERS.get(tag)

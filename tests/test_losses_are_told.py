@@ -1,0 +1,146 @@
+"""Nothing ends well with something lost and untold: each loss is planted, and looked for."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tools import random_frames, run_in_process, write_grey
+
+from spikedata import find_corpus, open_clips
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def simulate(capsys, *words):
+    status = run_in_process("spikedata", ["simulate", "in", "--json", *words])
+    said = capsys.readouterr()
+    return status, json.loads(said.out), said.err
+
+
+def check_told(capsys, words):
+    """A run that lost something says so in text and in JSON; gives the JSON."""
+    status, told, err = simulate(capsys)
+    assert any(words in note for note in told["notes"]), told
+    assert any(words in line for line in err.splitlines() if line.startswith("note: ")), err
+    assert status == 0
+    return told
+
+
+def test_a_missing_picture_is_held_and_told(here, capsys):
+    folder = here / "in" / "run" / "clip"
+    folder.mkdir(parents=True)
+    import cv2
+
+    for number in (1, 2, 3, 6):
+        picture = np.full((12, 16), 20 * number, np.uint8)
+        cv2.imwrite(str(folder / f"{number:04d}.png"), picture)
+    status, told, err = simulate(capsys, "--fps", "25")
+    assert (status, told["losses"]) == (0, {"frames held": 2})
+    assert "note: 2 frames held in 1 clip" in err
+    assert open_clips("spikes.zarr").clips["run__clip"].ticks == 60
+    for words in (["info", "--json"], ["validate", "--json"]):
+        assert run_in_process("spikedata", words) == 0
+        assert json.loads(capsys.readouterr().out)["losses"] == {"frames held": 2}
+    assert run_in_process("spikedata", ["report"]) == 0
+    capsys.readouterr()
+    shutil.rmtree(here / "spikes.zarr")
+    status, told, err = simulate(capsys, "--fps", "25", "--damaged", "refuse")
+    assert status == 1
+    assert "failed: run__clip" in err
+
+
+def test_a_cut_off_video_is_told(here, capsys):
+    whole = write_grey(here / "whole.avi", random_frames(1, 40))
+    (here / "in" / "run").mkdir(parents=True)
+    (here / "in" / "run" / "a.avi").write_bytes(whole.read_bytes()[:-2500])
+    told = check_told(capsys, "cut off at the end")
+    assert told["written"] == 1
+
+
+def test_files_that_are_no_videos_are_told(here, capsys):
+    write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
+    (here / "in" / "run" / "a.srt").write_text("1")
+    check_told(capsys, "1 file passed over: 1 .srt")
+
+
+def test_lost_labels_are_told(here, capsys):
+    write_grey(here / "in" / "a.mkv", random_frames(1))
+    (here / "in" / "metadata.csv").write_text("file_name,lable,splits\na.mkv,run,train\n")
+    told = check_told(capsys, "no clip has a label")
+    assert any("'lable' (did you mean 'label'?)" in note for note in told["notes"])
+    assert any("'splits' (did you mean 'split'?)" in note for note in told["notes"])
+
+
+def test_lost_splits_are_told(here, capsys):
+    for name in ("1", "8"):
+        write_grey(here / "in" / "test" / "A" / f"v_A_g0{name}_c01.avi", random_frames(int(name)))
+    for name, line in (("train", "A/v_A_g01_c01.avi 1\n"), ("test", "A/v_A_g08_c01.avi\n")):
+        (here / "in" / f"{name}list01.txt").write_text(line)
+    check_told(capsys, "in a folder of another split than the official lists say")
+
+
+def test_lost_captions_are_told(here, capsys):
+    write_grey(here / "in" / "a.mkv", random_frames(1))
+    lines = [
+        {"file_name": "a.mkv", "label": "run", "caption": 3},
+        {"file_name": "a.mkv", "label": "run"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (here / "in" / "metadata.jsonl").write_text(text)
+    check_told(capsys, "captions must be text")
+
+
+def test_lost_files_are_failures(here, capsys):
+    for name in ("a.mkv", "a.avi", "b.mkv"):
+        write_grey(here / "in" / "run" / name, random_frames(ord(name[0])))
+    status, told, err = simulate(capsys)
+    assert status == 1
+    assert told["written"] == 2
+    assert ["would both be clip 'run__a'" in failed["error"] for failed in told["failed"]] == [True]
+    assert "failed: run__a" in err
+    listed = (here / "spikes.failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in listed] == ["run__a"]
+
+
+def test_several_sizes_are_told(here, capsys):
+    write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
+    write_grey(here / "in" / "run" / "b.mkv", random_frames(2, height=16))
+    check_told(capsys, "pictures of 2 sizes: 16x10 (1), 8x10 (1); see --resize")
+
+
+def test_slow_motion_has_the_rate_it_was_filmed_at(here, capsys):
+    write_grey(here / "in" / "a.mkv", random_frames(1))
+    write_grey(here / "in" / "b.mkv", random_frames(2))
+    (here / "in" / "metadata.csv").write_text("file_name,capture_fps\na.mkv,240\nb.mkv,\n")
+    status, _, _ = simulate(capsys)
+    assert status == 0
+    clips = open_clips("spikes.zarr").clips
+    assert [clips[key].tick_rate_hz for key in ("a", "b")] == [2400.0, 250.0]
+
+
+def test_a_store_of_before_a_setting_was_there_is_continued(here, capsys):
+    write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
+    assert simulate(capsys)[0] == 0
+    path = here / "spikes.zarr" / "zarr.json"
+    root = json.loads(path.read_text())
+    for key in ("fit", "capture_fps"):
+        del root["attributes"]["recipe"]["video"][key]
+    path.write_text(json.dumps(root))
+    write_grey(here / "in" / "run" / "b.mkv", random_frames(2))
+    status, told, _ = simulate(capsys)
+    assert (status, told["written"], told["skipped"]) == (0, 1, 1)
+    assert run_in_process("spikedata", ["simulate", "in", "--transfer", "srgb"]) == 1
+    assert "was made with sensor.transfer" in capsys.readouterr().err
+
+
+def test_notes_stand_in_a_dry_run_too(here, capsys):
+    write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
+    (here / "in" / "run" / "a.srt").write_text("1")
+    assert find_corpus(here / "in").notes
+    status, told, _ = simulate(capsys, "--dry-run")
+    assert (status, told["notes"]) == (0, ["1 file passed over: 1 .srt"])
