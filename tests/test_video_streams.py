@@ -1,6 +1,7 @@
 """Which stream is shown, what its tags say, and how a picture fills another size."""
 
 from fractions import Fraction
+from importlib.util import find_spec
 
 import av
 import numpy as np
@@ -57,6 +58,34 @@ def test_a_cover_alone_is_no_video(tmp_path, decoder):
     path = write_streams(tmp_path / "a.mp4", [(200, 64, 1, ATTACHED_PICTURE)])
     with pytest.raises(VideoError, match="holds no video stream, only a cover picture"):
         read(path, decoder=decoder)
+
+
+@pytest.mark.skipif(find_spec("decord") is None, reason="decord is not installed")
+def test_decord_shows_the_video_or_says_that_it_cannot(tmp_path):
+    cover, video = (200, 128, 1, ATTACHED_PICTURE), (100, 64, 6, DEFAULT)
+    path = write_streams(tmp_path / "a.mp4", [video, cover])
+    assert shown(path, decoder="decord") == (6, 64, 100)
+    path = write_streams(tmp_path / "b.mp4", [cover])
+    with pytest.raises(VideoError, match="only a cover picture"):
+        read(path, decoder="decord")
+    path = write_streams(tmp_path / "c.avi", [video, (200, 128, 4, 0)])
+    with open_video(path) as chosen, av.open(str(path)) as container:
+        best = container.streams.best("video")
+        if best.height == chosen.height_px:
+            assert shown(path, decoder="decord") == (6, 64, 100)
+        else:
+            with pytest.raises(VideoError, match="decord cannot be told which"):
+                read(path, decoder="decord")
+
+
+def test_opencv_shows_the_video_or_says_that_it_cannot(tmp_path):
+    long, short = (100, 64, 6, 0), (200, 128, 2, 0)
+    path = write_streams(tmp_path / "a.avi", [long, short])
+    assert shown(path) == shown(path, decoder="opencv") == (6, 64, 100)
+    path = write_streams(tmp_path / "b.avi", [short, long])
+    assert shown(path) == (6, 64, 100)
+    with pytest.raises(VideoError, match="OpenCV shows but the first"):
+        read(path, decoder="opencv")
 
 
 def test_the_default_stream_is_shown_else_the_longest(tmp_path):

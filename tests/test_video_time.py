@@ -76,7 +76,7 @@ def test_null_slots_of_an_avi_are_held(tmp_path):
     assert account["frame_rate"] == "25"
     assert (account["frames_held"], account["frames_decoded"]) == (5, 5)
     assert (account["frames_promised"], account["packets_missing"]) == (10, 5)
-    with pytest.raises(VideoError, match="lacks frames: 2 to hold"):
+    with pytest.raises(VideoError, match="lacks frames: 2 held"):
         read(path, damaged="refuse")
 
 

@@ -333,9 +333,7 @@ class Video:
         if self._bad_frames() or self._scaled:
             raise self._error(f"is damaged{self._reasons()}")
         if self._held or self._lost:
-            raise self._error(
-                f"lacks frames: {self._held} to hold the one before, {self._lost} lost"
-            )
+            raise self._error(f"lacks frames: {self._held} held so far, {self._lost} lost")
 
     def _reasons(self) -> str:
         problems = self._reader.tally.problems.most_common(3)

@@ -15,7 +15,7 @@ import numpy as np
 from spikedata.errors import MissingExtraError, VideoError
 from spikedata.video.decoders import Shot, Tally
 from spikedata.video.resample import Timing, as_rate, find_timing
-from spikedata.video.streams import video_stream_number
+from spikedata.video.streams import chosen_by_ffmpeg, video_stream_number
 
 _MOST_MISSES = 16
 """Frames in a row that OpenCV may fail to give before the video counts as ended."""
@@ -32,7 +32,8 @@ class OpenCVReader:
         self._cv2: Any = cv2
         self.version: str = cv2.__version__
         self._path = _utf8_name(path)
-        self._stream_number = video_stream_number(path)
+        if video_stream_number(path):
+            raise VideoError("holds several streams, of which OpenCV shows but the first")
         self._capture = self._open()
         promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.promised: int | None = int(promised) if promised > 0 else None
@@ -52,10 +53,7 @@ class OpenCVReader:
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            wanted = [cv2.CAP_PROP_N_THREADS, 1]
-            if self._stream_number:
-                wanted += [cv2.CAP_PROP_VIDEO_STREAM, self._stream_number]
-            capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, wanted)
+            capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         finally:
             cv2.utils.logging.setLogLevel(level)
         if not capture.isOpened():
@@ -112,10 +110,8 @@ class DecordReader:
 
         decord.logging.set_level(decord.logging.QUIET)
         self.version: str = decord.__version__
-        if video_stream_number(path):
-            raise VideoError(
-                "has its video after another stream of pictures; decord takes the first"
-            )
+        if not chosen_by_ffmpeg(path):
+            raise VideoError("holds several streams, and decord cannot be told which to show")
         try:
             self._video: Any = decord.VideoReader(_utf8_name(path), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:

@@ -95,6 +95,21 @@ def video_stream_number(path: Path) -> int:
         return [stream.index for stream in container.streams.video].index(chosen)
 
 
+def chosen_by_ffmpeg(path: Path) -> bool:
+    """Whether FFmpeg's own choice, all that decord knows, is the video; True as above.
+
+    Raises:
+        NoVideoError: the file holds no video stream.
+    """
+    try:
+        container = open_container(path)
+    except (ImportError, VideoError):
+        return True
+    with container:
+        best = container.streams.best("video")
+        return best is not None and bool(best.index == choose_stream(container).index)
+
+
 def packet_times(path: Path) -> PacketTimes:
     """Showing times of the video's packets; those that an edit list cuts away do not count.
 
