@@ -1,12 +1,17 @@
-"""What the commands share: one-line errors, tables, progress bars."""
+"""What the commands share: one-line errors, notes, tables, progress bars, opening and checking."""
 
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from spikedata import ClipSource
 
 STATUS_ERROR = 1
 STATUS_USAGE = 2
@@ -37,7 +42,7 @@ def run(app: typer.Typer) -> None:
 
 def fail(message: str, status: int = STATUS_ERROR) -> NoReturn:
     """Print one line on stderr and end the command."""
-    typer.echo(f"error: {' '.join(str(message).split())}", err=True)
+    typer.echo(f"error: {printable(' '.join(str(message).split()))}", err=True)
     raise typer.Exit(status)
 
 
@@ -75,6 +80,53 @@ def progress_bar(total: int | None, unit: str, text: str) -> Iterator[Any]:
 
     with tqdm(total=total, unit=unit, desc=text, disable=None, file=sys.stderr) as bar:
         yield bar
+
+
+def print_result(values: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result on stdout, as a table or as JSON."""
+    typer.echo(json.dumps(values, indent=2, default=str) if as_json else as_table(values))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print on stderr what the user should know."""
+    for note in notes:
+        typer.echo(f"note: {printable(note)}", err=True)
+
+
+def printable(text: str) -> str:
+    """Text of files' names and the like, without what would steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def advance(bar: Any, stage: str, done: int, total: int) -> None:
+    """Show how far a piece of work of several stages is."""
+    bar.total, bar.n = total, done
+    bar.set_description(stage)
+
+
+def open_set(
+    path: Path, camera: str | None, flip: bool | None = None, tick_rate: float | None = None
+) -> "ClipSource":
+    """Open a set of clips; what is odd about it, or left out, goes to stderr."""
+    from spikedata import open_clips
+
+    source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate)
+    print_notes(source.notes)
+    print_notes(f"left out: {failure.id}: {failure.error}" for failure in source.left_out)
+    return source
+
+
+def check_output(out: Path, *read: Path, overwrite: bool) -> None:
+    """Refuse OUT before any work: it is read, or lies in a store that is, or is there already."""
+    for path in read:
+        itself = out.exists() and path.exists() and out.samefile(path)
+        inside = (path / "zarr.json").is_file() and path.resolve() in out.resolve().parents
+        if itself or inside:
+            fail(f"{out}: would change {path}, which is read here. Choose another name")
+    if out.is_dir():
+        fail(f"{out}: is a folder; give the name of a file")
+    if out.exists() and not overwrite:
+        fail(f"{out}: exists already. Give --overwrite to replace it")
 
 
 def as_table(values: Mapping[str, Any]) -> str:

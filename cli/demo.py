@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from .common import progress_bar
+from .common import errors_in_one_line, progress_bar
+from .options import AsJson, Workers
 
 RECIPE = "demo.yaml"
 """The packaged recipe that the demo trains by."""
@@ -47,6 +48,24 @@ class DemoResult:
     """Time each step took; a step finished by an earlier call takes none."""
     metrics: dict[str, Any]
     """What the run's ``metrics.json`` holds."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to make, or to go on in.")] = Path(
+        "spikedata-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of drawings, spikes and weights.")] = 0,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a labelled corpus and run the whole chain on it, without a download.
+
+    Squares, circles and triangles move left, right, up and down; they are simulated, packed, and
+    SPKLIP learns to name them: minutes on two CPU cores. Run it again to go on.
+    """
+    with errors_in_one_line():
+        result = run_demo(out, DemoConfig(seed=seed), workers=workers)
+        print_demo(result, as_json=as_json)
 
 
 def run_demo(out: Path, config: DemoConfig, *, workers: int | None = None) -> DemoResult:

@@ -107,7 +107,7 @@ def test_options_reach_the_sensor_and_the_decoder(home):
         (["--threshold", "-1"], "threshold must be a positive number, got -1.0"),
         (["--threshold", "1e9"], "the largest that fits is"),
         (["--ticks-per-frame", "0"], "ticks_per_frame must be at least 1, got 0"),
-        (["--resize", "big"], "--resize: expected HxW, for example 120x160, got 'big'"),
+        (["--resize", "big"], "--resize: expected HxW or N, for example 120x160, got 'big'"),
         (["--tick-rate", "9", "--ticks-per-frame", "3"], "not both"),
         (["--tick-rate", "0"], "tick_rate_hz must be a positive number, got 0.0"),
         (["--tick-rate", "inf"], "tick_rate_hz must be a positive number, got inf"),
@@ -477,7 +477,7 @@ def test_a_still_scene_s_dry_run_writes_nothing_and_options_of_videos_are_refuse
     assert json.loads(done.stdout)["ticks"] == 40, done.stderr
     done = run_program("spikedata", *words, "--resize", "2x2", "--tick-rate", "9", cwd=tmp_path)
     line = one_line_error(done, 2)
-    assert line.endswith("--like simulates a still scene and takes no --resize, --tick-rate")
+    assert line.endswith("--like simulates a still scene and takes no --tick-rate, --resize")
     assert [path.name for path in tmp_path.iterdir()] == ["real.npz"]
 
 

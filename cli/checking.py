@@ -1,0 +1,64 @@
+"""`spikedata info`, `validate` and `cameras`: what a set of clips is, and whether it is sound."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from .common import errors_in_one_line, fail, open_set, print_result
+from .options import SPIKES, AsJson, Camera, ClipsArgument, Flip, TickRate
+
+
+def info(
+    clips: ClipsArgument = SPIKES,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what CLIPS holds: clips, classes, splits, geometry, firing rate, losses."""
+    with errors_in_one_line():
+        summary = open_set(clips, camera, flip, tick_rate).summary()
+    print_result(summary, as_json)
+
+
+def validate(
+    clips: ClipsArgument = SPIKES,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Metadata only: do not decode and hash the bits.")
+    ] = False,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check CLIPS against its format, every bit included; status 1 if a rule is broken."""
+    with errors_in_one_line():
+        from spikedata import validate as validate_clips
+
+        problems = validate_clips(
+            clips, deep=not quick, camera=camera, flip=flip, tick_rate_hz=tick_rate
+        )
+        losses = {} if problems else open_set(clips, camera, flip, tick_rate).losses()
+    if as_json:
+        told = [asdict(found) for found in problems]
+        print_result({"store": clips, "problems": told, "losses": losses}, as_json)
+    for found in () if as_json else problems:
+        typer.echo(f"{found.clip or clips}: {found.code}: {found.message}")
+    if problems:
+        fail(f"{clips}: {len(problems)} broken rules of the store format")
+    if not as_json:
+        typer.echo(f"{clips}: no problems")
+    for name, number in losses.items():
+        typer.echo(f"note: {number:,} {name}, when the clips were made", err=True)
+
+
+def cameras(as_json: AsJson = False) -> None:
+    """List the cameras and file layouts that `--camera` knows."""
+    with errors_in_one_line():
+        from spikedata import CAMERAS
+    if as_json:
+        print_result({camera.name: asdict(camera) for camera in CAMERAS.values()}, as_json)
+        return
+    other = {"HxW": "Any other plain .dat: its rows and columns, for example 500x800."}
+    print_result({camera.name: camera.description for camera in CAMERAS.values()} | other, as_json)

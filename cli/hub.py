@@ -1,0 +1,108 @@
+"""`spikedata push-hub` and `spikedata pull`: a data set to the Hub, and back."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import advance, errors_in_one_line, fail, print_result, progress_bar
+from .options import SPIKES, AsJson, DryRun, Workers
+
+
+def push_hub(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Store or packed Parquet folder.  [default: what was packed last]"),
+    ] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(help="OWNER/NAME or NAME.  [default: SOURCE's name under your account]"),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it.  [default: only you]")
+    ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Licence, such as cc-by-4.0 or any other.  [default: the clips']"),
+    ] = None,
+    recipe_only: Annotated[
+        bool,
+        typer.Option(
+            "--recipe-only", help="No bits: recipe and digests, for videos that forbid copies."
+        ),
+    ] = False,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish what was packed last on the Hugging Face Hub, privately.
+
+    Sign in first with `hf auth login`, or set HF_TOKEN. Anybody allowed to see the data set loads
+    it with plain `datasets.load_dataset`. An upload that was cut short goes on where it was.
+    """
+    with errors_in_one_line(), progress_bar(None, "file", "push") as bar:
+        from spikedata import available_cores, last_packed, publish
+
+        report = publish(
+            source or last_packed(),
+            repo=repo,
+            private=not public,
+            licence=licence,
+            dry_run=dry_run,
+            recipe_only=recipe_only,
+            workers=workers or available_cores(),
+            progress=lambda step: advance(bar, step.stage, step.done, step.total),
+        )
+    values = asdict(report)
+    if not as_json:
+        card = values.pop("card")
+        values["files"] = {file.path: f"{file.size_bytes:,} bytes" for file in report.files}
+    print_result(values, as_json)
+    if dry_run and not as_json:
+        typer.echo(f"\nREADME.md\n\n{card}")
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME of a data set that push-hub made.")],
+    out: Annotated[Path, typer.Option(help="Store to write.")] = SPIKES,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit.  [default: the newest]")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare OUT, made by you, with the published digests."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download a published data set as a store, every bit checked.
+
+    A data set published as recipes alone has no bits: make them from your copy of the videos with
+    `spikedata simulate VIDEOS --recipe recipe.yaml`; then `spikedata pull REPO --check` says
+    whether they are the same.
+    """
+    differences: tuple[str, ...] = ()
+    with errors_in_one_line(), progress_bar(None, "step", "pull") as bar:
+        from spikedata import available_cores, check_regenerated, fetch
+
+        if check:
+            differences = check_regenerated(repo, out, revision=revision)
+        else:
+            fetch(
+                repo,
+                out,
+                revision=revision,
+                overwrite=overwrite,
+                workers=workers or available_cores(),
+                progress=lambda step: advance(bar, step.stage, step.done, step.total or bar.total),
+            )
+    if as_json:
+        told = {"differences": list(differences)} if check else {}
+        print_result({"store": out, "repo": repo, **told}, as_json)
+    else:
+        same = f"{out}: the same bits as {repo}"
+        typer.echo("\n".join(differences) or (same if check else out))
+    if differences:
+        fail(f"{out}: {len(differences)} differences from {repo}")

@@ -1,0 +1,157 @@
+"""`spikedata compare`, `calibrate` and `export`: recordings beside cameras and other tools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from spikedata import ClipStream
+
+from .common import (
+    STATUS_USAGE,
+    check_output,
+    errors_in_one_line,
+    fail,
+    print_result,
+    usage_errors_in_one_line,
+)
+from .options import AsJson, Overwrite
+
+
+def compare(
+    real: Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")],
+    simulated: Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")],
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of files: a name from `spikedata cameras`.")
+    ] = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Clip of stores; give it twice where REAL's and SIMULATED's have other ids.  "
+            "[default: the only one]"
+        ),
+    ] = None,
+    tick_rate: Annotated[
+        float | None,
+        typer.Option(min=1, help="Ticks a second of files, Hz.  [default: CAMERA's]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Page with pictures to write, .html.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how like REAL a SIMULATED recording is, by its statistics.
+
+    `spikedata simulate --like REAL --sensor vidar-20khz` makes one of the same scene. Of the longer
+    one the first ticks are taken, as many as the other has.
+    """
+    clips: list[str | None] = [*clip] if clip else [None]
+    if len(clips) > 2:
+        fail(f"--clip: at most two, REAL's and SIMULATED's, got {len(clips)}", STATUS_USAGE)
+    with errors_in_one_line():
+        from spikedata import available_cores, compare_streams, comparison_html, open_spikes
+
+        sources = [
+            open_spikes(path, camera=camera, clip=its_clip, tick_rate_hz=tick_rate)
+            for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
+        ]
+        if out is not None:
+            check_output(out, real, simulated, overwrite=overwrite)
+        with usage_errors_in_one_line():
+            comparison = compare_streams(*sources, threads=available_cores())
+        if out is not None:
+            title = f"{real.name} and {simulated.name}"
+            comparison_html(comparison, out, title=title, overwrite=overwrite)
+    if as_json:
+        print_result(comparison.to_dict(), as_json)
+    else:
+        typer.echo(comparison.table())
+
+
+def calibrate(
+    dark: Annotated[Path, typer.Argument(help="Recording in the dark.")],
+    medium: Annotated[Path, typer.Argument(help="Recording of an even, medium light.")],
+    bright: Annotated[Path, typer.Argument(help="Recording of an even, bright light.")],
+    out: Annotated[Path, typer.Option(help="Sensor to write, .yaml; its maps lie beside it.")],
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of the files: a name from `spikedata cameras`.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Turn rows upside down.  [default: as CAMERA needs]"),
+    ] = None,
+    sensor: Annotated[
+        str, typer.Option(help="Preset that gives what changes from tick to tick.")
+    ] = "vidar-20khz",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure each pixel's response and dark charge from three flat fields.
+
+    `spikedata simulate --sensor OUT` then simulates that camera.
+    """
+    with errors_in_one_line():
+        from spikedata import (
+            calibrate_pixels,
+            load_sensor,
+            open_spikes,
+            sensor_files,
+            write_sensor,
+        )
+
+        base = load_sensor(sensor)
+        files = (dark, medium, bright)
+        sources = [open_spikes(path, camera=camera, flip=flip) for path in files]
+        with usage_errors_in_one_line():
+            for path in sensor_files(out):
+                check_output(path, *files, Path(sensor), overwrite=overwrite)
+            found = calibrate_pixels(*sources)
+            write_sensor(found, out, base, overwrite=overwrite)
+    print_result(found.summary() | {"sensor": out}, as_json)
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Store or recording.")],
+    out: Annotated[
+        Path, typer.Argument(help="File: .npy of (x, y, t) events, or .npz of planes as `spk`.")
+    ],
+    clip: Annotated[
+        str | None, typer.Option(help="Clip of a store.  [default: the only one]")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of a file: a name from `spikedata cameras`.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip", help="Turn a file's rows upside down.  [default: as CAMERA needs]"
+        ),
+    ] = None,
+    tick_rate: Annotated[
+        float | None,
+        typer.Option(min=1, help="Ticks a second of a file, Hz.  [default: CAMERA's]"),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a clip as other tools read it: Tonic's event arrays, Spike-Zoo's planes.
+
+    For .dat files, which SpikeCV reads, use `spikedata pack --to dat`.
+    """
+    with errors_in_one_line():
+        from spikedata import open_spikes, write_events, write_npz
+
+        if out.suffix not in (".npy", ".npz"):
+            fail(f"{out}: expected a name that ends in .npy or .npz", STATUS_USAGE)
+        spikes = open_spikes(source, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate)
+        check_output(out, source, overwrite=overwrite)
+        if out.suffix == ".npz":
+            write_npz(out, spikes, **_class_of(spikes), overwrite=overwrite)
+        else:
+            with usage_errors_in_one_line():
+                write_events(out, spikes, overwrite=overwrite)
+    typer.echo(out)
+
+
+def _class_of(spikes: "ClipStream") -> dict[str, Any]:
+    """Number and name of the class of what is exported, as `write_npz` takes them."""
+    return {"label": spikes.label_number, "label_name": spikes.label}

@@ -1,0 +1,27 @@
+"""Options that several commands share, each declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SPIKES = Path("spikes.zarr")
+"""The working store: what `simulate` writes, and others read unless told otherwise."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Clips at once.  [default: all cores]")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
+CLIPS_HELP = "Store, Parquet folder or file, HDF5 file, folder of .dat; with --camera, recordings."
+ClipsArgument = Annotated[Path, typer.Argument(metavar="CLIPS", help=CLIPS_HELP)]
+Camera = Annotated[
+    str | None, typer.Option(help="Camera of recordings: a name from `spikedata cameras`.")
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Turn their rows upside down.  [default: as needed]"),
+]
+TickRate = Annotated[
+    float | None,
+    typer.Option(min=1, help="Ticks a second of recordings, Hz.  [default: CAMERA's]"),
+]

@@ -1,0 +1,81 @@
+"""`spikedata pack`: sets of clips and camera recordings to one verified set."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .common import (
+    advance,
+    errors_in_one_line,
+    fail,
+    print_result,
+    progress_bar,
+    usage_errors_in_one_line,
+)
+from .options import AsJson, Workers
+
+
+def pack(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Stores, recordings or folders of them.  [default: spikes.zarr]"),
+    ] = None,
+    to: Annotated[
+        Literal["zarr", "parquet", "hdf5", "dat"], typer.Option(help="What to write.")
+    ] = "zarr",
+    out: Annotated[
+        Path | None, typer.Option(help="Where.  [default: packed.zarr, packed.parquet, ...]")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Camera of recordings: a name from `spikedata cameras`.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Turn rows upside down.  [default: as CAMERA needs]"),
+    ] = None,
+    tick_rate: Annotated[
+        float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(help="Effort of compression, 1 to 19; hdf5 0 to 9.  [default: 7; hdf5 4]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pack stores and camera recordings into one verified data set.
+
+    Without SOURCES it packs spikes.zarr, which `spikedata simulate` writes. Every clip is read
+    back from disk and its digest compared. What was packed last is what `spikedata push-hub`
+    publishes and what recipes read. What cannot be packed is listed in <out>.failures.jsonl and
+    the rest goes on.
+    """
+    with errors_in_one_line(), progress_bar(None, "clip", "pack") as bar:
+        from spikedata import available_cores, pack_clips
+
+        with usage_errors_in_one_line():
+            report = pack_clips(
+                sources or (),
+                to=to,
+                out=out,
+                camera=camera,
+                flip=flip,
+                tick_rate_hz=tick_rate,
+                level=level,
+                overwrite=overwrite,
+                workers=workers or available_cores(),
+                progress=lambda step: advance(bar, step.stage, step.done, step.total),
+            )
+    values = asdict(report) | {"ratio": report.packed_bytes / report.stored_bytes}
+    if not as_json:
+        values["failures"] = len(report.failures)
+        values["failure_file"] = report.failure_file if report.failures else None
+    print_result(values, as_json)
+    for failure in report.failures:
+        typer.echo(f"failed: {failure.id}: {failure.error}", err=True)
+    if report.failures:
+        left_out = f"{len(report.failures)} sources or clips were left out of {report.out}"
+        fail(f"{left_out}; see {report.failure_file}")
