@@ -55,6 +55,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
         sampling: where in the clip they lie.
         seed: of ``random``.
         ids: only these clips, in this order.
+        size: height and width that every picture is given, px: its middle where it is larger,
+            dark around it where it is smaller. Bits cannot be resampled.
 
     Raises:
         StoreError: the source cannot be read, has no such class or clip, or a clip's label is
@@ -74,7 +76,10 @@ class SpikeClips(Dataset[dict[str, Any]]):
         sampling: Sampling = "random",
         seed: int = 0,
         ids: Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
+        if size is not None and min(size) < 1:
+            raise ValueError(f"size must be a positive height and width, got {size}")
         if segments < 1 or window_ticks < segments or window_ticks % segments:
             raise ValueError(
                 f"window_ticks must be a positive multiple of segments ({segments}), "
@@ -88,6 +93,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
         self.segment_ticks = window_ticks // segments
         self.sampling: Sampling = sampling
         self.seed = seed
+        self.size = size
         self._store = _open(source)
         self.class_names = _chosen_classes(self._store.class_names, classes)
         """Labels in order; an item's ``label`` is a place in it."""
@@ -105,6 +111,11 @@ class SpikeClips(Dataset[dict[str, Any]]):
     def labels(self) -> list[int]:
         """Label of each item, -1 where there is none."""
         return [self._label(stored) for stored in self._clips]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each item's picture, px, before ``size`` is made of it."""
+        return [(stored.height_px, stored.width_px) for stored in self._clips]
 
     @property
     def groups(self) -> list[str | None]:
@@ -128,6 +139,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, int(self._epoch), index % len(self)])
         starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
         packed = np.stack([self._segment(stored, start) for start in starts])
+        if self.size is not None:
+            packed = to_size(packed, self.size)
         return {
             "packed_sghw": torch.from_numpy(packed),
             "ticks": self.segment_ticks,
@@ -152,6 +165,18 @@ class SpikeClips(Dataset[dict[str, Any]]):
             return clip.label or ""
         random = self.sampling == "random"
         return clip.captions[int(rng.integers(len(clip.captions))) if random else 0]
+
+
+def to_size(packed: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The middle of pictures (..., H, W) that are larger, dark around those that are smaller."""
+    out = np.zeros((*packed.shape[:-2], *size), np.uint8)
+    source, target = [], []
+    for has, wanted in zip(packed.shape[-2:], size, strict=True):
+        kept = min(has, wanted)
+        source.append(slice((has - kept) // 2, (has - kept) // 2 + kept))
+        target.append(slice((wanted - kept) // 2, (wanted - kept) // 2 + kept))
+    out[..., target[0], target[1]] = packed[..., source[0], source[1]]
+    return out
 
 
 def segment_starts(
@@ -193,8 +218,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(shapes) > 1:
         sizes = ", ".join(sorted({f"{shape[-2]}x{shape[-1]}" for shape in shapes}))
         raise ValueError(
-            f"clips of one batch have several sizes ({sizes}). Simulate with --resize, or use "
-            "batches of one"
+            f"clips of one batch have several sizes ({sizes}). Give SpikeClips a size, simulate "
+            "with --resize, or use batches of one"
         )
     return {
         "packed_bsghw": torch.stack([item["packed_sghw"] for item in items]),

@@ -3,14 +3,13 @@
 Shapes: H rows and W columns of a clip.
 """
 
-from typing import Any
-
 import torch
 
-from spikedata import SpikeDataError, open_clips
+from spikedata import SpikeDataError
+from spklip.batches import kept_px
 from spklip.model import SpklipConfig
 from spklip.recipe import DataConfig, Recipe, TrainConfig
-from spklip.splits import Splits, kept_px
+from spklip.splits import Splits
 
 
 def check_training(
@@ -48,7 +47,7 @@ def check_clips(data: DataConfig, config: SpklipConfig, splits: Splits) -> None:
         splits: the clips.
 
     Raises:
-        SpikeDataError: too few ticks for a window, too few pixels for a cell, or several sizes.
+        SpikeDataError: too few ticks for a window, or too few pixels for a cell.
     """
     ticks = data.window_ticks // data.segments
     if ticks < config.window_ticks:
@@ -57,15 +56,7 @@ def check_clips(data: DataConfig, config: SpklipConfig, splits: Splits) -> None:
             f"{ticks} ticks each; a window of the model has {config.window_ticks} "
             "(2 * radius_ticks + 1)"
         )
-    sizes = clip_sizes(splits)
-    if len(sizes) > 1:
-        told = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
-        more = ", ..." if len(sizes) > 3 else ""
-        raise SpikeDataError(
-            f"{splits.path}: clips of {len(sizes)} sizes ({told}{more}) cannot share a batch. "
-            "Simulate them with --resize HxW, for example --resize 240x320"
-        )
-    height_px, width_px = sizes[0]
+    height_px, width_px = splits.size or clip_sizes(splits)[0]
     if kept_px(min(height_px, width_px), data.crop) < config.pool_px:
         raise SpikeDataError(
             f"{splits.path}: planes of {height_px}x{width_px} pixels, cropped to {data.crop:g}, "
@@ -88,12 +79,4 @@ def check_precision(train: TrainConfig) -> None:
 
 def clip_sizes(splits: Splits) -> list[tuple[int, int]]:
     """Sizes (H, W) that occur among the clips of a run, in rising order."""
-    wanted = {*splits.support.ids, *splits.test.ids}
-    source: Any = splits.test.source
-    if isinstance(source, str):
-        stored = [clip for name, clip in open_clips(source).clips.items() if name in wanted]
-        return sorted({(clip.height_px, clip.width_px) for clip in stored})
-    rows = [zip(p["id"], p["height"], p["width"], strict=True) for p in source.values()]
-    return sorted(
-        {(height, width) for part in rows for name, height, width in part if name in wanted}
-    )
+    return sorted({*splits.support.sizes, *splits.test.sizes})

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from spikedata import SpikeClips, SpikeDataError, collate
 from spklip import baselines
+from spklip.batches import middle, tokenize
 from spklip.evaluate import (
     Episodes,
     FewShot,
@@ -27,7 +28,7 @@ from spklip.evaluate import (
     retrieval,
 )
 from spklip.recipe import Recipe
-from spklip.splits import Splits, middle, tokenize
+from spklip.splits import Splits
 
 
 def judge(
@@ -47,16 +48,39 @@ def judge(
         and ``notes`` of ``metrics.json``.
     """
     model.eval()
-    train = embed_clips(model, splits.support, recipe, "embed train", progress)
     test = embed_clips(model, splits.test, recipe, "embed test", progress)
+    told = {"data": describe_splits(splits), "notes": _notes(splits, recipe)}
+    told["retrieval"] = _retrieval(model, tokenizer, test["spklip"], splits)
+    if not splits.class_names:
+        skipped = {"skipped": "no clip has a class"}
+        return told | {"closed_set": skipped, "train_top1": None, "few_shot": skipped}
+    train = embed_clips(model, splits.support, recipe, "embed train", progress)
     text_cd = torch.cat([_mean_unit(model, tokenizer, own) for own in splits.prompts])
-    train_label_n = torch.tensor([int(label) for label in splits.support.labels])
-    test_label_n = torch.tensor([int(label) for label in splits.test.labels])
-    groups = scene_groups(splits.test)
-    names, config = splits.class_names, recipe.eval
-    scores = {"spklip": test["spklip"] @ text_cd.T}
+    closed = _closed_set(train, test, text_cd, splits, recipe)
     fitted_n = fitted_clips(splits)
-    fit_label_n = train_label_n[fitted_n]
+    fit_label_n = torch.tensor([int(label) for label in splits.support.labels])[fitted_n]
+    own_nc = torch.nn.functional.one_hot(fit_label_n, len(splits.class_names)).bool()
+    train_rank_n = ranks(train["spklip"][fitted_n] @ text_cd.T, own_nc)
+    return told | {
+        "closed_set": closed,
+        "train_top1": float((train_rank_n == 1).mean()),
+        "few_shot": _few_shot(train, test, text_cd, float(_scale(model)), splits, recipe),
+    }
+
+
+def _closed_set(
+    train: dict[str, Tensor],
+    test: dict[str, Tensor],
+    text_cd: Tensor,
+    splits: Splits,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """The model and the baselines on the test clips; standardises the baselines' features."""
+    names, config = splits.class_names, recipe.eval
+    test_label_n = torch.tensor([int(label) for label in splits.test.labels])
+    fitted_n = fitted_clips(splits)
+    fit_label_n = torch.tensor([int(label) for label in splits.support.labels])[fitted_n]
+    scores = {"spklip": test["spklip"] @ text_cd.T}
     for name in baselines.NAMES if config.baselines else ():
         fit_nd = train[name][fitted_n]
         train[name] = baselines.standardise(train[name], fit_nd)
@@ -64,25 +88,14 @@ def judge(
         scores[name] = baselines.logistic_regression(
             train[name][fitted_n], fit_label_n, test[name], len(names)
         )
+    options = {"resamples": config.resamples, "seed": config.seed}
+    groups = scene_groups(splits.test)
     closed: dict[str, Any] = {
-        name: dataclasses.asdict(
-            closed_set(
-                score_nc, test_label_n, names, groups, resamples=config.resamples, seed=config.seed
-            )
-        )
+        name: dataclasses.asdict(closed_set(score_nc, test_label_n, names, groups, **options))
         for name, score_nc in scores.items()
     }
-    closed["chance"] = baselines.chance(fit_label_n.numpy(), test_label_n.numpy(), len(names))
-    own_nc = torch.nn.functional.one_hot(fit_label_n, len(names)).bool()
-    train_rank_n = ranks(train["spklip"][fitted_n] @ text_cd.T, own_nc)
-    return {
-        "data": describe_splits(splits),
-        "closed_set": closed,
-        "train_top1": float((train_rank_n == 1).mean()),
-        "few_shot": _few_shot(train, test, text_cd, float(_scale(model)), splits, recipe),
-        "retrieval": _retrieval(model, tokenizer, test["spklip"], splits),
-        "notes": _notes(splits, recipe),
-    }
+    chance = baselines.chance(fit_label_n.numpy(), test_label_n.numpy(), len(names))
+    return closed | {"chance": chance}
 
 
 @torch.no_grad()
@@ -136,6 +149,7 @@ def _with_windows(clips: SpikeClips, recipe: Recipe) -> SpikeClips:
         sampling="random" if recipe.eval.windows > 1 else "center",
         seed=recipe.eval.seed,
         ids=list(clips.ids),
+        size=clips.size,
     )
 
 
@@ -202,7 +216,7 @@ def describe_splits(splits: Splits) -> dict[str, Any]:
     """How many clips each class has on each side."""
     count = {
         side: np.bincount(
-            [int(label) for label in clips.labels], minlength=len(splits.class_names)
+            [int(label) for label in clips.labels if label >= 0], minlength=len(splits.class_names)
         ).tolist()
         for side, clips in (("train", splits.fit), ("test", splits.test))
     }
@@ -320,6 +334,19 @@ def _notes(splits: Splits, recipe: Recipe) -> list[str]:
         notes.append(
             f"{clips} of the {len(splits.test)} test clips are of classes without a training clip "
             f"({', '.join(unseen)}): the model has only their names, a baseline nothing."
+        )
+    if not splits.class_names:
+        notes.append(
+            "No clip has a class: each caption stands for its own clips, and retrieval alone is "
+            "judged; closed set and k-shot episodes are left out."
+        )
+    if splits.unused:
+        lacks = "a class" if splits.class_names else "captions"
+        notes.append(f"{splits.unused} clips without {lacks} are left out.")
+    if splits.size is not None:
+        height_px, width_px = splits.size
+        notes.append(
+            f"Each picture is cut, or filled with dark, to {height_px}x{width_px} (data.size)."
         )
     if recipe.eval.held_out_classes:
         notes.append(f"Kept out of training: {', '.join(recipe.eval.held_out_classes)}.")

@@ -39,6 +39,9 @@ class DataConfig:
     crop: float = 1.0
     """Share of height and width that a window keeps: at a random place in training, of the middle
     in judging."""
+    size: tuple[int, int] | None = None
+    """Height and width every picture is given, px: its middle, or dark around it. Empty: as the
+    clips are; where they have several sizes, the smallest height and width among them."""
     mirror: bool = False
     """Mirror half of the training windows; not where left and right mean something."""
     workers: int = 0
@@ -48,6 +51,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "window_ticks", "segments", "shots")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size must be a positive height and width, got {list(self.size)}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
         if self.workers < 0:
@@ -82,20 +87,20 @@ class TextConfig:
 
     captions: Literal["store", "templates"] = "store"
     """Train on the captions in the store, or on ``templates`` filled with the class name."""
-    templates: tuple[str, ...] = ("a video of {}",)
-    """Sentences whose ``{}`` is the class name in words; also for a class without captions."""
+    templates: tuple[str, ...] = ("a video of {name}",)
+    """Sentences whose ``{name}`` is the class in words; also for a class without captions."""
 
     def __post_init__(self) -> None:
         bad = [text for text in self.templates if not _takes_a_name(text)]
         if bad or not self.templates:
             raise ValueError(
-                "templates need a {} for the class name and no other braces, "
+                "templates need {name} for the class name and no other braces, "
                 f"got {list(self.templates)}"
             )
 
 
 def _takes_a_name(template: str) -> bool:
-    rest = template.replace("{}", "")
+    rest = template.replace("{name}", "")
     return rest != template and not set("{}") & set(rest)
 
 

@@ -37,8 +37,7 @@ def render_report(metrics: Mapping[str, Any]) -> str:
         _closed_set(metrics),
         _few_shot(metrics["few_shot"]),
         _retrieval(metrics["retrieval"]),
-        _confusion(metrics["closed_set"]["spklip"]),
-        _per_class(metrics),
+        *_by_class(metrics),
         _training(metrics["train"]),
         "<h2>Recipe</h2>",
         f"<pre>{html.escape(yaml.safe_dump(metrics['recipe'], sort_keys=False))}</pre>",
@@ -51,6 +50,12 @@ def render_report(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def _by_class(metrics: Mapping[str, Any]) -> list[str]:
+    if "skipped" in metrics["closed_set"]:
+        return []
+    return [_confusion(metrics["closed_set"]["spklip"]), _per_class(metrics)]
+
+
 def summary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     """Closed-set and k-shot top-1 of the model, the baselines and chance.
 
@@ -58,6 +63,8 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]
         rows: (title, closed-set top-1, k-shot top-1 in the order of ``few_shot["shots"]``).
     """
     few, closed = metrics["few_shot"], metrics["closed_set"]
+    if "skipped" in closed:
+        return []
     rows = []
     for name in (name for name in TITLES if name in closed and name != "chance"):
         shots = few.get("top1", {}).get(name, {})
@@ -69,15 +76,29 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]
 
 
 def summary_table(metrics: Mapping[str, Any]) -> str:
-    """The report's first table as plain text."""
+    """The report's first table as plain text, and what was left out; else the retrieval."""
     few = metrics["few_shot"]
+    if "skipped" in metrics["closed_set"]:
+        return _retrieval_lines(metrics)
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
     table = [heads] + [[title, closed, *shots] for title, closed, shots in summary_rows(metrics)]
     widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-    return "\n".join(
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
-    )
+    ]
+    if "skipped" in few:
+        lines.append(f"k-shot episodes: not done: {few['skipped']}")
+    return "\n".join(lines)
+
+
+def _retrieval_lines(metrics: Mapping[str, Any]) -> str:
+    lines = [f"closed set, k-shot: not done: {metrics['closed_set']['skipped']}"]
+    for way, title in (("text_to_video", "text to video"), ("video_to_text", "video to text")):
+        found = metrics["retrieval"][way]
+        recalls = ", ".join(f"{name} {share:.1%}" for name, share in found["recall"].items())
+        lines.append(f"{title}: {recalls}, median rank {found['median_rank']:g}")
+    return "\n".join(lines)
 
 
 def _overview(metrics: Mapping[str, Any]) -> str:
@@ -92,10 +113,11 @@ def _overview(metrics: Mapping[str, Any]) -> str:
     few = metrics["few_shot"]
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
     rows = [[title, closed, *shots] for title, closed, shots in summary_rows(metrics)]
+    table = _table(heads, rows) if rows else ""
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in metrics["notes"])
     return (
         "".join(map(_paragraph, lines))
-        + _table(heads, rows)
+        + table
         + _paragraph("In brackets: 95% intervals; how each is made is told in its section.", True)
         + (f"<ul>{notes}</ul>" if notes else "")
     )
@@ -107,6 +129,8 @@ def _shot_head(few: Mapping[str, Any], k: str) -> str:
 
 def _closed_set(metrics: Mapping[str, Any]) -> str:
     closed = metrics["closed_set"]
+    if "skipped" in closed:
+        return "<h2>Closed set</h2>" + _paragraph(f"Not done: {closed['skipped']}.")
     rows = []
     for name in (name for name in TITLES if name in closed and name != "chance"):
         row = closed[name]

@@ -11,13 +11,11 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 """
 
 import json
-import math
 import os
 import platform
-import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import make_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,16 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from spikedata import RecipeError, SpikeDataError, from_dict, to_dict
+from spikedata import RecipeError, SpikeDataError, to_dict
+from spklip.batches import Augmented, TextCollator
+from spklip.budget import count_parameters, estimate_memory
+from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips, check_training
 from spklip.judge import describe_splits, judge
-from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
-from spklip.model.text_tower import text_encoder_config
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
 from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe, write_whole
-from spklip.splits import Augmented, Splits, TextCollator, captioned_ids, open_splits
+from spklip.splits import Splits, captioned_ids, open_splits
 from spklip.train import fit, pick_precision, processes_of
 
 METRICS_VERSION = 1
@@ -70,13 +69,14 @@ def run_recipe(
     """
     processes = processes_of(recipe.train)
     splits = open_splits(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
+    recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
     config, tokenizer = load_model_parts(recipe.model)
     check_training(recipe, config, splits, processes=processes.num_processes)
     with processes.main_process_first():
         if processes.is_main_process:
             prepare_folder(recipe, out, resume=resume, overwrite=overwrite)
-    captioned = captioned_ids(splits.fit) if recipe.text.captions == "store" else frozenset()
+    captions_count = recipe.text.captions == "store" or not splits.class_names
+    captioned = captioned_ids(splits.fit) if captions_count else frozenset()
     started = time.perf_counter()
     model, curve = fit(
         lambda: build_model(recipe.model, config),
@@ -125,7 +125,7 @@ def evaluate_run(
     recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
     config, tokenizer = load_model_parts(recipe.model)
     splits = open_splits(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
+    recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
     check_clips(recipe.data, config, splits)
     model = build_model(recipe.model, config)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
         SpikeDataError: no data, no checkpoint, or parts that do not fit each other.
     """
     splits = open_splits(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, path=splits.path))
+    recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
     config, _ = load_model_parts(recipe.model)
     check_training(recipe, config, splits)
     height_px, width_px = splits.fit[0]["packed_sghw"].shape[-2:]
@@ -168,156 +168,6 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
         "memory_gb": estimate_memory(recipe, config, int(height_px), int(width_px)),
         "clips": describe_splits(splits),
     }
-
-
-def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
-    """Config and tokenizer of the recipe's ``model`` section; no weights yet.
-
-    Raises:
-        SpikeDataError: the checkpoint or the named text encoder is missing, or ``changes`` do not
-            make a config.
-    """
-    if model.checkpoint is None:
-        try:
-            config = SpklipConfig.preset(model.preset, **_typed(model.changes))
-        except ValueError as error:
-            raise SpikeDataError(f"recipe: model.changes: {error}") from error
-        return config, _tokenizer(config)
-    place = find_checkpoint(model.checkpoint)
-    try:
-        config = SpklipConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SpikeDataError(f"{model.checkpoint}: no SPKLIP model there: {first}") from error
-    if not config.text_encoder or _lacks_tokenizer(place):
-        return config, _tokenizer(config)
-    from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
-
-    return config, AutoTokenizer.from_pretrained(place)
-
-
-def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``changes`` as the types of SpklipConfig's fields, by the rules of every recipe."""
-    hints = SpklipConfig.__annotations__.items()
-    fields = [(name, hint, None) for name, hint in hints if name != "text_config"]  # found, not set
-    kind: type[Any] = make_dataclass("Changes", fields)
-    typed = from_dict(kind, changes, where="recipe: model.changes")
-    return {name: getattr(typed, name) for name in changes}
-
-
-def _tokenizer(config: SpklipConfig) -> Any:
-    try:
-        text_encoder_config(config)
-        return build_tokenizer(config)
-    except (OSError, ValueError) as error:
-        raise SpikeDataError(_no_text_encoder(config, error)) from error
-
-
-def _no_text_encoder(config: SpklipConfig, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0]
-    return f"model.changes.text_encoder {config.text_encoder!r}: cannot be loaded: {first}"
-
-
-def _lacks_tokenizer(place: str) -> bool:
-    """Whether ``place`` is a checkpoint written while training, which has weights alone."""
-    return Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").is_file()
-
-
-def find_checkpoint(name: str) -> str:
-    """Folder of a saved model (a run's folder has it in ``model/``), or a Hub name.
-
-    Raises:
-        SpikeDataError: a folder that is not there or holds no model. Nothing ever trains from
-            scratch because a checkpoint is missing.
-    """
-    path = Path(name).expanduser()
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
-            return str(folder)
-    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        raise SpikeDataError(
-            f"{name}: no checkpoint there. Expected a run's folder, a folder with config.json "
-            "and model.safetensors, or a Hub model (user/name)"
-        )
-    return name
-
-
-def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
-    """The model, new or from its checkpoint.
-
-    Raises:
-        SpikeDataError: the weights of the checkpoint or of the named text encoder are missing or
-            do not fit.
-    """
-    if model.checkpoint is None:
-        try:
-            return SpklipModel(config)
-        except OSError as error:
-            raise SpikeDataError(_no_text_encoder(config, error)) from error
-    try:
-        loaded: SpklipModel = SpklipModel.from_pretrained(find_checkpoint(model.checkpoint))
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SpikeDataError(f"{model.checkpoint}: cannot be loaded: {first}") from error
-    return loaded
-
-
-def count_parameters(config: SpklipConfig) -> dict[str, int]:
-    """Parameters of each part and in all; nothing is allocated."""
-    model = _without_weights(config, "meta")
-    parts = {
-        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
-    }
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {**parts, "all": sum(p.numel() for p in model.parameters()), "trained": trained}
-
-
-def _without_weights(config: SpklipConfig, device: str) -> SpklipModel:
-    """The architecture with weights of no account; those of a text encoder are not fetched."""
-    with torch.device(device):
-        return SpklipModel(config, pretrained_text=False)
-
-
-def estimate_memory(
-    recipe: Recipe, config: SpklipConfig, height_px: int, width_px: int
-) -> dict[str, float]:
-    """Gigabytes a training step needs: weights with AdamW's state, and what backward keeps.
-
-    The second is counted, not guessed: a quarter-size window goes through the model, and every
-    tensor that autograd saves is added up and scaled to the clip's area and the batch. Work
-    space of the kernels and activations of the text tower are not in it. Half precision is counted
-    as float32: on a GPU, autocast runs the normalisations in float32 and they keep what
-    convolutions in half precision save.
-    """
-    shrink = 4 if min(height_px, width_px) // config.pool_px >= 96 else 1
-    small = (height_px // shrink, width_px // shrink)
-    ticks = recipe.data.window_ticks // recipe.data.segments
-    shape = (1, recipe.data.segments, ticks, *small)
-    model = _without_weights(config, "cpu")
-    weights = sum(p.numel() * (16 if p.requires_grad else 4) for p in model.parameters())
-    planes = 5 * math.prod(shape)  # uint8, and float32 to pool it
-    clip = (planes + _saved_bytes(model, shape)) * shrink**2
-    activations = clip * recipe.train.batch_size
-    return {
-        "weights_and_adamw": round(weights / 1e9, 3),
-        "activations": round(activations / 1e9, 3),
-        "all": round((weights + activations) / 1e9, 3),
-    }
-
-
-def _saved_bytes(model: SpklipModel, shape: tuple[int, ...]) -> int:
-    """Bytes autograd keeps for the backward of one embedding, parameters not counted."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Any] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()  # held, so that no address is used twice
-        kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model.train().encode_video(torch.zeros(shape, dtype=torch.uint8))
-    return sum(storage.nbytes() for place, storage in kept.items() if place not in own)
 
 
 def _describe_training(

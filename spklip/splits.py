@@ -1,27 +1,20 @@
 """From a recipe to clips and words: what is trained on, what is judged, and what stands for it."""
 
+import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from spikedata import SpikeClips, SpikeDataError, collate, last_packed, spoken_name
+from spikedata import SpikeClips, SpikeDataError, last_packed, spoken_name
 from spklip.evaluate import shared_groups
 from spklip.recipe import DataConfig, Recipe
 
-_AUGMENT = 1  # tells these draws from the loader's own
-
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-LONGEST_TEXT = 512
-"""Tokens of a text at most, for tokenizers that name no limit."""
 
 HOW_TO_MAKE_DATA = (
     "Make some: `spikedata simulate ucf101/ --threshold 2.0`, then `spikedata pack --to zarr`; "
@@ -48,6 +41,10 @@ class Splits:
     """For each class, the sentences whose mean embedding stands for it."""
     shared_groups: tuple[str, ...]
     """Groups with clips in training and in test."""
+    size: tuple[int, int] | None
+    """Height and width that pictures are given; None where they stay as they are."""
+    unused: int
+    """Clips of both splits without a class, or without a caption where there are no classes."""
 
 
 def find_data(path: str | None, folder: Path) -> str:
@@ -71,34 +68,26 @@ def find_data(path: str | None, folder: Path) -> str:
 def open_splits(recipe: Recipe) -> Splits:
     """Open the data of a recipe and share it out.
 
+    Clips without a class are left out where others have one. Where none has, captions stand for
+    clips, each for its own.
+
     Raises:
-        SpikeDataError: no data, an unknown class, a split without clips, or a group on both
-            sides of the split while ``eval.leaks`` is ``refuse``.
+        SpikeDataError: no data, an unknown class, a split without clips, clips with neither class
+            nor caption, or a group on both sides of the split while ``eval.leaks`` is ``refuse``.
     """
-    data, held_out = recipe.data, set(recipe.eval.held_out_classes)
-    path = find_data(data.path, Path.cwd())
+    path = find_data(recipe.data.path, Path.cwd())
     source = _open_source(path)
+    data = _with_size(recipe.data, source, path)
     whole = _clips(source, data, split=data.train_split)
-    class_names = tuple(whole.class_names)
-    unknown = sorted(held_out - set(class_names))
-    if unknown:
-        raise SpikeDataError(f"{path}: eval.held_out_classes names no class: {', '.join(unknown)}")
     test = _clips(source, data, split=data.test_split)
-    judged = [i for i, label in zip(test.ids, test.labels, strict=True) if label >= 0]
-    test = _clips(source, data, split=data.test_split, ids=judged)
-    for split, clips in ((data.train_split, whole), (data.test_split, test)):
-        if not any(label >= 0 for label in clips.labels):
-            raise SpikeDataError(
-                f"{path}: no labelled clips in split {split!r}. Give each clip a split when "
-                "simulating (official lists or metadata.csv), or name another: data.train_split, "
-                "data.test_split"
-            )
-    labelled = [(i, class_names[c]) for i, c in zip(whole.ids, whole.labels, strict=True) if c >= 0]
-    novel = [clip_id for clip_id, name in labelled if name in held_out]
-    known = [clip_id for clip_id, name in labelled if name not in held_out]
-    chosen = choose_shots(known, _labels_of(whole, known), data.shots, data.seed)
-    if not chosen:
-        raise SpikeDataError(f"{path}: eval.held_out_classes leaves no clip to train on")
+    check_usable = _check_labelled if any(c >= 0 for c in whole.labels) else _check_captioned
+    train_ids, test_ids = (
+        check_usable(path, clips, split)
+        for clips, split in ((whole, data.train_split), (test, data.test_split))
+    )
+    class_names = tuple(whole.class_names) if check_usable is _check_labelled else ()
+    chosen, novel = _choose(path, whole, train_ids, class_names, recipe)
+    test = _clips(source, data, split=data.test_split, ids=test_ids)
     support = _clips(source, data, split=data.train_split, ids=chosen + novel)
     leaks = shared_groups(support.groups, test.groups)
     if leaks and recipe.eval.leaks == "refuse":
@@ -109,13 +98,81 @@ def open_splits(recipe: Recipe) -> Splits:
         )
     return Splits(
         path=path,
+        size=data.size,
         class_names=class_names,
         fit=_clips(source, data, split=data.train_split, ids=chosen, sampling=data.sampling),
         support=support,
         test=test,
-        prompts=class_prompts(class_names, support, recipe),
+        prompts=class_prompts(class_names, support, recipe) if class_names else (),
         shared_groups=leaks,
+        unused=len(whole)
+        + len(_clips(source, data, split=data.test_split))
+        - len(train_ids)
+        - len(test_ids),
     )
+
+
+def _with_size(data: DataConfig, source: Any, path: str) -> DataConfig:
+    """The settings with a size that all clips are given, where they have several."""
+    clips = [_clips(source, data, split=split) for split in (data.train_split, data.test_split)]
+    sizes = sorted({size for part in clips for size in part.sizes})
+    if data.size is not None or len(sizes) < 2:
+        return data
+    size = min(height for height, _ in sizes), min(width for _, width in sizes)
+    logging.getLogger(__name__).warning(
+        "%s: clips of %d sizes, %dx%d to %dx%d; of each picture the middle %dx%d is used "
+        "(data.size=[%d, %d])",
+        path,
+        len(sizes),
+        *sizes[0],
+        *sizes[-1],
+        *size,
+        *size,
+    )
+    return replace(data, size=size)
+
+
+def _check_labelled(path: str, clips: SpikeClips, split: str) -> list[str]:
+    """Ids of the clips that have a class."""
+    found = [i for i, label in zip(clips.ids, clips.labels, strict=True) if label >= 0]
+    if not found:
+        raise SpikeDataError(
+            f"{path}: no labelled clips in split {split!r}. Give each clip a split when "
+            "simulating (official lists or metadata.csv), or name another: data.train_split, "
+            "data.test_split"
+        )
+    return found
+
+
+def _check_captioned(path: str, clips: SpikeClips, split: str) -> list[str]:
+    """Ids of the clips that have captions, in a data set without classes."""
+    found = [i for i, own in zip(clips.ids, clips.captions, strict=True) if own]
+    if not found:
+        raise SpikeDataError(
+            f"{path}: no labelled clips in split {split!r}, and none with captions. Give clips a "
+            "label or captions and a split when simulating (class folders, official lists or "
+            "metadata.csv), or name another split: data.train_split, data.test_split"
+        )
+    return found
+
+
+def _choose(
+    path: str, whole: SpikeClips, ids: Sequence[str], class_names: Sequence[str], recipe: Recipe
+) -> tuple[list[str], list[str]]:
+    """Ids to train on, and ids of held-out classes."""
+    held_out = set(recipe.eval.held_out_classes)
+    unknown = sorted(held_out - set(class_names))
+    if unknown:
+        raise SpikeDataError(f"{path}: eval.held_out_classes names no class: {', '.join(unknown)}")
+    if not class_names:
+        return list(ids), []
+    labels = dict(zip(ids, _labels_of(whole, ids), strict=True))
+    novel = [i for i in ids if class_names[labels[i]] in held_out]
+    known = [i for i in ids if class_names[labels[i]] not in held_out]
+    chosen = choose_shots(known, [labels[i] for i in known], recipe.data.shots, recipe.data.seed)
+    if not chosen:
+        raise SpikeDataError(f"{path}: eval.held_out_classes leaves no clip to train on")
+    return chosen, novel
 
 
 def _open_source(path: str) -> Any:
@@ -148,6 +205,7 @@ def _clips(
         sampling=sampling,
         seed=data.seed,
         ids=None if ids is None else list(ids),
+        size=data.size,
     )
 
 
@@ -176,7 +234,7 @@ def class_prompts(
     Captions of test clips are never read. A class without training captions gets the templates.
     """
     templated = [
-        tuple(template.format(spoken_name(name)) for template in recipe.text.templates)
+        tuple(template.replace("{name}", spoken_name(name)) for template in recipe.text.templates)
         for name in class_names
     ]
     if recipe.text.captions == "templates":
@@ -190,106 +248,3 @@ def class_prompts(
 def captioned_ids(clips: SpikeClips) -> frozenset[str]:
     """Ids of the clips that have captions of their own."""
     return frozenset(i for i, own in zip(clips.ids, clips.captions, strict=True) if own)
-
-
-def kept_px(side_px: int, crop: float) -> int:
-    """Pixels of a side that a crop to the share ``crop`` keeps."""
-    return max(1, round(side_px * crop))
-
-
-def middle(packed_bsghw: Tensor, crop: float) -> Tensor:
-    """The middle of planes (..., H, W), as large as a training window cropped to ``crop``.
-
-    A model judged on larger pictures than it was trained on is another model: the edge of the
-    picture lies elsewhere, and so does everything it learnt beside it.
-    """
-    height_px, width_px = packed_bsghw.shape[-2:]
-    kept_h, kept_w = kept_px(height_px, crop), kept_px(width_px, crop)
-    top, left = (height_px - kept_h) // 2, (width_px - kept_w) // 2
-    return packed_bsghw[..., top : top + kept_h, left : left + kept_w]
-
-
-class Augmented(Dataset[dict[str, Any]]):
-    """Training windows cropped and mirrored at random, all segments of a window alike.
-
-    Like the windows, what is drawn depends on seed, epoch and index alone: neither on workers nor
-    on where a resumed run began.
-    """
-
-    def __init__(self, clips: SpikeClips, data: DataConfig) -> None:
-        self._clips = clips
-        self._crop, self._mirror, self._seed = data.crop, data.mirror, data.seed
-        # In shared memory, so that workers that outlive an epoch see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other windows, crops and mirrors."""
-        self._epoch.fill_(epoch)
-        self._clips.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self._clips[index]
-        rng = np.random.default_rng([self._seed, int(self._epoch), index, _AUGMENT])
-        packed_sghw = item["packed_sghw"]
-        height_px, width_px = packed_sghw.shape[-2:]
-        kept_h, kept_w = kept_px(height_px, self._crop), kept_px(width_px, self._crop)
-        top = int(rng.integers(height_px - kept_h + 1))
-        left = int(rng.integers(width_px - kept_w + 1))
-        packed_sghw = packed_sghw[..., top : top + kept_h, left : left + kept_w]
-        if self._mirror and rng.random() < 0.5:
-            packed_sghw = packed_sghw.flip(-1)
-        return item | {"packed_sghw": packed_sghw}
-
-
-class TextCollator:
-    """Items of a loader to the model's inputs: packed bits, tokens and labels."""
-
-    def __init__(
-        self, tokenizer: Any, prompts: Sequence[Sequence[str]], captioned: Collection[str]
-    ) -> None:
-        """Take a clip's own caption if its id is in ``captioned``, else its class's sentences.
-
-        Args:
-            tokenizer: that of the model's text tower.
-            prompts: sentences of each class, taken in turn.
-            captioned: ids of the clips that have captions to use.
-        """
-        self._tokenizer = tokenizer
-        self._prompts = prompts
-        self._captioned = captioned
-
-    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A batch for ``SpklipModel.forward``, and ``label_b``."""
-        batch = collate(items)
-        label_b: Tensor = batch["label_b"]
-        clips = zip(batch["ids"], batch["captions"], label_b.tolist(), strict=True)
-        texts = [
-            caption if clip_id in self._captioned else self._sentence(label, place)
-            for place, (clip_id, caption, label) in enumerate(clips)
-        ]
-        return {
-            "packed_bsghw": batch["packed_bsghw"],
-            "ticks": batch["ticks"],
-            **tokenize(self._tokenizer, texts),
-            "label_b": label_b,
-        }
-
-    def _sentence(self, label: int, place: int) -> str:
-        sentences = self._prompts[label]
-        return sentences[place % len(sentences)]
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Padded token ids and their mask, int64 (M, L) each."""
-    tokens = tokenizer(
-        list(texts),
-        padding=True,
-        truncation=True,
-        max_length=min(tokenizer.model_max_length, LONGEST_TEXT),
-        return_tensors="pt",
-    )
-    return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}

@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from spikedata import Clip, SpikeDataError, create_store
 from spikedata.bits import pack_ticks
-from spklip.check import clip_sizes
+from spklip.batches import Augmented, TextCollator
+from spklip.budget import estimate_memory
 from spklip.judge import embed_clips, scene_groups
 from spklip.model import SpklipConfig, build_tokenizer
 from spklip.recipe import Recipe, read_recipe
-from spklip.run import estimate_memory, recipe_of_run, run_recipe
-from spklip.splits import Augmented, TextCollator, captioned_ids, choose_shots, open_splits
+from spklip.run import recipe_of_run, run_recipe
+from spklip.splits import captioned_ids, choose_shots, open_splits
 
 CLASSES = ("move_left", "move_right", "stand_still")
 SMALL = [
@@ -382,7 +383,6 @@ MISFITS = [
     ("data.window_ticks=12", "6 ticks each; a window of the model has 7"),
     ("model.changes.pool_px=13", "12x16 pixels, cropped to 1, are smaller than one cell"),
     ("train.batch_size=1", "a step would see 1 clip"),
-    ("data.path=sizes.zarr", "clips of 2 sizes (12x16, 14x16) cannot share a batch"),
 ]
 if not torch.cuda.is_available():
     MISFITS.append(("train.precision=fp16", "train.precision=fp16 needs a CUDA GPU"))
@@ -393,22 +393,75 @@ if not torch.cuda.is_available():
 def test_parts_that_do_not_fit_each_other_are_told_before_anything_is_written(
     home, monkeypatch, word, message, how
 ):
-    if not (home / "sizes.zarr").exists():
-        write_store(home / "sizes.zarr", odd_size=True)
     done = train(home, monkeypatch, "smoke.yaml", *SMALL, word, "--out", "misfit", *how)
     assert done.exit_code == 1
     assert message in one_error(done)
     assert not (home / "misfit").exists()
 
 
-def test_sizes_of_clips_of_a_published_data_set_are_read_from_its_columns():
-    from datasets import Dataset, DatasetDict
+def test_clips_of_several_sizes_are_cut_to_the_smallest_and_that_is_told(home, monkeypatch, caplog):
+    if not (home / "sizes.zarr").exists():
+        write_store(home / "sizes.zarr", odd_size=True)
+    words = ["smoke.yaml", *SMALL, "data.path=sizes.zarr", "train.max_steps=1"]
+    done = train(home, monkeypatch, *words, "--out", "sizes")
+    assert done.exit_code == 0, done.output
+    (told,) = [record.getMessage() for record in caplog.records if "sizes" in record.getMessage()]
+    assert "clips of 2 sizes, 12x16 to 14x16" in told
+    assert "data.size=[12, 16]" in told
+    metrics = json.loads((home / "sizes" / "metrics.json").read_text())
+    assert metrics["recipe"]["data"]["size"] == [12, 16]
+    assert any("to 12x16 (data.size)" in note for note in metrics["notes"])
+    assert "size:\n  - 12\n  - 16" in (home / "sizes" / "model" / "recipe.yaml").read_text()
 
-    rows = {"id": ["a", "b", "other"], "height": [12, 14, 99], "width": [16, 16, 99]}
-    source = DatasetDict({"train": Dataset.from_dict(rows)})
-    support, test = SimpleNamespace(ids=["a"]), SimpleNamespace(ids=["b"], source=source)
-    splits: Any = SimpleNamespace(support=support, test=test)
-    assert clip_sizes(splits) == [(12, 16), (14, 16)]
+
+def write_captioned(path: Path, *, captions: bool = True) -> Path:
+    """Six clips to train on and four to judge, without classes, each with captions of its own."""
+    rng = np.random.default_rng(0)
+    with create_store(path, recipe={}, class_names=()) as writer:
+        for split, count in (("train", 6), ("test", 4)):
+            for n in range(count):
+                own = (f"{split} clip {n}", f"number {n}") if captions else ()
+                clip = Clip(id=f"{split}{n}", captions=own, split=split)
+                with writer.clip(clip, height_px=12, width_px=16, tick_rate_hz=250.0) as out:
+                    out.append(pack_ticks(rng.random((64, 12, 16)) < 0.1 * (n + 1)))
+                    out.finish(ticks=64, attributes={})
+    return path
+
+
+def test_captions_alone_train_and_are_judged_by_retrieval(home, monkeypatch):
+    write_captioned(home / "captioned.zarr")
+    words = ["smoke.yaml", *SMALL, "data.path=captioned.zarr", "train.max_steps=2"]
+    done = train(home, monkeypatch, *words, "--out", "captioned")
+    assert done.exit_code == 0, done.output
+    assert "closed set, k-shot: not done: no clip has a class" in done.stdout
+    assert "text to video: R@1" in done.stdout
+    metrics = json.loads((home / "captioned" / "metrics.json").read_text())
+    assert metrics["closed_set"] == metrics["few_shot"] == {"skipped": "no clip has a class"}
+    found = metrics["retrieval"]["text_to_video"]
+    assert (found["queries"], found["gallery"], found["right_per_query"]) == (8, 4, 1.0)
+    assert any("retrieval alone is judged" in note for note in metrics["notes"])
+    page = (home / "captioned" / "report.html").read_text()
+    assert "Not done: no clip has a class." in page
+
+
+def test_clips_with_neither_class_nor_caption_are_refused(home, monkeypatch):
+    write_captioned(home / "mute.zarr", captions=False)
+    done = train(home, monkeypatch, "smoke.yaml", *SMALL, "data.path=mute.zarr")
+    assert done.exit_code == 1
+    assert "no labelled clips in split 'train', and none with captions" in done.stderr
+
+
+def test_clips_that_are_left_out_are_told(home, monkeypatch):
+    write_store(home / "some.zarr")
+    with create_store(home / "some.zarr", recipe={}, class_names=CLASSES, resume=True) as writer:
+        clip = Clip(id="loose", split="train")
+        with writer.clip(clip, height_px=12, width_px=16, tick_rate_hz=250.0) as out:
+            out.append(np.zeros((8, 12, 16), np.uint8))
+            out.finish(ticks=64, attributes={})
+    words = ["smoke.yaml", *SMALL, "data.path=some.zarr", "train.max_steps=1"]
+    assert train(home, monkeypatch, *words, "--out", "some").exit_code == 0
+    metrics = json.loads((home / "some" / "metrics.json").read_text())
+    assert "1 clips without a class are left out." in metrics["notes"]
 
 
 def test_numbers_in_model_changes_may_be_written_as_in_the_rest_of_a_recipe(home, monkeypatch):

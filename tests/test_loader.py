@@ -307,3 +307,27 @@ def test_a_malformed_row_of_datasets_is_told(store, change, message):
         SpikeClips(loaded, window_ticks=8)[0]
     with pytest.raises(StoreError, match="the data set has no columns bits, ticks"):
         SpikeClips(loaded.remove_columns(["bits", "ticks"]))
+
+
+@given(height=st.integers(1, 12), width=st.integers(1, 16))
+def test_a_size_is_made_of_the_middle_or_of_dark_around(store, height, width):
+    clips = SpikeClips(store, split="train", size=(height, width), sampling="start", window_ticks=8)
+    whole = SpikeClips(store, split="train", sampling="start", window_ticks=8)
+    given_hw, has_hw = clips[0]["packed_sghw"][0, 0], whole[0]["packed_sghw"][0, 0]
+    assert given_hw.shape == (height, width)
+    want_hw = np.zeros((height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):  # offset of the middle: half of what is cut, or of what is added
+            row = (
+                y + (has_hw.shape[0] - height) // 2
+                if has_hw.shape[0] >= height
+                else (y - (height - has_hw.shape[0]) // 2)
+            )
+            column = (
+                x + (has_hw.shape[1] - width) // 2
+                if has_hw.shape[1] >= width
+                else (x - (width - has_hw.shape[1]) // 2)
+            )
+            if 0 <= row < has_hw.shape[0] and 0 <= column < has_hw.shape[1]:
+                want_hw[y, x] = has_hw[row, column]
+    assert np.array_equal(given_hw, want_hw)

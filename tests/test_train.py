@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from spikedata import SpikeDataError
+from spklip.batches import tokenize
 from spklip.gather import gather_with_gradients
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.recipe import TrainConfig
-from spklip.splits import tokenize
 from spklip.train import fit, last_checkpoint, pick_precision, training_arguments
 
 TINY = {

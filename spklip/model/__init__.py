@@ -1,6 +1,14 @@
 """The SPKLIP model: towers, configuration, tokenizer."""
 
-from spklip.model.spklip import PRESETS, SpklipConfig, SpklipModel, SpklipOutput
-from spklip.model.text_tower import build_tokenizer
+from spklip.model.config import PRESETS, SpklipConfig
+from spklip.model.spklip import SpklipModel, SpklipOutput
+from spklip.model.text_tower import build_tokenizer, text_encoder_config
 
-__all__ = ["PRESETS", "SpklipConfig", "SpklipModel", "SpklipOutput", "build_tokenizer"]
+__all__ = [
+    "PRESETS",
+    "SpklipConfig",
+    "SpklipModel",
+    "SpklipOutput",
+    "build_tokenizer",
+    "text_encoder_config",
+]

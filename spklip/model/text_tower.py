@@ -3,7 +3,7 @@
 Shapes: B texts, L tokens, E width of the encoder, D width of the shared space.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from spklip.model.config import SpklipConfig
 from spklip.model.feature_norm import FeatureNorm
-
-if TYPE_CHECKING:
-    from spklip.model.spklip import SpklipConfig
 
 BYTE_VOCABULARY = 259
 """Padding, end, unknown, then the 256 bytes: the ids of ByT5."""
 END_ID = 1
 
 
-def build_tokenizer(config: "SpklipConfig") -> PreTrainedTokenizerBase:
+def build_tokenizer(config: SpklipConfig) -> PreTrainedTokenizerBase:
     """Tokenizer that fits the text tower of ``config``.
 
     Bytes (no files, every text in every script) for the tower from scratch, otherwise the
@@ -43,7 +41,7 @@ def build_tokenizer(config: "SpklipConfig") -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(config.text_encoder)
 
 
-def text_encoder_config(config: "SpklipConfig") -> PretrainedConfig:
+def text_encoder_config(config: SpklipConfig) -> PretrainedConfig:
     """Architecture of the text encoder: CLIP's over bytes, or the named encoder's own."""
     if config.text_config is not None:
         kept: dict[str, Any] = dict(config.text_config)
@@ -67,7 +65,7 @@ def text_encoder_config(config: "SpklipConfig") -> PretrainedConfig:
     )
 
 
-def build_text_encoder(config: "SpklipConfig", *, pretrained: bool) -> PreTrainedModel:
+def build_text_encoder(config: SpklipConfig, *, pretrained: bool) -> PreTrainedModel:
     """Text encoder of ``config``; a named one comes with its weights if ``pretrained``.
 
     Its architecture is noted in ``config.text_config``, so that a saved model is loaded without
@@ -106,7 +104,7 @@ class TextTower(nn.Module):
     drops out; the adapter, a small residual bottleneck, and the projection learn.
     """
 
-    def __init__(self, config: "SpklipConfig", *, pretrained: bool) -> None:
+    def __init__(self, config: SpklipConfig, *, pretrained: bool) -> None:
         super().__init__()
         self.encoder = build_text_encoder(config, pretrained=pretrained)
         width = self.encoder.config.hidden_size

@@ -6,18 +6,15 @@ K ticks of a window, N = B S V windows in all, C channels, P places of a feature
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from spklip.model.config import SpklipConfig
 from spklip.model.feature_norm import FeatureNorm
 from spklip.model.hsfe import HierarchicalSpikeFeatureExtractor, conv3x3, group_norm
-
-if TYPE_CHECKING:
-    from spklip.model.spklip import SpklipConfig
 
 
 def window_starts(ticks: int, window_ticks: int, step_ticks: int, windows: int | None) -> list[int]:
@@ -167,7 +164,7 @@ class AttentivePoolingResNet(nn.Module):
 class VideoTower(nn.Module):
     """Spike planes of a clip to one vector: HSFE, MAPResNet, Transformer over windows, mean."""
 
-    def __init__(self, config: "SpklipConfig") -> None:
+    def __init__(self, config: SpklipConfig) -> None:
         super().__init__()
         self.window_ticks = config.window_ticks
         self.step_ticks = config.step_ticks

@@ -1,0 +1,123 @@
+"""From clips and words to the batches that the model takes: crops, mirrors, tokens.
+
+Shapes: B clips, S segments, G groups of eight ticks, H rows, W columns, M texts, L tokens.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spikedata import SpikeClips, collate
+from spklip.recipe import DataConfig
+
+_AUGMENT = 1  # tells these draws from the loader's own
+
+LONGEST_TEXT = 512
+"""Tokens of a text at most, for tokenizers that name no limit."""
+
+
+def kept_px(side_px: int, crop: float) -> int:
+    """Pixels of a side that a crop to the share ``crop`` keeps."""
+    return max(1, round(side_px * crop))
+
+
+def middle(packed_bsghw: Tensor, crop: float) -> Tensor:
+    """The middle of planes (..., H, W), as large as a training window cropped to ``crop``.
+
+    A model judged on larger pictures than it was trained on is another model: the edge of the
+    picture lies elsewhere, and so does everything it learnt beside it.
+    """
+    height_px, width_px = packed_bsghw.shape[-2:]
+    kept_h, kept_w = kept_px(height_px, crop), kept_px(width_px, crop)
+    top, left = (height_px - kept_h) // 2, (width_px - kept_w) // 2
+    return packed_bsghw[..., top : top + kept_h, left : left + kept_w]
+
+
+class Augmented(Dataset[dict[str, Any]]):
+    """Training windows cropped and mirrored at random, all segments of a window alike.
+
+    Like the windows, what is drawn depends on seed, epoch and index alone: neither on workers nor
+    on where a resumed run began.
+    """
+
+    def __init__(self, clips: SpikeClips, data: DataConfig) -> None:
+        self._clips = clips
+        self._crop, self._mirror, self._seed = data.crop, data.mirror, data.seed
+        # In shared memory, so that workers that outlive an epoch see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other windows, crops and mirrors."""
+        self._epoch.fill_(epoch)
+        self._clips.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self._clips[index]
+        rng = np.random.default_rng([self._seed, int(self._epoch), index, _AUGMENT])
+        packed_sghw = item["packed_sghw"]
+        height_px, width_px = packed_sghw.shape[-2:]
+        kept_h, kept_w = kept_px(height_px, self._crop), kept_px(width_px, self._crop)
+        top = int(rng.integers(height_px - kept_h + 1))
+        left = int(rng.integers(width_px - kept_w + 1))
+        packed_sghw = packed_sghw[..., top : top + kept_h, left : left + kept_w]
+        if self._mirror and rng.random() < 0.5:
+            packed_sghw = packed_sghw.flip(-1)
+        return item | {"packed_sghw": packed_sghw}
+
+
+class TextCollator:
+    """Items of a loader to the model's inputs: packed bits, tokens and labels."""
+
+    def __init__(
+        self, tokenizer: Any, prompts: Sequence[Sequence[str]], captioned: Collection[str]
+    ) -> None:
+        """Take a clip's own caption if its id is in ``captioned``, else its class's sentences.
+
+        Args:
+            tokenizer: that of the model's text tower.
+            prompts: sentences of each class, taken in turn.
+            captioned: ids of the clips that have captions to use.
+        """
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._captioned = captioned
+
+    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch for ``SpklipModel.forward``, and ``label_b``."""
+        batch = collate(items)
+        label_b: Tensor = batch["label_b"]
+        clips = zip(batch["ids"], batch["captions"], label_b.tolist(), strict=True)
+        texts = [
+            caption if clip_id in self._captioned else self._sentence(label, place)
+            for place, (clip_id, caption, label) in enumerate(clips)
+        ]
+        return {
+            "packed_bsghw": batch["packed_bsghw"],
+            "ticks": batch["ticks"],
+            **tokenize(self._tokenizer, texts),
+            "label_b": label_b,
+        }
+
+    def _sentence(self, label: int, place: int) -> str:
+        sentences = self._prompts[label]
+        return sentences[place % len(sentences)]
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Padded token ids and their mask, int64 (M, L) each."""
+    tokens = tokenizer(
+        list(texts),
+        padding=True,
+        truncation=True,
+        max_length=min(tokenizer.model_max_length, LONGEST_TEXT),
+        return_tensors="pt",
+    )
+    return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}

@@ -1,0 +1,103 @@
+"""From a recipe's ``model`` section to a model: new, from a preset, or from a checkpoint."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import Any
+
+from spikedata import SpikeDataError, from_dict
+from spklip.model import SpklipConfig, SpklipModel, build_tokenizer, text_encoder_config
+from spklip.recipe import ModelConfig
+
+
+def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
+    """Config and tokenizer of the recipe's ``model`` section; no weights yet.
+
+    Raises:
+        SpikeDataError: the checkpoint or the named text encoder is missing, or ``changes`` do not
+            make a config.
+    """
+    if model.checkpoint is None:
+        try:
+            config = SpklipConfig.preset(model.preset, **_typed(model.changes))
+        except ValueError as error:
+            raise SpikeDataError(f"recipe: model.changes: {error}") from error
+        return config, _tokenizer(config)
+    place = find_checkpoint(model.checkpoint)
+    try:
+        config = SpklipConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise SpikeDataError(f"{model.checkpoint}: no SPKLIP model there: {first}") from error
+    if not config.text_encoder or _lacks_tokenizer(place):
+        return config, _tokenizer(config)
+    from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
+
+    return config, AutoTokenizer.from_pretrained(place)
+
+
+def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` as the types of SpklipConfig's fields, by the rules of every recipe."""
+    hints = SpklipConfig.__annotations__.items()
+    fields = [(name, hint, None) for name, hint in hints if name != "text_config"]  # found, not set
+    kind: type[Any] = make_dataclass("Changes", fields)
+    typed = from_dict(kind, changes, where="recipe: model.changes")
+    return {name: getattr(typed, name) for name in changes}
+
+
+def _tokenizer(config: SpklipConfig) -> Any:
+    try:
+        text_encoder_config(config)
+        return build_tokenizer(config)
+    except (OSError, ValueError) as error:
+        raise SpikeDataError(_no_text_encoder(config, error)) from error
+
+
+def _no_text_encoder(config: SpklipConfig, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0]
+    return f"model.changes.text_encoder {config.text_encoder!r}: cannot be loaded: {first}"
+
+
+def _lacks_tokenizer(place: str) -> bool:
+    """Whether ``place`` is a checkpoint written while training, which has weights alone."""
+    return Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").is_file()
+
+
+def find_checkpoint(name: str) -> str:
+    """Folder of a saved model (a run's folder has it in ``model/``), or a Hub name.
+
+    Raises:
+        SpikeDataError: a folder that is not there or holds no model. Nothing ever trains from
+            scratch because a checkpoint is missing.
+    """
+    path = Path(name).expanduser()
+    for folder in (path / "model", path):
+        if (folder / "config.json").is_file():
+            return str(folder)
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise SpikeDataError(
+            f"{name}: no checkpoint there. Expected a run's folder, a folder with config.json "
+            "and model.safetensors, or a Hub model (user/name)"
+        )
+    return name
+
+
+def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
+    """The model, new or from its checkpoint.
+
+    Raises:
+        SpikeDataError: the weights of the checkpoint or of the named text encoder are missing or
+            do not fit.
+    """
+    if model.checkpoint is None:
+        try:
+            return SpklipModel(config)
+        except OSError as error:
+            raise SpikeDataError(_no_text_encoder(config, error)) from error
+    try:
+        loaded: SpklipModel = SpklipModel.from_pretrained(find_checkpoint(model.checkpoint))
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise SpikeDataError(f"{model.checkpoint}: cannot be loaded: {first}") from error
+    return loaded
