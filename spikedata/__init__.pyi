@@ -38,6 +38,7 @@ from .hub import publish as publish
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .outputs import Failure as Failure
+from .outputs import write_whole as write_whole
 from .pack import last_packed as last_packed
 from .pack import pack_clips as pack_clips
 from .recipe import from_dict as from_dict

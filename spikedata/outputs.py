@@ -10,83 +10,93 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from spikedata.errors import SpikeDataError, StoreError
 
 
 @contextlib.contextmanager
 def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A name beside ``path`` that becomes it if all goes well, and else goes away.
+    """A name beside ``path`` that becomes it, brought to the disk, if all goes well; else it goes.
 
     Raises:
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+        OSError: the disk is full, or the like.
     """
     if path.exists() and not overwrite:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
-    aside = path.with_name(path.name + ".partial")
+    # Another process may write the same file: what ends last stays, whole.
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield aside
+        sync(aside)
         os.replace(aside, path)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Be the only one at work on ``path``, by a :class:`Lock` named ``<path>.lock`` beside it.
+def write_whole(path: Path, data: str | bytes, *, overwrite: bool = True) -> None:
+    """Write a file that appears whole or not at all; text is UTF-8.
 
     Raises:
-        StoreError: another process is at work on it.
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+        OSError: the disk is full, or the like.
+    """
+    with written_aside(path, overwrite=overwrite) as aside:
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or which files a folder holds, is on the disk."""
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only one at work on ``path``, by a lock named ``<path>.lock`` beside it.
+
+    Raises:
+        StoreError: another process, or another thread of this one, is at work on it.
         OSError: the folder cannot be written.
     """
-    lock = Lock(path.with_name(path.name + ".lock"), path)
+    lock = acquire(path.with_name(path.name + ".lock"), path)
     try:
         yield
     finally:
-        lock.release()
+        release(lock)
 
 
-class Lock:
-    """A file that one process holds at a time; the system lets it go if the process dies.
+def acquire(file: Path, of: Path) -> FileLock:
+    """Lock a file for this writer alone; the system lets it go if the process dies.
 
     Args:
-        file: made if it is not there, removed at the release.
+        file: made if it is not there.
         of: what it stands for.
 
     Raises:
-        StoreError: another process holds it.
+        StoreError: another writer holds it.
         OSError: it cannot be made.
     """
-
-    def __init__(self, file: Path, of: Path) -> None:
-        self._file = file
-        while True:
-            self._handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                _lock_or_refuse(self._handle, of)
-                if os.path.samestat(file.stat(), os.fstat(self._handle)):
-                    return
-            except FileNotFoundError:
-                pass  # the one before removed the file as we opened it
-            except BaseException:
-                os.close(self._handle)
-                raise
-            os.close(self._handle)
-
-    def release(self) -> None:
-        """Let others in; the file goes first, so that nobody locks a name that is gone."""
-        self._file.unlink(missing_ok=True)
-        os.close(self._handle)
-
-
-def _lock_or_refuse(handle: int, of: Path) -> None:
-    if sys.platform == "win32":  # no advisory locks there: one writer is the user's care
-        return
-    import fcntl  # noqa: PLC0415  absent on Windows
-
+    lock = FileLock(file, blocking=False, thread_local=False, mode=0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        lock.acquire()
+    except Timeout as error:
         raise StoreError(f"{of}: another process is writing it. Wait until it has ended") from error
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Let others in. The file goes first, so that nobody who waits locks a name that is gone."""
+    if sys.platform != "win32":  # an open file cannot be removed there, and may stay
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def file_sha256(path: Path | str) -> str:
@@ -142,7 +152,5 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    aside = path.with_name(path.name + ".partial")
     ordered = sorted(failures, key=lambda failure: failure.id)
-    aside.write_text("".join(json.dumps(asdict(failure)) + "\n" for failure in ordered))
-    aside.replace(path)
+    write_whole(path, "".join(json.dumps(asdict(failure)) + "\n" for failure in ordered))

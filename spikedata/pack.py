@@ -6,7 +6,6 @@ what it replaces stays until then. One bad source never stops the others.
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,15 @@ from spikedata.clips import (
     write_parquet,
 )
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
-from spikedata.outputs import Failure, failure_file, locked, put_into_place, remove, write_failures
+from spikedata.outputs import (
+    Failure,
+    failure_file,
+    locked,
+    put_into_place,
+    remove,
+    write_failures,
+    write_whole,
+)
 
 DEFAULT_SOURCE = "spikes.zarr"
 DEFAULT_OUT: dict[Format, str] = {
@@ -360,7 +367,4 @@ def _remember(out: Path) -> None:
     path = out.resolve()
     text = path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
     state = here / STATE_FILE
-    # Two runs that end at once, with two outputs, share this folder.
-    partial = state.with_name(f"{STATE_FILE}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"packed": text}) + "\n", encoding="utf-8")
-    partial.replace(state)
+    write_whole(state, json.dumps({"packed": text}) + "\n")

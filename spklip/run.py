@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from spikedata import RecipeError, SpikeDataError, to_dict
+from spikedata import RecipeError, SpikeDataError, to_dict, write_whole
 from spklip.batches import Augmented, TextCollator
 from spklip.budget import count_parameters, estimate_memory
 from spklip.building import build_model, load_model_parts
@@ -31,7 +31,7 @@ from spklip.check import check_clips, check_training
 from spklip.judge import describe_splits, judge
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
-from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe, write_whole
+from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
 from spklip.splits import Splits, captioned_ids, open_splits
 from spklip.train import fit, pick_precision, processes_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from spikedata import SpikeDataError, to_dict
+from spikedata import SpikeDataError, to_dict, write_whole
 from spklip.recipe import Recipe, read_recipe
 
 NAMES = ("recipe.yaml", "checkpoints", "model", "report.html", "metrics.json")
@@ -69,13 +69,6 @@ def resolved_recipe(recipe: Recipe) -> str:
     """The text of a run's ``recipe.yaml``: every key, defaults written out."""
     body = yaml.safe_dump(to_dict(recipe), sort_keys=False)
     return f"{HEADER} Again: spklip-train THIS_FILE --out DIR\n{body}"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside, then rename: a file that is there is whole."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def _delete(path: Path) -> None:

@@ -15,6 +15,7 @@ from spikedata.clips.rules import check_label, pretty_json
 from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.corpora import clip_id_of
+from spikedata.outputs import write_whole
 
 VERSION = "1.0"
 
@@ -39,7 +40,7 @@ def write_dat(
         entries[stored.id] = _entry(stored)
         done(stored)
     lines = [json.dumps(entries[key], ensure_ascii=False) + "\n" for key in sorted(entries)]
-    (path / METADATA_FILE).write_text("".join(lines), encoding="utf-8")
+    write_whole(path / METADATA_FILE, "".join(lines))
     about = {
         "format": DAT_FORMAT,
         "version": VERSION,
@@ -47,7 +48,7 @@ def write_dat(
         "class_names": list(source.class_names),
         "recipe": source.recipe,
     }
-    (path / ABOUT_FILE).write_bytes(pretty_json(about))
+    write_whole(path / ABOUT_FILE, pretty_json(about))
 
 
 def _file_name(stored: StoredClip) -> str:

@@ -30,6 +30,7 @@ from spikedata.clips.rules import RuleBrokenError, check_about, check_label, lab
 from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
+from spikedata.outputs import written_aside
 
 FORMAT = "spikedata-parquet"
 VERSION = "1.0"
@@ -143,18 +144,16 @@ def write_shard(
         return stored, _facts_row(stored, source.class_names)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with _open_writer(partial, schema) as writer:
-            group = _RowGroup(writer, schema)
-            for stored, row in encode_all(encode, clips, workers, failed):
-                group.add(row)
-                if done is not None:
-                    done(stored)
-            group.flush()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        written_aside(path, overwrite=True) as aside,
+        _open_writer(aside, schema) as writer,
+    ):
+        group = _RowGroup(writer, schema)
+        for stored, row in encode_all(encode, clips, workers, failed):
+            group.add(row)
+            if done is not None:
+                done(stored)
+        group.flush()
 
 
 def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

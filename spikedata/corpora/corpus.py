@@ -11,7 +11,7 @@ from pathlib import Path
 from spikedata.clip import Clip
 from spikedata.corpora.names import as_text, captions_of
 from spikedata.errors import CorpusError
-from spikedata.outputs import Failure
+from spikedata.outputs import Failure, file_sha256
 
 _MOST_NOTES = 10
 _END_BYTES = 1 << 16
@@ -253,7 +253,7 @@ def find_duplicates(corpus: Corpus) -> list[tuple[str, ...]]:
     reports it.
     """
     groups = [list(corpus.clips)]
-    for trait in (_size, _digest_of_ends, _digest):
+    for trait in (_size, _digest_of_ends, file_sha256):
         groups = [alike for group in groups for alike in _alike(group, trait)]
     return sorted(tuple(sorted(item.clip.id for item in group)) for group in groups)
 
@@ -284,8 +284,3 @@ def _digest_of_ends(path: Path) -> str:
         first = file.read(_END_BYTES)
         file.seek(max(0, path.stat().st_size - _END_BYTES))
         return hashlib.sha256(first + file.read(_END_BYTES)).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ power loss leaves behind lies under ``.partial/`` and goes when the next writer 
 import itertools
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from spikedata import bits
@@ -46,7 +46,7 @@ from spikedata.clips.store.layout import (
 from spikedata.clips.store.shard import ShardWriter
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
-from spikedata.outputs import Lock
+from spikedata.outputs import acquire, release, sync, write_whole
 
 
 def create_store(
@@ -88,7 +88,7 @@ def create_store(
     )
     _refuse_other_things(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = Lock(path / LOCK, path)
+    lock = acquire(path / LOCK, path)
     try:
         if (path / METADATA).exists():
             _check_continues(path, wanted, resume=resume)
@@ -97,17 +97,17 @@ def create_store(
         _remove_partial(path)
         return StoreWriter(path, wanted, options, lock)
     except RuleBrokenError as error:
-        lock.release()
+        release(lock)
         raise error.at(path) from error
     except BaseException:
-        lock.release()
+        release(lock)
         raise
 
 
 class StoreWriter:
     """Adds clips to a store; a context manager. Clips may be written from several threads."""
 
-    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: Lock) -> None:
+    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: FileLock) -> None:
         self.path = path
         self._options = options
         self._class_names = frozenset(root.class_names)
@@ -115,7 +115,7 @@ class StoreWriter:
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
-        self._lock: Lock | None = lock
+        self._lock: FileLock | None = lock
         (path / PARTIAL).mkdir(exist_ok=True)
 
     def __enter__(self) -> "StoreWriter":
@@ -204,11 +204,11 @@ class StoreWriter:
         try:
             _remove_partial(self.path)
             lines = [self._lines[clip_id] + b"\n" for clip_id in sorted(self._lines)]
-            _write_aside(self.path / CATALOG, b"".join(lines))
-            _sync_folder(self.path / CLIPS)
-            _sync_folder(self.path)
+            write_whole(self.path / CATALOG, b"".join(lines))
+            sync(self.path / CLIPS)
+            sync(self.path)
         finally:
-            lock.release()
+            release(lock)
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
@@ -332,8 +332,9 @@ class ClipWriter:
         self.flush()
         if self._shard is not None:
             self._close_shard()
-        _write_synced(self._folder / METADATA, pretty_json(meta))
-        _sync_folder(self._folder)
+        (self._folder / METADATA).write_bytes(pretty_json(meta))
+        sync(self._folder / METADATA)
+        sync(self._folder)
         self._writer._publish(self._folder, stored)
         self._finished = True
         return stored
@@ -450,34 +451,11 @@ def _write_root(path: Path, root: RootInfo) -> None:
     clips = path / CLIPS
     clips.mkdir(exist_ok=True)
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    _write_aside(clips / METADATA, pretty_json(group))
-    _write_aside(path / METADATA, pretty_json(root.metadata()))
-    _sync_folder(path)
+    write_whole(clips / METADATA, pretty_json(group))
+    write_whole(path / METADATA, pretty_json(root.metadata()))
+    sync(path)
 
 
 def _remove_partial(path: Path) -> None:
     if (path / PARTIAL).exists():
         shutil.rmtree(path / PARTIAL)
-
-
-def _write_aside(path: Path, data: bytes) -> None:
-    aside = path.with_name(path.name + PARTIAL)
-    _write_synced(aside, data)
-    aside.replace(path)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # folders cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
