@@ -1,3 +1,3 @@
-from .hub import check_regenerated as check_regenerated
-from .hub import fetch as fetch
-from .hub import publish as publish
+from .fetching import check_regenerated as check_regenerated
+from .fetching import fetch as fetch
+from .publishing import publish as publish

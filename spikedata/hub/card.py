@@ -89,9 +89,7 @@ def card_text(
         split_bytes: bytes of each split's files.
         side_files: names of the recipe and what it needs, published beside the data.
     """
-    header = yaml.safe_dump(
-        _metadata(clips, licence, recipe_only, split_bytes), sort_keys=False, allow_unicode=True
-    )
+    header = _metadata(clips, licence, recipe_only, split_bytes).to_yaml()
     parts = [_introduction(clips, recipe_only)]
     parts.append(_RECIPE_ONLY if recipe_only else _loading(repo, split_bytes))
     if side_files:
@@ -100,38 +98,41 @@ def card_text(
     parts.append(f"## Columns\n\n{_columns(recipe_only)}")
     parts.append(_making(clips))
     parts.append(_licence_text(clips, licence))
-    return f"---\n{header}---\n\n" + "\n".join(parts)
+    return f"---\n{header}\n---\n\n" + "\n".join(parts)
 
 
 def _metadata(
     clips: ClipSource, licence: str | None, recipe_only: bool, split_bytes: Mapping[str, int]
-) -> dict[str, Any]:
-    examples = Counter(stored.clip.split or "train" for stored in clips.clips.values())
-    splits = [
-        {"name": name, "num_bytes": size, "num_examples": examples[name]}
-        for name, size in split_bytes.items()
-    ]
-    total = sum(split_bytes.values())
-    info = {"features": _features(clips, recipe_only), "splits": splits}
-    files = [{"split": name, "path": f"data/{name}-*"} for name in split_bytes]
-    return {
-        "pretty_name": clips.name or "spikes",
-        **licence_metadata(_licence(clips, licence)),
-        "task_categories": ["video-classification"],
-        "tags": ["spike-camera", "neuromorphic", "spikedata"],
-        "size_categories": [_size_category(len(clips.clips))],
-        "dataset_info": info | {"download_size": total, "dataset_size": total},
-        "configs": [{"config_name": "default", "data_files": files}],
-    }
-
-
-def _features(clips: ClipSource, recipe_only: bool) -> Any:
+) -> Any:
+    """The header, a ``huggingface_hub.DatasetCardData``."""
     # half a second to load
-    from datasets import DatasetInfo, Features  # noqa: PLC0415
+    from datasets import DatasetInfo, Features, SplitDict, SplitInfo  # noqa: PLC0415
+    from datasets.info import DatasetInfosDict  # noqa: PLC0415
+    from huggingface_hub import DatasetCardData  # noqa: PLC0415
 
-    schema = arrow_schema(clips, with_bits=not recipe_only)
-    info = DatasetInfo(features=Features.from_arrow_schema(schema))
-    return info._to_yaml_dict()["features"]  # what `push_to_hub` itself writes
+    examples = Counter(stored.clip.split or "train" for stored in clips.clips.values())
+    splits = SplitDict()
+    for name, size in split_bytes.items():
+        splits.add(SplitInfo(name=name, num_bytes=size, num_examples=examples[name]))
+    total = sum(split_bytes.values())
+    info = DatasetInfo(
+        features=Features.from_arrow_schema(arrow_schema(clips, with_bits=not recipe_only)),
+        splits=splits,
+        download_size=total,
+        dataset_size=total,
+    )
+    files = [{"split": name, "path": f"data/{name}-*"} for name in split_bytes]
+    told: dict[str, Any] = {**licence_metadata(_licence(clips, licence))}
+    data = DatasetCardData(
+        pretty_name=clips.name or "spikes",
+        **told,
+        task_categories=["video-classification"],
+        tags=["spike-camera", "neuromorphic", "spikedata"],
+        size_categories=[_size_category(len(clips.clips))],
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+    return data
 
 
 def _licence(clips: ClipSource, licence: str | None) -> str:
@@ -242,7 +243,8 @@ def _loading(repo: str, split_bytes: Mapping[str, int]) -> str:
     return (
         "## Load\n\n"
         f'```python\nfrom datasets import load_dataset\n\nrows = load_dataset("{repo}", '
-        f'split="{split}", streaming=True)\nrow = next(iter(rows))\n```\n\n'
+        f'split="{split}", streaming=True)\nfor row in rows.take(1):\n'
+        '    print(row["id"], row["ticks"])\n```\n\n'
         "The bits need only NumPy and `pip install zstandard`:\n\n"
         f"```python\n{DECODER}```\n\n"
         "For a window of a clip, decode only the frames it touches: frame `i` holds the ticks from "

@@ -1,0 +1,299 @@
+"""Publish a set of clips as a data set that plain ``datasets`` loads.
+
+Shards are made one at a time beside the source, sent, and removed; one commit at the end shows
+them all at once. Their bytes depend on the clips alone, so a publication that was cut short sends
+only what the Hub does not have yet.
+"""
+
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spikedata.clips import (
+    DEFAULT_LEVEL,
+    ClipSource,
+    ParquetStore,
+    Shard,
+    StoredClip,
+    format_at,
+    open_clips,
+    plan_shards,
+    write_shard,
+)
+from spikedata.errors import HubError
+from spikedata.hub.card import (
+    RECIPE_FILE,
+    card_text,
+    clips_without_folders,
+    named_maps,
+    recipe_text,
+)
+from spikedata.hub.client import SHARD_NAME, HubStep, Progress, api, endpoint, one_line
+from spikedata.outputs import file_sha256, locked, remove
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubFile:
+    """One file of a publication."""
+
+    path: str
+    """Path in the repository."""
+    size_bytes: int
+    """Size; before a shard is made, that of the same clips in the source."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishReport:
+    """What was, or in a dry run would be, published."""
+
+    repo: str
+    url: str
+    revision: str | None
+    """The commit; None in a dry run."""
+    private: bool
+    clips: int
+    files: tuple[HubFile, ...]
+    card: str
+    """The README, metadata included."""
+
+
+def publish(
+    source: Path | str,
+    *,
+    repo: str | None = None,
+    private: bool = True,
+    licence: str | None = None,
+    dry_run: bool = False,
+    recipe_only: bool = False,
+    level: int = DEFAULT_LEVEL,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> PublishReport:
+    """Publish a store or a packed Parquet folder as a data set that plain ``datasets`` loads.
+
+    Args:
+        source: the store or folder.
+        repo: ``owner/name`` or ``name``; default the data set's name under the signed-in account.
+        private: whether a repository that is created is private.
+        licence: the data set's licence, by any usual name; default that of the clips. One that
+            the Hub has no identifier for is published as ``other``, with its name.
+        dry_run: touch nothing and no network; say what would be published.
+        recipe_only: publish hashes and recipe, but neither bits nor previews.
+        level: zstd level of shards that are made for this.
+        workers: clips encoded at once, one thread each.
+        progress: called in this thread for each clip encoded and each file sent.
+
+    Raises:
+        HubError: not signed in, refused by the Hub, or not reachable; or ``recipe_only`` for clips
+            that nobody could make again.
+        StoreError: the source cannot be read, a clip's bits are not those noted, or another run
+            publishes it.
+    """
+    plan = _plan(Path(source), licence, recipe_only)
+    files, revision = plan.files(), None
+    repo_id = _full_name(repo, plan.clips, "<your account>" if dry_run else _account())
+    card = plan.card(repo_id, files)
+    if not dry_run:
+        _check_card(card)
+        private = _create(repo_id, private)
+        upload = _Upload(repo_id, plan, progress or (lambda _: None))
+        files = upload.shards(level, workers)
+        card = plan.card(repo_id, files)
+        revision = upload.commit(card)
+    small = {**plan.side_files, "README.md": card.encode()}
+    return PublishReport(
+        repo=repo_id,
+        url=f"{endpoint()}/datasets/{repo_id}",
+        revision=revision,
+        private=private,
+        clips=len(plan.clips.clips),
+        files=(*files, *(HubFile(path=k, size_bytes=len(v)) for k, v in small.items())),
+        card=card,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is published: clips shared out over shards, and what lies beside these."""
+
+    source: Path
+    clips: ClipSource
+    shards: tuple[Shard, ...]
+    side_files: Mapping[str, bytes]
+    """Recipe and maps by name; the card is not among them."""
+    licence: str | None
+    recipe_only: bool
+
+    def card(self, repo: str, files: list[HubFile]) -> str:
+        sizes: dict[str, int] = {}
+        for shard, file in zip(self.shards, files, strict=True):
+            sizes[shard.split] = sizes.get(shard.split, 0) + file.size_bytes
+        return card_text(
+            self.clips,
+            repo=repo,
+            licence=self.licence,
+            recipe_only=self.recipe_only,
+            split_bytes=sizes,
+            side_files=self.side_files,
+        )
+
+    def files(self) -> list[HubFile]:
+        """The shards, before they are made."""
+        return [HubFile(path=shard.name, size_bytes=self._size(shard)) for shard in self.shards]
+
+    def is_made(self, shard: Shard) -> bool:
+        """Whether the source holds the very file that is to be published."""
+        is_whole = isinstance(self.clips, ParquetStore) and not self.recipe_only
+        return is_whole and (self.source / shard.name).is_file()
+
+    def _size(self, shard: Shard) -> int:
+        if self.recipe_only:
+            return 1024 * len(shard.clip_ids)
+        made = self.source / shard.name
+        if made.is_file():
+            return made.stat().st_size
+        apart = [self.clips.stored_bytes(clip_id) for clip_id in shard.clip_ids]
+        return sum(size for size in apart if size is not None) or shard.packed_bytes
+
+
+def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
+    if format_at(path) is None:
+        what = "is no set of clips" if path.exists() else "no such file or folder"
+        raise HubError(f"{path}: {what}. Run `spikedata pack --to zarr`")
+    clips = open_clips(path)
+    if not clips.clips:
+        raise HubError(f"{path}: holds no clips; there is nothing to publish")
+    named = named_maps(clips.recipe)
+    maps = _maps_file(*named) if named else None
+    clips = clips_without_folders(clips, file_sha256(maps) if maps else None)
+    recipe = recipe_text(clips.recipe)
+    if recipe_only and (recipe is None or (named and not maps)):
+        lacks = f"its maps {named[0]} are not here" if named else "they have no one recipe"
+        raise HubError(f"{path}: nobody could make these clips again, for {lacks}")
+    side_files = {} if recipe is None else {RECIPE_FILE: recipe.encode()}
+    if recipe and maps:
+        side_files[maps.name] = maps.read_bytes()
+    return _Plan(path, clips, plan_shards(clips), side_files, licence, recipe_only)
+
+
+def _maps_file(path: Path, noted: str | None) -> Path | None:
+    """The file of maps, if it is there and the one that the clips were made with."""
+    return path if path.is_file() and noted in (None, file_sha256(path)) else None
+
+
+def _full_name(repo: str | None, clips: ClipSource, account: str) -> str:
+    if repo is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", clips.name).strip("-.") or "spikes"
+        repo = name if name.endswith("spikes") else f"{name[:80]}-spikes"
+    return repo if "/" in repo else f"{account}/{repo}"
+
+
+def _account() -> str:
+    with one_line("the Hub"):
+        return str(api().whoami()["name"])
+
+
+def _check_card(card: str) -> None:
+    """Have the Hub read the card before anything is made for it."""
+    from huggingface_hub import get_session  # noqa: PLC0415  see _api
+
+    with one_line("README.md"):
+        asked = {"repoType": "dataset", "content": card}
+        answer = get_session().post(f"{endpoint()}/api/validate-yaml", json=asked)
+        if answer.status_code == 400:
+            told = "; ".join(str(error["message"]) for error in answer.json()["errors"])
+            raise HubError(f"README.md: {endpoint()} refuses the card: {told}")
+        answer.raise_for_status()
+
+
+def _create(repo_id: str, private: bool) -> bool:
+    """Make sure that the repository is there; whether it is private."""
+    client = api()
+    with one_line(repo_id):
+        client.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        return bool(client.dataset_info(repo_id).private)
+
+
+class _Upload:
+    """One publication under way."""
+
+    def __init__(self, repo: str, plan: _Plan, progress: Progress) -> None:
+        self._repo = repo
+        self._plan = plan
+        self._progress = progress
+        self._operations: list[Any] = []
+        self._encoded = 0
+
+    def shards(self, level: int, workers: int) -> list[HubFile]:
+        """Make each shard that is not there already, send it, remove it."""
+        plan = self._plan
+        staging = plan.source.with_name(plan.source.name + ".push")
+        # What is published as it is may lie where nothing can be written.
+        alone = contextlib.nullcontext() if all(map(plan.is_made, plan.shards)) else locked(staging)
+        files: list[HubFile] = []
+        try:
+            with alone, contextlib.ExitStack() as at_end:
+                at_end.callback(remove, staging)
+                for number, shard in enumerate(plan.shards, 1):
+                    path = (plan.source if plan.is_made(shard) else staging) / shard.name
+                    if not plan.is_made(shard):
+                        self._make(shard, path, level, workers)
+                    self._send(shard.name, path)
+                    files.append(HubFile(path=shard.name, size_bytes=path.stat().st_size))
+                    remove(staging)
+                    total, name = len(plan.shards), shard.name
+                    self._progress(HubStep(stage="upload", done=number, total=total, name=name))
+        except OSError as error:
+            raise HubError(f"{staging}: {error.strerror or error}; nothing was published") from None
+        return files
+
+    def commit(self, card: str) -> str:
+        """Show everything at once, in place of what was there; the new revision."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415
+
+        client = api()
+        for name, data in {**self._plan.side_files, "README.md": card.encode()}.items():
+            self._operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=data))
+        names = {operation.path_in_repo for operation in self._operations}
+        with one_line(self._repo):
+            there = client.list_repo_files(self._repo, repo_type="dataset")
+            stale = [
+                CommitOperationDelete(path_in_repo=name)
+                for name in there
+                if name not in names and (SHARD_NAME.fullmatch(name) or name == RECIPE_FILE)
+            ]
+            done = client.create_commit(
+                self._repo,
+                repo_type="dataset",
+                operations=[*self._operations, *stale],
+                commit_message=f"Publish {len(self._plan.clips.clips)} clips with spikedata",
+            )
+        return str(done.oid)
+
+    def _make(self, shard: Shard, path: Path, level: int, workers: int) -> None:
+        def told(stored: StoredClip) -> None:
+            self._encoded += 1
+            total = len(self._plan.clips.clips)
+            name = stored.clip.id
+            self._progress(HubStep(stage="encode", done=self._encoded, total=total, name=name))
+
+        write_shard(
+            self._plan.clips,
+            shard,
+            path,
+            level=level,
+            workers=workers,
+            with_bits=not self._plan.recipe_only,
+            done=told,
+        )
+
+    def _send(self, name: str, path: Path) -> None:
+        from huggingface_hub import CommitOperationAdd  # noqa: PLC0415
+
+        with one_line(self._repo, "What was sent is kept: run the same command again to go on"):
+            operation = CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
+            api().preupload_lfs_files(self._repo, additions=[operation], repo_type="dataset")
+        self._operations.append(operation)
