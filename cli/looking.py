@@ -1,16 +1,29 @@
 """`spikedata view` and `report`: pictures, movies and pages of clips."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .common import check_output, errors_in_one_line, open_set, usage_errors_in_one_line
-from .options import CLIPS_HELP, SPIKES, Camera, ClipsArgument, Flip, Overwrite, TickRate
+if TYPE_CHECKING:
+    from spikedata import ClipSource
+
+from .common import (
+    STATUS_USAGE,
+    check_output,
+    errors_in_one_line,
+    fail,
+    open_set,
+    print_result,
+    usage_errors_in_one_line,
+)
+from .options import CLIPS_HELP, SPIKES, AsJson, Camera, ClipsArgument, Flip, Overwrite, TickRate
 
 
 def view(
-    clip: Annotated[str, typer.Argument(help="Id of a clip.")],
+    clip: Annotated[
+        str | None, typer.Argument(help="Id of a clip.  [default: the only one]")
+    ] = None,
     store: Annotated[Path, typer.Option(metavar="CLIPS", help=CLIPS_HELP)] = SPIKES,
     camera: Camera = None,
     flip: Flip = None,
@@ -22,28 +35,73 @@ def view(
     ] = "tfp",
     start: Annotated[int, typer.Option(help="First tick.")] = 0,
     ticks: Annotated[int | None, typer.Option(help="How many ticks.  [default: all]")] = None,
-    window: Annotated[int, typer.Option(help="Ticks in one picture of a movie.")] = 32,
+    window: Annotated[int, typer.Option(help="Ticks in one picture of a movie or sheet.")] = 32,
+    single: Annotated[
+        bool,
+        typer.Option("--single", help="One plain picture of all ticks given, pixel for pixel."),
+    ] = False,
+    white: Annotated[
+        float | None,
+        typer.Option(help="Spikes a tick that are white in a single picture.  [default: as it is]"),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="True picture to compare a single one with: PSNR, SSIM.")
+    ] = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a clip as a picture or a movie of the light it recorded."""
-    out = out or Path(f"{clip}.png")
-    with errors_in_one_line():
-        from spikedata import view_clip
+    """Show a clip as a picture or a movie of the light it recorded.
 
+    With --single the picture has the camera's own size, and --against tells how near it is to a
+    true one.
+    """
+    with errors_in_one_line():
         opened = open_set(store, camera, flip)
+        clip = opened.only(clip)
+        out = out or Path(f"{clip}.png")
         check_output(out, store, overwrite=overwrite)
+        if not single and (white is not None or against is not None):
+            fail("--white and --against mean something with --single alone", STATUS_USAGE)
+        shown = {"picture": picture, "start": start, "ticks": ticks}
         with usage_errors_in_one_line():
-            written = view_clip(
-                opened,
-                clip,
-                out,
-                picture=picture,
-                start=start,
-                ticks=ticks,
-                window_ticks=window,
-                overwrite=overwrite,
-            )
-    typer.echo(written)
+            if single:
+                told = _single(opened, clip, out, shown, white, against, overwrite)
+            else:
+                _movie(opened, clip, out, shown, window, overwrite)
+                told = {}
+    if as_json:
+        print_result({"out": out, **told}, as_json)
+    else:
+        typer.echo("\n".join([str(out), *(f"{key}  {value:.4f}" for key, value in told.items())]))
+
+
+def _movie(
+    source: "ClipSource", clip: str, out: Path, shown: dict[str, Any], window: int, overwrite: bool
+) -> None:
+    from spikedata import view_clip
+
+    view_clip(source, clip, out, window_ticks=window, overwrite=overwrite, **shown)
+
+
+def _single(
+    source: "ClipSource",
+    clip: str,
+    out: Path,
+    shown: dict[str, Any],
+    white: float | None,
+    against: Path | None,
+    overwrite: bool,
+) -> dict[str, float]:
+    """Write one plain picture; how near it is to the true one, if there is one."""
+    from spikedata import draw_picture, picture_quality, read_picture, write_picture
+
+    if out.suffix != ".png":
+        fail(f"{out}: a single picture is a .png", STATUS_USAGE)
+    truth_hw = None if against is None else read_picture(against)
+    grey_hw = draw_picture(source, clip, white=white, **shown)
+    quality = {} if truth_hw is None else picture_quality(grey_hw, truth_hw)
+    write_picture(out, grey_hw, overwrite=overwrite)
+    return quality
 
 
 def report(

@@ -1,6 +1,12 @@
+from .analysis import Page as Page
 from .analysis import calibrate_pixels as calibrate_pixels
 from .analysis import compare_streams as compare_streams
 from .analysis import comparison_html as comparison_html
+from .analysis import draw_picture as draw_picture
+from .analysis import new_figure as new_figure
+from .analysis import picture_quality as picture_quality
+from .analysis import plain as plain
+from .analysis import read_picture as read_picture
 from .analysis import report_html as report_html
 from .analysis import sensor_files as sensor_files
 from .analysis import simulate_like as simulate_like
@@ -8,6 +14,7 @@ from .analysis import spike_events as spike_events
 from .analysis import view_clip as view_clip
 from .analysis import write_events as write_events
 from .analysis import write_npz as write_npz
+from .analysis import write_picture as write_picture
 from .analysis import write_sensor as write_sensor
 from .bits import unpack_planes as unpack_planes
 from .camera import CAMERAS as CAMERAS

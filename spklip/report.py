@@ -3,12 +3,12 @@
 The page is made from ``metrics.json`` alone, so an old run can be drawn again.
 """
 
-import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+
+from spikedata import Page, new_figure, plain
 
 TITLES = {
     "spklip": "SPKLIP",
@@ -18,42 +18,22 @@ TITLES = {
 }
 """What the rows of a table are called."""
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1b1b; background: #fff }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
-table { border-collapse: collapse; margin: .6rem 0 }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child { text-align: left } .small { color: #555; font-size: .9rem }
-svg { max-width: 100%; height: auto } pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
-"""
-
 
 def render_report(metrics: Mapping[str, Any]) -> str:
     """The page, as HTML text, of one run's metrics (the content of ``metrics.json``)."""
-    parts = [
-        f"<h1>{html.escape(metrics['name'])}</h1>",
-        _overview(metrics),
-        _closed_set(metrics),
-        _few_shot(metrics["few_shot"]),
-        _retrieval(metrics["retrieval"]),
-        *_by_class(metrics),
-        _training(metrics["train"]),
-        "<h2>Recipe</h2>",
-        f"<pre>{html.escape(yaml.safe_dump(metrics['recipe'], sort_keys=False))}</pre>",
-        _paragraph("Versions: " + ", ".join(f"{k} {v}" for k, v in metrics["versions"].items())),
-    ]
-    title = html.escape(metrics["name"])
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
-
-
-def _by_class(metrics: Mapping[str, Any]) -> list[str]:
-    if "skipped" in metrics["closed_set"]:
-        return []
-    return [_confusion(metrics["closed_set"]["spklip"]), _per_class(metrics)]
+    page = Page(metrics["name"])
+    _overview(page, metrics)
+    _closed_set(page, metrics)
+    _few_shot(page, metrics["few_shot"])
+    _retrieval(page, metrics["retrieval"])
+    if "skipped" not in metrics["closed_set"]:
+        _confusion(page, metrics["closed_set"]["spklip"])
+        _per_class(page, metrics)
+    _training(page, metrics["train"])
+    page.heading("Recipe")
+    page.code(yaml.safe_dump(metrics["recipe"], sort_keys=False))
+    page.text("Versions: " + ", ".join(f"{k} {v}" for k, v in metrics["versions"].items()))
+    return page.render()
 
 
 def summary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
@@ -101,7 +81,7 @@ def _retrieval_lines(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _overview(metrics: Mapping[str, Any]) -> str:
+def _overview(page: Page, metrics: Mapping[str, Any]) -> None:
     data, train = metrics["data"], metrics["train"]
     lines = [
         f"{data['train_clips']} training clips, {data['test_clips']} test clips, "
@@ -113,24 +93,23 @@ def _overview(metrics: Mapping[str, Any]) -> str:
     few = metrics["few_shot"]
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
     rows = [[title, closed, *shots] for title, closed, shots in summary_rows(metrics)]
-    table = _table(heads, rows) if rows else ""
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in metrics["notes"])
-    return (
-        "".join(map(_paragraph, lines))
-        + table
-        + _paragraph("In brackets: 95% intervals; how each is made is told in its section.", True)
-        + (f"<ul>{notes}</ul>" if notes else "")
-    )
+    for line in lines:
+        page.text(line)
+    page.table(heads, rows)
+    page.text("In brackets: 95% intervals; how each is made is told in its section.", small=True)
+    page.items(metrics["notes"])
 
 
 def _shot_head(few: Mapping[str, Any], k: str) -> str:
     return f"{few['ways']}-way {k}-shot" if k != "0" else f"{few['ways']}-way, text only"
 
 
-def _closed_set(metrics: Mapping[str, Any]) -> str:
+def _closed_set(page: Page, metrics: Mapping[str, Any]) -> None:
     closed = metrics["closed_set"]
+    page.heading("Closed set")
     if "skipped" in closed:
-        return "<h2>Closed set</h2>" + _paragraph(f"Not done: {closed['skipped']}.")
+        page.text(f"Not done: {closed['skipped']}.")
+        return
     rows = []
     for name in (name for name in TITLES if name in closed and name != "chance"):
         row = closed[name]
@@ -142,21 +121,20 @@ def _closed_set(metrics: Mapping[str, Any]) -> str:
     rows.append(["Chance: a uniform guess", uniform, uniform5, uniform])
     common = f"{chance['commonest_class_top1']:.1%}"
     rows.append(["Always the commonest training class", common, "", uniform])
-    return (
-        "<h2>Closed set</h2>"
-        + _paragraph(
-            f"Each of {closed['spklip']['clips']} test clips against the text of all "
-            f"{len(closed['spklip']['class_names'])} classes. Interval: bootstrap over groups of "
-            "clips that share a scene. A tie counts as wrong."
-        )
-        + _table(["", "top-1", "top-5", "mean over classes"], rows)
-        + _paragraph(f"On the training clips themselves: top-1 {metrics['train_top1']:.1%}.", True)
+    page.text(
+        f"Each of {closed['spklip']['clips']} test clips against the text of all "
+        f"{len(closed['spklip']['class_names'])} classes. Interval: bootstrap over groups of "
+        "clips that share a scene. A tie counts as wrong."
     )
+    page.table(["", "top-1", "top-5", "mean over classes"], rows)
+    page.text(f"On the training clips themselves: top-1 {metrics['train_top1']:.1%}.", small=True)
 
 
-def _few_shot(few: Mapping[str, Any]) -> str:
+def _few_shot(page: Page, few: Mapping[str, Any]) -> None:
+    page.heading("k-shot episodes")
     if "skipped" in few:
-        return "<h2>k-shot episodes</h2>" + _paragraph("Not done: " + few["skipped"] + ".")
+        page.text("Not done: " + few["skipped"] + ".")
+        return
     text = (
         f"{few['episodes']} episodes of {few['ways']} classes out of {len(few['classes'])} "
         f"({', '.join(few['classes'])}); support from the training split, {few['queries']} "
@@ -173,25 +151,22 @@ def _few_shot(few: Mapping[str, Any]) -> str:
         rows.append([TITLES[name], *_cells(by_shots, few["shots"])])
         rows.append(["… interval over test groups", *_cells(groups, few["shots"])])
     rows.append([TITLES["chance"]] + [f"{few['chance']:.1%}"] * len(few["shots"]))
-    return (
-        "<h2>k-shot episodes</h2>"
-        + _paragraph(text)
-        + _table(heads, rows)
-        + _paragraph(
-            "First interval: mean over episodes, ±1.96 standard errors; it shrinks with more "
-            "episodes. Second: test groups resampled; it tells how far other test scenes could "
-            "move the mean, and is the one to compare by.",
-            True,
-        )
-        + _few_shot_figure(few)
+    page.text(text)
+    page.table(heads, rows)
+    page.text(
+        "First interval: mean over episodes, ±1.96 standard errors; it shrinks with more "
+        "episodes. Second: test groups resampled; it tells how far other test scenes could "
+        "move the mean, and is the one to compare by.",
+        small=True,
     )
+    page.figure(_few_shot_figure(few))
 
 
 def _cells(by_shots: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     return [_estimate(by_shots[k]) if k in by_shots else "" for k in shots]
 
 
-def _retrieval(both: Mapping[str, Any]) -> str:
+def _retrieval(page: Page, both: Mapping[str, Any]) -> None:
     rows = []
     for name, title in (("text_to_video", "Text to video"), ("video_to_text", "Video to text")):
         row = both[name]
@@ -199,83 +174,52 @@ def _retrieval(both: Mapping[str, Any]) -> str:
         right = f"{row['right_per_query']:.1f} of {row['gallery']}"
         rows.append([title, row["queries"], *recall, f"{row['median_rank']:g}", right])
     heads = ["", "queries", "R@1", "R@5", "R@10", "median rank", "right answers"]
-    return (
-        "<h2>Retrieval</h2>"
-        + _paragraph(
-            "Over the test clips and their distinct captions. A caption shared by several clips, "
-            "as all clips of a class share those made from its name, is answered by any of them: "
-            "mind the number of right answers when comparing with other data sets."
-        )
-        + _table(heads, rows)
+    page.heading("Retrieval")
+    page.text(
+        "Over the test clips and their distinct captions. A caption shared by several clips, "
+        "as all clips of a class share those made from its name, is answered by any of them: "
+        "mind the number of right answers when comparing with other data sets."
     )
+    page.table(heads, rows)
 
 
-def _per_class(metrics: Mapping[str, Any]) -> str:
+def _per_class(page: Page, metrics: Mapping[str, Any]) -> None:
     judged = metrics["closed_set"]["spklip"]["per_class"]
     rows = []
     for name, count in metrics["data"]["per_class"].items():
         share = judged.get(name)
         shown = "" if share is None else _estimate(share | {"value": share["top1"]})
         rows.append([name, count["train"], count["test"], shown])
-    return (
-        "<h2>Classes</h2>"
-        + _table(["", "training clips", "test clips", "top-1"], rows)
-        + _paragraph("Interval: Wilson, over clips.", True)
-    )
+    page.heading("Classes")
+    page.table(["", "training clips", "test clips", "top-1"], rows)
+    page.text("Interval: Wilson, over clips.", small=True)
 
 
-def _training(train: Mapping[str, Any]) -> str:
-    curve = train["curve"]
-    return "<h2>Training</h2>" + (_curve_figure(curve) if curve else _paragraph("Nothing logged."))
+def _training(page: Page, train: Mapping[str, Any]) -> None:
+    page.heading("Training")
+    if train["curve"]:
+        page.figure(_curve_figure(train["curve"]))
+    else:
+        page.text("Nothing logged.")
 
 
 def _estimate(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
 
 
-def _paragraph(text: str, small: bool = False) -> str:
-    return f"<p{' class=small' if small else ''}>{html.escape(text)}</p>"
-
-
-def _table(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _svg(figure: Any) -> str:
-    from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
-
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "spklip"}):  # the same metrics draw the same bytes
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]
-
-
-def _curve_figure(curve: Sequence[Mapping[str, float]]) -> str:
-    figure, loss = _figure(8, 3)
+def _curve_figure(curve: Sequence[Mapping[str, float]]) -> Any:
+    figure, loss = new_figure(8, 3)
     step = [point["step"] for point in curve]
     loss.plot(step, [point["loss"] for point in curve], color="tab:blue")
     loss.set(xlabel="step", ylabel="contrastive loss", ylim=(0, None))
     match = loss.twinx()
     match.plot(step, [point.get("batch_match", float("nan")) for point in curve], "tab:orange")
     match.set(ylabel="match within the batch", ylim=(0, 1.02))
-    return _svg(figure)
+    return figure
 
 
-def _few_shot_figure(few: Mapping[str, Any]) -> str:
-    figure, axes = _figure(8, 3.2)
+def _few_shot_figure(few: Mapping[str, Any]) -> Any:
+    figure, axes = new_figure(8, 3.2)
     for shift, (name, by_shots) in enumerate(few["by_group"].items()):
         x = [few["shots"].index(k) + 0.08 * (shift - 1) for k in by_shots]
         y = [point["value"] for point in by_shots.values()]
@@ -288,18 +232,19 @@ def _few_shot_figure(few: Mapping[str, Any]) -> str:
     axes.set_xticks(range(len(few["shots"])), few["shots"])
     axes.set(xlabel="shots a class", ylabel="top-1, interval over test groups", ylim=(0, 1.02))
     axes.legend(fontsize="small")
-    return _svg(figure)
+    return figure
 
 
-def _confusion(closed: Mapping[str, Any]) -> str:
+def _confusion(page: Page, closed: Mapping[str, Any]) -> None:
     names, counts = closed["class_names"], closed["confusion"]
     size = min(12.0, 2.5 + 0.32 * len(names))
-    figure, axes = _figure(size + 1, size)
+    figure, axes = new_figure(size + 1, size)
     axes.imshow(counts, cmap="Blues")
     axes.set(xlabel="answer", ylabel="true class")
     if len(names) <= 60:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        shown = [plain(name) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), shown, fontsize=8)
     if len(names) <= 30:
         darkest = max(max(row) for row in counts)
         for i, row in enumerate(counts):
@@ -307,4 +252,5 @@ def _confusion(closed: Mapping[str, Any]) -> str:
                 color = "white" if count > darkest / 2 else "black"
                 if count:
                     axes.text(j, i, count, ha="center", va="center", fontsize=8, color=color)
-    return "<h2>Confusion</h2>" + _svg(figure)
+    page.heading("Confusion")
+    page.figure(figure)

@@ -31,10 +31,11 @@ def random_planes(seed=0, shape=(150, 5, 7)):
 def test_events_worked_by_hand():
     planes_thw = np.zeros((20, 2, 3), np.uint8)
     planes_thw[3, 1, 2] = planes_thw[3, 0, 1] = planes_thw[19, 0, 0] = 1
-    events = np.concatenate(list(spike_events(Source(planes_thw), time="tick")))
+    source = Source(planes_thw)
+    events = np.concatenate(list(spike_events(source, fields="xyt", time="tick")))
     assert events.dtype.names == ("x", "y", "t")
     assert events.tolist() == [(1, 0, 3), (2, 1, 3), (0, 0, 19)]
-    timed = np.concatenate(list(spike_events(Source(planes_thw, 30_000.0), fields="xytp")))
+    timed = np.concatenate(list(spike_events(Source(planes_thw, 30_000.0))))
     # 3 ticks of 33.3 us are 100 us, 19 are 633.3 us.
     assert timed.tolist() == [(1, 0, 100, 0), (2, 1, 100, 0), (0, 0, 633, 0)]
 
@@ -109,3 +110,24 @@ def test_sides_that_do_not_fit_are_refused():
         next(spike_events(source))
     with pytest.raises(ValueError, match="xyt or xytp"):
         next(spike_events(source, fields="txy"))
+
+
+def test_tonic_takes_the_events(tmp_path):
+    pytest.importorskip("tonic", reason="Tonic is installed below Python 3.13 alone")
+    from tonic import transforms
+
+    planes_thw = random_planes(1, (64, 6, 8))
+    write_events(tmp_path / "e.npy", Source(planes_thw, 20_000.0))
+    events = np.load(tmp_path / "e.npy")
+    one, two = {"sensor_size": (8, 6, 1)}, {"sensor_size": (8, 6, 2)}
+    image = transforms.ToImage(**one)(events.copy())
+    np.testing.assert_array_equal(image[0], planes_thw.sum(axis=0))
+    frames = transforms.ToFrame(**one, time_window=400)(events.copy())  # eight ticks of 50 us
+    np.testing.assert_array_equal(frames[0, 0], planes_thw[:8].sum(axis=0))
+    surfaces = transforms.ToTimesurface(**one, dt=1000, tau=500)(events.copy())
+    assert surfaces.shape[1:] == (1, 6, 8)
+    assert 0 < surfaces.max() <= 1
+    grid = transforms.ToVoxelGrid(**two, n_time_bins=4)(events.copy())
+    assert grid.shape == (4, 1, 6, 8)
+    assert grid.min() >= 0
+    assert 0 < grid.sum() <= planes_thw.sum()

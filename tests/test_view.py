@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spikedata.analysis.view import (
+from spikedata import draw_picture, picture_quality, report_html
+from spikedata.analysis.pictures import (
     choose_clips,
     contact_sheet,
     lay_out,
-    report_html,
     texture_from_interval,
     texture_from_playback,
     to_grey,
@@ -186,3 +186,41 @@ def test_the_page_tells_counts_rates_and_escapes_names(store, tmp_path):
     assert page.count("data:image/png;base64,") == 1
     assert page.count("<svg") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_single_picture_is_pixel_for_pixel_with_a_white_of_one_s_choice(tmp_path):
+    planes_thw = np.zeros((40, 2, 3), np.uint8)
+    planes_thw[::2, 0, 0] = planes_thw[::4, 1, 2] = planes_thw[:, 0, 1] = 1
+    size = {"height_px": 2, "width_px": 3, "tick_rate_hz": 1.0}
+    with (
+        create_store(tmp_path / "s.zarr", recipe={}, class_names=()) as writer,
+        writer.clip(Clip(id="a"), **size) as out,
+    ):
+        out.append(pack_ticks(planes_thw))
+        out.finish(ticks=40, attributes={})
+    store = open_store(tmp_path / "s.zarr")
+    rates = {"tfp": [[0.5, 1, 0], [0, 0, 0.25]], "tfi": [[0.5, 1, 0], [0, 0, 0.25]]}
+    for picture, rate_hw in rates.items():
+        grey_hw = draw_picture(store, "a", picture=picture, white=0.5)
+        want_hw = np.minimum(255, np.rint(np.array(rate_hw) / 0.5 * 255))
+        np.testing.assert_array_equal(grey_hw, want_hw)
+    with pytest.raises(ValueError, match="white must be a positive number"):
+        draw_picture(store, "a", white=0)
+
+
+def test_quality_is_what_the_field_s_package_says():
+    rng = np.random.default_rng(0)
+    truth_hw = rng.integers(0, 256, (20, 30)).astype(np.uint8)
+    noise_hw = rng.integers(-40, 40, truth_hw.shape)
+    grey_hw = np.clip(truth_hw.astype(int) + noise_hw, 0, 255).astype(np.uint8)
+    found = picture_quality(grey_hw, truth_hw)
+    # scikit-image: peak_signal_noise_ratio, structural_similarity with Gaussian weights.
+    assert found["psnr_db"] == pytest.approx(21.591414138419225, rel=1e-9)
+    assert found["ssim"] == pytest.approx(0.9593525412315737, rel=1e-6)
+    assert found["psnr_of_best_gain_db"] >= found["psnr_db"]
+    same = picture_quality(truth_hw, truth_hw)
+    assert (same["psnr_db"], same["ssim"]) == (np.inf, pytest.approx(1))
+    half = picture_quality(truth_hw // 2 * 2 // 2, truth_hw // 2 * 2)
+    assert half["psnr_of_best_gain_db"] > 100 > half["psnr_db"]
+    with pytest.raises(ValueError, match="of one size"):
+        picture_quality(grey_hw, truth_hw[1:])

@@ -12,10 +12,7 @@ Shapes: G groups of eight ticks, H rows, W columns, L lengths of an interval, K 
 bands.
 """
 
-import base64
 import functools
-import html
-import io
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.analysis.page import Page, new_figure
+from spikedata.analysis.pictures import to_grey
 from spikedata.analysis.stats import Profile, Scan, profile, scan
-from spikedata.analysis.view import to_grey
 from spikedata.bits import TICKS_PER_GROUP, slice_ticks
-from spikedata.outputs import written_aside
+from spikedata.outputs import write_whole
 from spikedata.stream import SpikeSource, SpikeStream
 
 _ROUNDING = 1e-12
@@ -294,13 +292,6 @@ def _about(scanned: Scan, ticks: int) -> dict[str, Any]:
 
 # --- report -------------------------------------------------------------------------------------
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } th, td { padding: .2rem .8rem; text-align: right;
-border-bottom: 1px solid #ddd } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
-.no { color: #b00020; font-weight: bold } img, svg { max-width: 100%; height: auto }
-"""
-
 
 def comparison_html(
     comparison: Comparison,
@@ -323,47 +314,32 @@ def comparison_html(
     Raises:
         SpikeDataError: ``out`` is there, and ``overwrite`` is False.
     """
-    out = Path(out)
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        "<p>The last interval is where 95% of the distances of the real recording from itself "
-        "lie: its tiles, shared out by coin, first half of the time against second.</p>",
-        _html_table(comparison),
-        *(f"<p>{html.escape(note)}</p>" for note in comparison.notes()),
-        "<h2>Inter-spike intervals and mean rate</h2>",
-        _curves(comparison),
-        "<h2>Firing rate of each pixel: real, simulated</h2>",
-        _rate_picture(comparison.real_scan),
-        _rate_picture(comparison.simulated_scan),
-    ]
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
+    page = Page(title)
+    page.text(
+        "The last interval is where 95% of the distances of the real recording from itself "
+        "lie: its tiles, shared out by coin, first half of the time against second."
     )
-    with written_aside(out, overwrite=overwrite) as aside:
-        aside.write_text(page, encoding="utf-8")
-    return out
+    rows = comparison.rows()
+    told = [
+        [row["statistic"], item.meaning, *list(row.values())[1:]]
+        for item, row in zip(comparison.statistics, rows, strict=True)
+    ]
+    marked = [n for n, item in enumerate(comparison.statistics) if item.within is False]
+    page.table(("statistic", "meaning", *list(rows[0])[1:]), told, marked=marked)
+    for note in comparison.notes():
+        page.text(note)
+    page.heading("Inter-spike intervals and mean rate")
+    page.figure(_curves(comparison))
+    page.heading("Firing rate of each pixel: real, simulated")
+    for scanned in (comparison.real_scan, comparison.simulated_scan):
+        grey_hw = to_grey(scanned.count_chw.sum(axis=0) / scanned.ticks)
+        page.picture(grey_hw, "firing rate")
+    write_whole(Path(out), page.render(), overwrite=overwrite)
+    return Path(out)
 
 
-def _html_table(comparison: Comparison) -> str:
-    rows = []
-    for item, row in zip(comparison.statistics, comparison.rows(), strict=True):
-        cells = [row["statistic"], item.meaning, *list(row.values())[1:]]
-        mark = ' class="no"' if item.within is False else ""
-        rows.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
-    heads = ("statistic", "meaning", *list(comparison.rows()[0])[1:])
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-
-
-def _curves(comparison: Comparison) -> str:
-    from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
-    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
-
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    lengths, octaves = figure.subplots(1, 2)
+def _curves(comparison: Comparison) -> Any:
+    figure, (lengths, octaves) = new_figure(10, 3.2, columns=2)
     for name, one in (("real", comparison.real), ("simulated", comparison.simulated)):
         longest = max(8, int(np.searchsorted(np.cumsum(one.isi_share_l), 0.999)) + 2)
         lengths.step(
@@ -377,18 +353,4 @@ def _curves(comparison: Comparison) -> str:
     lengths.set(xlabel="interval, ticks", ylabel="share of intervals")
     octaves.set(xlabel="octaves below half the tick rate", ylabel="relative amplitude")
     lengths.legend()
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "spikedata"}):  # the same numbers draw the same bytes
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]
-
-
-def _rate_picture(scanned: Scan) -> str:
-    from PIL import Image  # noqa: PLC0415  # only pictures need it
-
-    buffer = io.BytesIO()
-    grey_hw = to_grey(scanned.count_chw.sum(axis=0) / scanned.ticks)
-    Image.fromarray(grey_hw).save(buffer, format="PNG")
-    png = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="firing rate" src="data:image/png;base64,{png}">'
+    return figure

@@ -1,4 +1,4 @@
-"""Spikes as the neighbours' programs read them: lists of (x, y, t), and NumPy archives of planes.
+"""Spikes as the neighbours' programs read them: lists of events, and NumPy archives of planes.
 
 Event-camera libraries such as Tonic take a structured array, one entry a spike. Spike-camera
 programs take planes of zeros and ones, (T, H, W): Spike-Zoo from an ``.npz`` with the key ``spk``;
@@ -22,26 +22,26 @@ from spikedata.stream import SpikeSource
 
 Fields = Literal["xyt", "xytp"]
 TimeUnit = Literal["us", "tick"]
-_TYPES = {"x": "<i2", "y": "<i2", "t": "<i8", "p": "<i1"}
+_TYPES = {"x": "<i2", "y": "<i2", "t": "<i8", "p": "?"}
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _LARGEST_PX = 1 << 15
 
 
 def spike_events(
-    source: SpikeSource, *, fields: Fields = "xyt", time: TimeUnit = "us"
+    source: SpikeSource, *, fields: Fields = "xytp", time: TimeUnit = "us"
 ) -> Iterator[NDArray[Any]]:
-    """Every spike as (x, y, t), in order of time, then row, then column; block by block.
+    """Every spike as (x, y, t, p), in order of time, then row, then column; block by block.
 
     ``np.concatenate(list(spike_events(source)))`` is what Tonic's transforms take, with
-    ``sensor_size=(W, H, 1)``.
+    ``sensor_size=(W, H, 1)``; ``ToVoxelGrid`` wants ``(W, H, 2)``.
 
     Args:
         source: a camera file or a clip.
-        fields: ``xytp`` adds a polarity, always 0, for programs that ask for one.
+        fields: ``xyt`` leaves out the polarity, which is always False: a spike camera has one.
         time: microseconds, rounded, as in Tonic; or ticks.
 
     Yields:
-        events_n: structured (N,): x and y int16, t int64, p int8.
+        events_n: structured (N,), as Tonic makes them: x and y int16, t int64, p bool.
 
     Raises:
         ValueError: a side is longer than 32,767 pixels, or another field or unit.
@@ -70,7 +70,7 @@ def write_events(
     path: Path | str,
     source: SpikeSource,
     *,
-    fields: Fields = "xyt",
+    fields: Fields = "xytp",
     time: TimeUnit = "us",
     overwrite: bool = False,
 ) -> int:

@@ -113,7 +113,7 @@ def open_spikes(
     source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
     if clip is None and len(source.clips) != 1:
         raise StoreError(f"{path}: holds {len(source.clips)} clips; give --clip ID")
-    return source.stream(next(iter(source.clips)) if clip is None else clip)
+    return source.stream(source.only(clip))
 
 
 def validate(

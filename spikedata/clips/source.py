@@ -190,6 +190,16 @@ class ClipSource(ABC):
             raise StoreError(f"{self.path}: no clip {clip_id!r}; it holds {len(self.clips)} clips")
         return self.clips[clip_id]
 
+    def only(self, clip_id: str | None) -> str:
+        """The id given, or that of the only clip.
+
+        Raises:
+            StoreError: there is no such clip, or none is given and there are several.
+        """
+        if clip_id is None and len(self.clips) != 1:
+            raise StoreError(f"{self.path}: holds {len(self.clips)} clips; name one")
+        return self.stored(next(iter(self.clips)) if clip_id is None else clip_id).id
+
     # --- checking and telling ---------------------------------------------------------------
 
     def verify(self, clip_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Look at spikes: pictures, contact sheets and movies of them, and a page about a store.
+"""Look at spikes: pictures, contact sheets and movies of them.
 
 Two ways to make a picture of spikes, both in spikes a tick (times the threshold: light).
 Texture from playback (TFP) counts the spikes of a window: little noise, moving things blur.
@@ -10,11 +10,9 @@ Source: L. Zhu et al., "A Retina-Inspired Sampling Method for Visual Texture Rec
 ICME 2019.
 """
 
-import base64
-import html
 import io
 import itertools
-from collections import Counter
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.analysis.stats import count_intervals
-from spikedata.clips import ClipSource, StoredClip
+from spikedata.clips import ClipSource
 from spikedata.errors import SpikeDataError, StoreError
-from spikedata.outputs import written_aside
+from spikedata.outputs import write_whole, written_aside
 from spikedata.stream import SpikeStream
 
 _TILE_PX = 128
@@ -91,6 +88,127 @@ def to_grey(rate_hw: NDArray[np.float64], white_rate: float | None = None) -> ND
 
 def _white_rate(rate_hw: NDArray[np.float64]) -> float:
     return float(np.percentile(rate_hw, _BRIGHT_PERCENT)) or 1.0
+
+
+def draw_picture(
+    source: ClipSource,
+    clip_id: str,
+    *,
+    picture: Literal["tfp", "tfi"] = "tfp",
+    start: int = 0,
+    ticks: int | None = None,
+    white: float | None = None,
+) -> NDArray[np.uint8]:
+    """One picture of a clip, pixel for pixel: nothing is scaled, laid out or written on it.
+
+    Args:
+        source: where the clip is.
+        clip_id: which.
+        picture: TFP of all ticks given, or TFI at the middle one of them.
+        start: first tick.
+        ticks: how many; to the end if None.
+        white: spikes a tick that are shown as 255, for example 0.5 for full-scale light at
+            threshold 2; if None, the rate that all but the brightest pixels stay below.
+
+    Returns:
+        grey_hw: uint8 (H, W), 255 times the rate over ``white``, rounded and cut at 255.
+
+    Raises:
+        ValueError: ``white`` is not positive.
+        StoreError: there is no such clip, or it is shorter than asked for.
+    """
+    if white is not None and not 0 < white < math.inf:
+        raise ValueError(f"white must be a positive number of spikes a tick, got {white}")
+    ticks = _ticks_shown(source, clip_id, start, ticks)
+    stream = source.read(clip_id, start, ticks)
+    if picture == "tfp":
+        return to_grey(texture_from_playback(stream), white)
+    return to_grey(texture_from_interval(stream, ticks // 2), white)
+
+
+def picture_quality(grey_hw: NDArray[np.uint8], truth_hw: NDArray[np.uint8]) -> dict[str, float]:
+    """How near a picture is to the true one.
+
+    Args:
+        grey_hw: uint8 (H, W).
+        truth_hw: uint8 (H, W), the true picture.
+
+    Returns:
+        ``psnr_db``: 10 log10(255^2 / mean squared difference), infinite if the two are equal.
+        ``psnr_of_best_gain_db``: the same once the picture is multiplied by the number that makes
+        it largest, since no spike tells the exposure. ``ssim``: mean structural similarity over
+        Gaussian windows of 11 x 11 pixels (1.5 px, K1 0.01, K2 0.03), of whole windows alone.
+
+    Raises:
+        ValueError: the sizes differ, or are less than 11 x 11.
+
+    Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
+    Similarity", IEEE TIP 2004.
+    """
+    if grey_hw.shape != truth_hw.shape or min(grey_hw.shape) < _WINDOW_PX:
+        raise ValueError(
+            f"pictures must be of one size, at least {_WINDOW_PX}x{_WINDOW_PX}, got "
+            f"{grey_hw.shape} and {truth_hw.shape} (H, W)"
+        )
+    one_hw, other_hw = grey_hw.astype(np.float64), truth_hw.astype(np.float64)
+    gain = float((one_hw * other_hw).sum() / max(1.0, (one_hw**2).sum()))
+    return {
+        "psnr_db": _psnr_db(one_hw, other_hw),
+        "psnr_of_best_gain_db": _psnr_db(gain * one_hw, other_hw),
+        "ssim": _ssim(one_hw, other_hw),
+    }
+
+
+_WINDOW_PX = 11
+
+
+def _psnr_db(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
+    error = float(((one_hw - other_hw) ** 2).mean())
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def _ssim(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
+    import cv2  # noqa: PLC0415  # loads slowly, and only this needs it
+
+    def mean(values_hw: NDArray[np.float64]) -> NDArray[np.float64]:
+        blurred_hw: Any = cv2.GaussianBlur(values_hw, (_WINDOW_PX, _WINDOW_PX), 1.5)
+        edge = _WINDOW_PX // 2
+        whole_hw: NDArray[np.float64] = blurred_hw[edge:-edge, edge:-edge]
+        return whole_hw
+
+    first, second = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_one, mean_other = mean(one_hw), mean(other_hw)
+    var_one, var_other = mean(one_hw**2) - mean_one**2, mean(other_hw**2) - mean_other**2
+    both = mean(one_hw * other_hw) - mean_one * mean_other
+    alike = (2 * mean_one * mean_other + first) * (2 * both + second)
+    return float(
+        (alike / ((mean_one**2 + mean_other**2 + first) * (var_one + var_other + second))).mean()
+    )
+
+
+def read_picture(path: Path | str) -> NDArray[np.uint8]:
+    """A picture file as grey levels, uint8 (H, W); colours by their luma.
+
+    Raises:
+        SpikeDataError: it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  # only pictures need it
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise SpikeDataError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def write_picture(path: Path | str, grey_hw: NDArray[np.uint8], *, overwrite: bool = False) -> Path:
+    """Write a picture, uint8 (H, W), as PNG.
+
+    Raises:
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+    """
+    write_whole(Path(path), _png(grey_hw), overwrite=overwrite)
+    return Path(path)
 
 
 def view_clip(
@@ -293,124 +411,3 @@ def _magnify(grey_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
     large_hw = grey_hw.repeat(times, axis=0).repeat(times, axis=1)
     odd_y, odd_x = large_hw.shape[0] % 2, large_hw.shape[1] % 2
     return np.pad(large_hw, ((0, odd_y), (0, odd_x)), mode="edge")
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } th, td { padding: .2rem .8rem; text-align: right;
-border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
-img, svg { max-width: 100%; height: auto }
-"""
-
-
-def report_html(
-    store: ClipSource,
-    out: Path | str,
-    *,
-    sample_clips: int = 48,
-    sample_ticks: int = 1024,
-    overwrite: bool = False,
-) -> Path:
-    """Write a page about a store: classes, firing rates, intervals and a contact sheet.
-
-    Counts and firing rates are of all clips (they were noted when the clips were written); the
-    interval histogram and the pictures are of a sample, and say so.
-
-    Args:
-        store: what to tell of.
-        out: HTML file to write, all in one.
-        sample_clips: at most so many clips are read.
-        sample_ticks: from each at most so many ticks.
-        overwrite: replace ``out``, once the new one is whole.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
-    """
-    out = Path(out)
-    with written_aside(out, overwrite=overwrite) as aside:
-        page = _page(store, sample_clips, sample_ticks)
-        aside.write_text(page, encoding="utf-8")
-    return out
-
-
-def _page(store: ClipSource, sample_clips: int, sample_ticks: int) -> str:
-    sample = choose_clips(store, sample_clips)
-    summary = {key: value for key, value in store.summary().items() if key != "recipe"}
-    parts = [
-        f"<h1>{html.escape(store.name or store.path.name)}</h1>",
-        _table(("", ""), [(key, _shown(value)) for key, value in summary.items()]),
-        "<h2>Classes</h2>",
-        _class_table(store.clips.values()),
-    ]
-    if sample:
-        png = base64.b64encode(_png(contact_sheet(store, sample))).decode()
-        parts += [
-            "<h2>Inter-spike intervals</h2>",
-            f"<p>First {sample_ticks} ticks at most of {len(sample)} clips.</p>",
-            _interval_figure(store, sample, sample_ticks),
-            "<h2>Clips</h2>",
-            "<p>Texture from playback, 64 ticks from the middle of each clip.</p>",
-            f'<img alt="contact sheet" src="data:image/png;base64,{png}">',
-        ]
-    title = html.escape(store.path.name)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
-
-
-def _class_table(clips: Iterable[StoredClip]) -> str:
-    count: Counter[tuple[str, str]] = Counter()
-    spikes: Counter[str] = Counter()
-    pixel_ticks: Counter[str] = Counter()
-    for stored in clips:
-        label = stored.clip.label or "(no label)"
-        count[label, stored.clip.split or "none"] += 1
-        spikes[label] += stored.spikes or 0
-        pixel_ticks[label] += stored.ticks * stored.height_px * stored.width_px
-    splits = sorted({split for _, split in count})
-    rows = [
-        (label, *(count[label, split] for split in splits), f"{spikes[label] / pixels:.4f}")
-        for label, pixels in sorted(pixel_ticks.items())
-    ]
-    return _table(("class", *splits, "spikes per pixel and tick"), rows)
-
-
-def _interval_figure(store: ClipSource, clip_ids: Sequence[str], most_ticks: int) -> str:
-    from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
-    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
-
-    streams = (
-        store.read(clip_id, 0, min(most_ticks, store.clips[clip_id].ticks)) for clip_id in clip_ids
-    )
-    count_l = np.sum([count_intervals(stream, longest=64) for stream in streams], axis=0)
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots()
-    share_l = count_l / max(1, count_l.sum())
-    axes.bar(np.arange(len(share_l)), share_l, width=1.0)
-    axes.set(xlabel="interval, ticks (the last bar: 64 and more)", ylabel="share of intervals")
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "spikedata"}):  # the same store draws the same bytes
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {item}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
-def _table(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"

@@ -1,0 +1,125 @@
+"""One HTML page, all in one file: what every report is written as. Text is escaped by Jinja."""
+
+import base64
+import io
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TEMPLATE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+table { border-collapse: collapse; margin: .6rem 0 }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
+th:first-child, td:first-child { text-align: left } .small { color: #555; font-size: .9rem }
+tr.marked { color: #b00020; font-weight: bold }
+img, svg { max-width: 100%; height: auto }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
+</style></head>
+<body>
+<h1>{{ title }}</h1>
+{%- for part in parts %}
+{%- if part.kind == "heading" %}
+<h2>{{ part.text }}</h2>
+{%- elif part.kind == "text" %}
+<p{% if part.small %} class="small"{% endif %}>{{ part.text }}</p>
+{%- elif part.kind == "items" %}
+<ul>{% for item in part["items"] %}<li>{{ item }}</li>{% endfor %}</ul>
+{%- elif part.kind == "code" %}
+<pre>{{ part.text }}</pre>
+{%- elif part.kind == "table" %}
+<table><tr>{% for cell in part.heads %}<th>{{ cell }}</th>{% endfor %}</tr>
+{%- for row in part.rows %}
+<tr{% if loop.index0 in part.marked %} class="marked"{% endif %}>
+{%- for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}</table>
+{%- elif part.kind == "svg" %}
+{{ part.svg | safe }}
+{%- elif part.kind == "picture" %}
+<img alt="{{ part.alt }}" src="data:image/png;base64,{{ part.png }}">
+{%- endif %}
+{%- endfor %}
+</body></html>
+"""
+
+
+class Page:
+    """A page that is added to from top to bottom; equal parts give equal bytes."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._parts: list[dict[str, Any]] = []
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self._parts.append({"kind": "heading", "text": text})
+
+    def text(self, text: str, *, small: bool = False) -> None:
+        """A paragraph."""
+        self._parts.append({"kind": "text", "text": text, "small": small})
+
+    def items(self, items: Iterable[str]) -> None:
+        """A list; nothing if it is empty."""
+        if shown := list(items):
+            self._parts.append({"kind": "items", "items": shown})
+
+    def code(self, text: str) -> None:
+        """Text as it stands."""
+        self._parts.append({"kind": "code", "text": text})
+
+    def table(
+        self,
+        heads: Sequence[Any],
+        rows: Iterable[Sequence[Any]],
+        *,
+        marked: Collection[int] = (),
+    ) -> None:
+        """A table; rows whose numbers, from 0, are ``marked`` stand out. Nothing without rows."""
+        if shown := [list(row) for row in rows]:
+            table = {"heads": list(heads), "rows": shown, "marked": set(marked)}
+            self._parts.append({"kind": "table", **table})
+
+    def figure(self, figure: Any) -> None:
+        """A ``matplotlib.figure.Figure``, drawn as SVG."""
+        from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
+
+        text = io.StringIO()
+        with rc_context({"svg.hashsalt": "spikedata"}):  # the same figure draws the same bytes
+            figure.savefig(text, format="svg", metadata={"Date": None})
+        drawn = text.getvalue()
+        self._parts.append({"kind": "svg", "svg": drawn[drawn.index("<svg") :]})
+
+    def picture(self, grey_hw: NDArray[np.uint8], alt: str) -> None:
+        """A grey picture, uint8 (H, W), and what it shows."""
+        from PIL import Image  # noqa: PLC0415  # only pictures need it
+
+        buffer = io.BytesIO()
+        Image.fromarray(grey_hw).save(buffer, format="PNG")
+        png = base64.b64encode(buffer.getvalue()).decode()
+        self._parts.append({"kind": "picture", "png": png, "alt": alt})
+
+    def render(self) -> str:
+        """The page as HTML."""
+        from jinja2 import Environment  # noqa: PLC0415  # for reports alone
+
+        template = Environment(autoescape=True).from_string(_TEMPLATE)
+        return template.render(title=self._title, parts=self._parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text for a figure, in which matplotlib finds no mathematics."""
+    return text.replace("$", r"\$")
+
+
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A ``matplotlib.figure.Figure`` of so many inches, and its axes, that no window shows."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
