@@ -7,31 +7,37 @@ from typing import Annotated
 import typer
 
 from .common import advance, errors_in_one_line, fail, print_result, progress_bar
-from .options import SPIKES, AsJson, DryRun, Workers
+from .options import SPIKES, AsJson, DryRun, Overwrite, Workers
+
+Source = Annotated[
+    Path | None,
+    typer.Argument(help="Store or packed Parquet folder.  [default: what was packed last]"),
+]
+Repo = Annotated[
+    str | None,
+    typer.Option(help="OWNER/NAME or NAME.  [default: SOURCE's name under your account]"),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="Let everybody see it.  [default: only you]")
+]
+Licence = Annotated[
+    str | None,
+    typer.Option(help="Licence, such as cc-by-4.0 or any other.  [default: the clips']"),
+]
+RecipeOnly = Annotated[
+    bool,
+    typer.Option(
+        "--recipe-only", help="No bits: recipe and digests, for videos that forbid copies."
+    ),
+]
 
 
 def push_hub(
-    source: Annotated[
-        Path | None,
-        typer.Argument(help="Store or packed Parquet folder.  [default: what was packed last]"),
-    ] = None,
-    repo: Annotated[
-        str | None,
-        typer.Option(help="OWNER/NAME or NAME.  [default: SOURCE's name under your account]"),
-    ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everybody see it.  [default: only you]")
-    ] = False,
-    licence: Annotated[
-        str | None,
-        typer.Option(help="Licence, such as cc-by-4.0 or any other.  [default: the clips']"),
-    ] = None,
-    recipe_only: Annotated[
-        bool,
-        typer.Option(
-            "--recipe-only", help="No bits: recipe and digests, for videos that forbid copies."
-        ),
-    ] = False,
+    source: Source = None,
+    repo: Repo = None,
+    public: Public = False,
+    licence: Licence = None,
+    recipe_only: RecipeOnly = False,
     workers: Workers = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -63,17 +69,21 @@ def push_hub(
         typer.echo(f"\nREADME.md\n\n{card}")
 
 
+Published = Annotated[str, typer.Argument(help="OWNER/NAME of a data set that push-hub made.")]
+Out = Annotated[Path, typer.Option(help="Store to write.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.  [default: the newest]")]
+Check = Annotated[
+    bool,
+    typer.Option("--check", help="Compare OUT, made by you, with the published digests."),
+]
+
+
 def pull(
-    repo: Annotated[str, typer.Argument(help="OWNER/NAME of a data set that push-hub made.")],
-    out: Annotated[Path, typer.Option(help="Store to write.")] = SPIKES,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit.  [default: the newest]")
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Compare OUT, made by you, with the published digests."),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    repo: Published,
+    out: Out = SPIKES,
+    revision: Revision = None,
+    check: Check = False,
+    overwrite: Overwrite = False,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:

@@ -19,34 +19,41 @@ from .common import (
 )
 from .options import CLIPS_HELP, SPIKES, AsJson, Camera, ClipsArgument, Flip, Overwrite, TickRate
 
+Clip = Annotated[str | None, typer.Argument(help="Id of a clip.  [default: the only one]")]
+Store = Annotated[Path, typer.Option(metavar="CLIPS", help=CLIPS_HELP)]
+Out = Annotated[Path | None, typer.Option(help="File: .png, .gif or .mp4.  [default: CLIP.png]")]
+Picture = Annotated[
+    Literal["tfp", "tfi"], typer.Option(help="Mean over a window, or inverse interval.")
+]
+Start = Annotated[int, typer.Option(help="First tick.")]
+Ticks = Annotated[int | None, typer.Option(help="How many ticks.  [default: all]")]
+Window = Annotated[int, typer.Option(help="Ticks in one picture of a movie or sheet.")]
+Single = Annotated[
+    bool,
+    typer.Option("--single", help="One plain picture of all ticks given, pixel for pixel."),
+]
+White = Annotated[
+    float | None,
+    typer.Option(help="Spikes a tick that are white in a single picture.  [default: as it is]"),
+]
+Against = Annotated[
+    Path | None, typer.Option(help="True picture to compare a single one with: PSNR, SSIM.")
+]
+
 
 def view(
-    clip: Annotated[
-        str | None, typer.Argument(help="Id of a clip.  [default: the only one]")
-    ] = None,
-    store: Annotated[Path, typer.Option(metavar="CLIPS", help=CLIPS_HELP)] = SPIKES,
+    clip: Clip = None,
+    store: Store = SPIKES,
     camera: Camera = None,
     flip: Flip = None,
-    out: Annotated[
-        Path | None, typer.Option(help="File: .png, .gif or .mp4.  [default: CLIP.png]")
-    ] = None,
-    picture: Annotated[
-        Literal["tfp", "tfi"], typer.Option(help="Mean over a window, or inverse interval.")
-    ] = "tfp",
-    start: Annotated[int, typer.Option(help="First tick.")] = 0,
-    ticks: Annotated[int | None, typer.Option(help="How many ticks.  [default: all]")] = None,
-    window: Annotated[int, typer.Option(help="Ticks in one picture of a movie or sheet.")] = 32,
-    single: Annotated[
-        bool,
-        typer.Option("--single", help="One plain picture of all ticks given, pixel for pixel."),
-    ] = False,
-    white: Annotated[
-        float | None,
-        typer.Option(help="Spikes a tick that are white in a single picture.  [default: as it is]"),
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="True picture to compare a single one with: PSNR, SSIM.")
-    ] = None,
+    out: Out = None,
+    picture: Picture = "tfp",
+    start: Start = 0,
+    ticks: Ticks = None,
+    window: Window = 32,
+    single: Single = False,
+    white: White = None,
+    against: Against = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -104,14 +111,17 @@ def _single(
     return quality
 
 
+ReportPage = Annotated[
+    Path | None, typer.Option(help="Page to write.  [default: CLIPS with .html]")
+]
+
+
 def report(
     clips: ClipsArgument = SPIKES,
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Page to write.  [default: CLIPS with .html]")
-    ] = None,
+    out: ReportPage = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a page about CLIPS: classes, firing rates, losses, intervals, a contact sheet."""

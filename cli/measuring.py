@@ -16,27 +16,27 @@ from .common import (
     print_result,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Overwrite
+from .options import AsJson, Camera, Flip, Overwrite, TickRate
+
+Real = Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")]
+Simulated = Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")]
+Clip = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Clip of stores; give it twice where REAL's and SIMULATED's have other ids.  "
+        "[default: the only one]"
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Page with pictures to write, .html.")]
 
 
 def compare(
-    real: Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")],
-    simulated: Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")],
-    camera: Annotated[
-        str | None, typer.Option(help="Camera of files: a name from `spikedata cameras`.")
-    ] = None,
-    clip: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Clip of stores; give it twice where REAL's and SIMULATED's have other ids.  "
-            "[default: the only one]"
-        ),
-    ] = None,
-    tick_rate: Annotated[
-        float | None,
-        typer.Option(min=1, help="Ticks a second of files, Hz.  [default: CAMERA's]"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Page with pictures to write, .html.")] = None,
+    real: Real,
+    simulated: Simulated,
+    camera: Camera = None,
+    clip: Clip = None,
+    tick_rate: TickRate = None,
+    out: Out = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,21 +68,21 @@ def compare(
         typer.echo(comparison.table())
 
 
+Dark = Annotated[Path, typer.Argument(help="Recording in the dark.")]
+Medium = Annotated[Path, typer.Argument(help="Recording of an even, medium light.")]
+Bright = Annotated[Path, typer.Argument(help="Recording of an even, bright light.")]
+SensorFile = Annotated[Path, typer.Option(help="Sensor to write, .yaml; its maps lie beside it.")]
+Sensor = Annotated[str, typer.Option(help="Preset that gives what changes from tick to tick.")]
+
+
 def calibrate(
-    dark: Annotated[Path, typer.Argument(help="Recording in the dark.")],
-    medium: Annotated[Path, typer.Argument(help="Recording of an even, medium light.")],
-    bright: Annotated[Path, typer.Argument(help="Recording of an even, bright light.")],
-    out: Annotated[Path, typer.Option(help="Sensor to write, .yaml; its maps lie beside it.")],
-    camera: Annotated[
-        str | None, typer.Option(help="Camera of the files: a name from `spikedata cameras`.")
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option("--flip/--no-flip", help="Turn rows upside down.  [default: as CAMERA needs]"),
-    ] = None,
-    sensor: Annotated[
-        str, typer.Option(help="Preset that gives what changes from tick to tick.")
-    ] = "vidar-20khz",
+    dark: Dark,
+    medium: Medium,
+    bright: Bright,
+    out: SensorFile,
+    camera: Camera = None,
+    flip: Flip = None,
+    sensor: Sensor = "vidar-20khz",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -110,27 +110,20 @@ def calibrate(
     print_result(found.summary() | {"sensor": out}, as_json)
 
 
+Source = Annotated[Path, typer.Argument(help="Store or recording.")]
+ExportFile = Annotated[
+    Path, typer.Argument(help="File: .npy of (x, y, t) events, or .npz of planes as `spk`.")
+]
+OneClip = Annotated[str | None, typer.Option(help="Clip of a store.  [default: the only one]")]
+
+
 def export(
-    source: Annotated[Path, typer.Argument(help="Store or recording.")],
-    out: Annotated[
-        Path, typer.Argument(help="File: .npy of (x, y, t) events, or .npz of planes as `spk`.")
-    ],
-    clip: Annotated[
-        str | None, typer.Option(help="Clip of a store.  [default: the only one]")
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help="Camera of a file: a name from `spikedata cameras`.")
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip", help="Turn a file's rows upside down.  [default: as CAMERA needs]"
-        ),
-    ] = None,
-    tick_rate: Annotated[
-        float | None,
-        typer.Option(min=1, help="Ticks a second of a file, Hz.  [default: CAMERA's]"),
-    ] = None,
+    source: Source,
+    out: ExportFile,
+    clip: OneClip = None,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a clip as other tools read it: Tonic's event arrays, Spike-Zoo's planes.

@@ -14,35 +14,31 @@ from .common import (
     progress_bar,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Workers
+from .options import AsJson, Camera, Flip, Overwrite, TickRate, Workers
+
+Sources = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Stores, recordings or folders of them.  [default: spikes.zarr]"),
+]
+To = Annotated[Literal["zarr", "parquet", "hdf5", "dat"], typer.Option(help="What to write.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Where.  [default: packed.zarr, packed.parquet, ...]")
+]
+Level = Annotated[
+    int | None,
+    typer.Option(help="Effort of compression, 1 to 19; hdf5 0 to 9.  [default: 7; hdf5 4]"),
+]
 
 
 def pack(
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Stores, recordings or folders of them.  [default: spikes.zarr]"),
-    ] = None,
-    to: Annotated[
-        Literal["zarr", "parquet", "hdf5", "dat"], typer.Option(help="What to write.")
-    ] = "zarr",
-    out: Annotated[
-        Path | None, typer.Option(help="Where.  [default: packed.zarr, packed.parquet, ...]")
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help="Camera of recordings: a name from `spikedata cameras`.")
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option("--flip/--no-flip", help="Turn rows upside down.  [default: as CAMERA needs]"),
-    ] = None,
-    tick_rate: Annotated[
-        float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
-    ] = None,
-    level: Annotated[
-        int | None,
-        typer.Option(help="Effort of compression, 1 to 19; hdf5 0 to 9.  [default: 7; hdf5 4]"),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    sources: Sources = None,
+    to: To = "zarr",
+    out: Out = None,
+    camera: Camera = None,
+    flip: Flip = None,
+    tick_rate: TickRate = None,
+    level: Level = None,
+    overwrite: Overwrite = False,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:

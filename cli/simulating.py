@@ -31,7 +31,7 @@ from .common import (
 from .options import SPIKES, AsJson, DryRun, Workers
 
 if TYPE_CHECKING:
-    from spikedata import Corpus, Failure, SimulationRecipe, StoredClip
+    from spikedata import Corpus, Failure, SimulationRecipe, SimulationReport, StoredClip
 
 
 @dataclass(frozen=True)
@@ -407,6 +407,10 @@ def _simulate(
             progress=advance,
             stop=stop,
         )
+    _print_report(corpus, report, as_json)
+
+
+def _print_report(corpus: "Corpus", report: "SimulationReport", as_json: bool) -> None:
     print_notes(report.notes)
     told: dict[str, Any] = {
         "store": str(report.store),

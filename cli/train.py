@@ -22,20 +22,27 @@ Overrides = Annotated[
 ]
 
 
+Recipe = Annotated[str, typer.Argument(help="Recipe file (.yaml), yours or a packaged one.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder to make.  [default: runs/NAME of the recipe]")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done: recipe, size, clips.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+]
+
+
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe file (.yaml), yours or a packaged one.")],
+    recipe: Recipe,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to make.  [default: runs/NAME of the recipe]")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done: recipe, size, clips.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
-    ] = False,
+    out: Out = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train as RECIPE says, judge the model, and write a report."""
@@ -55,20 +62,25 @@ def train(
         _print_metrics(metrics, folder, as_json)
 
 
+Checkpoint = Annotated[
+    str, typer.Argument(help="Run folder, saved model, or Hub model (user/name).")
+]
+Data = Annotated[str | None, typer.Option(help="Store or Hub data set.  [default: the run's own]")]
+Split = Annotated[str | None, typer.Option(help="Split to judge on.")]
+EvaluationFolder = Annotated[Path, typer.Option(help="Folder to make.")]
+OverwriteEvaluation = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the evaluation that is in the folder.")
+]
+
+
 @eval_app.command()
 def evaluate(
-    checkpoint: Annotated[
-        str, typer.Argument(help="Run folder, saved model, or Hub model (user/name).")
-    ],
+    checkpoint: Checkpoint,
     overrides: Overrides = None,
-    data: Annotated[
-        str | None, typer.Option(help="Store or Hub data set.  [default: the run's own]")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to judge on.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("evaluation"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the evaluation that is in the folder.")
-    ] = False,
+    data: Data = None,
+    split: Split = None,
+    out: EvaluationFolder = Path("evaluation"),
+    overwrite: OverwriteEvaluation = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance."""

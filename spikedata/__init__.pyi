@@ -52,6 +52,7 @@ from .recipe import from_dict as from_dict
 from .recipe import load_recipe as load_recipe
 from .recipe import to_dict as to_dict
 from .simulation import SimulationRecipe as SimulationRecipe
+from .simulation import SimulationReport as SimulationReport
 from .simulation import available_cores as available_cores
 from .simulation import simulate_corpus as simulate_corpus
 from .simulation import simulate_recording as simulate_recording

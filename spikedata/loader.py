@@ -78,15 +78,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
         ids: Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
-        if size is not None and min(size) < 1:
-            raise ValueError(f"size must be a positive height and width, got {size}")
-        if segments < 1 or window_ticks < segments or window_ticks % segments:
-            raise ValueError(
-                f"window_ticks must be a positive multiple of segments ({segments}), "
-                f"got {window_ticks}"
-            )
-        if sampling not in ("start", "center", "random", "uniform"):
-            raise ValueError(f"sampling must be start, center, random or uniform, got {sampling!r}")
+        _check_window(window_ticks, segments, sampling, size)
         self.source = source
         self.split = split
         self.segments = segments
@@ -165,6 +157,19 @@ class SpikeClips(Dataset[dict[str, Any]]):
             return clip.label or ""
         random = self.sampling == "random"
         return clip.captions[int(rng.integers(len(clip.captions))) if random else 0]
+
+
+def _check_window(
+    window_ticks: int, segments: int, sampling: str, size: tuple[int, int] | None
+) -> None:
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size must be a positive height and width, got {size}")
+    if segments < 1 or window_ticks < segments or window_ticks % segments:
+        raise ValueError(
+            f"window_ticks must be a positive multiple of segments ({segments}), got {window_ticks}"
+        )
+    if sampling not in ("start", "center", "random", "uniform"):
+        raise ValueError(f"sampling must be start, center, random or uniform, got {sampling!r}")
 
 
 def to_size(packed: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -141,15 +141,7 @@ def pack_clips(
     run = _Run(found.clips, progress or (lambda _: None), workers)
     _write_aside(run, found, to, out, level, overwrite)
     _remember(out)
-    report = PackReport(
-        out=out,
-        clips=len(run.written),
-        packed_bytes=sum(stored.packed_bytes for stored in run.written.values()),
-        stored_bytes=size_on_disk(out),
-        failures=tuple(run.failures),
-        failure_file=failure_file(out),
-        notes=found.clips.notes,
-    )
+    report = run.report(out)
     write_failures(report.failure_file, report.failures)
     return report
 
@@ -330,6 +322,18 @@ class _Run:
             if isinstance(outcome, Exception):
                 raise StoreError(f"{path}: does not read back: {outcome}") from outcome
             self._step("verify", stored, len(self.written))
+
+    def report(self, out: Path) -> PackReport:
+        """What was done, and now lies at ``out``."""
+        return PackReport(
+            out=out,
+            clips=len(self.written),
+            packed_bytes=sum(stored.packed_bytes for stored in self.written.values()),
+            stored_bytes=size_on_disk(out),
+            failures=tuple(self.failures),
+            failure_file=failure_file(out),
+            notes=self.clips.notes,
+        )
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
         self._steps += 1

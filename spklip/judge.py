@@ -256,28 +256,44 @@ def _few_shot(
         )
     except ValueError as error:
         return {"skipped": str(error)}
-    groups = scene_groups(splits.test)
-    judged: dict[str, FewShot] = {}
-    for name in test:
-        is_model = name == "spklip"
-        factor = scale if is_model else 1.0
-        start_cd = text_cd if is_model else torch.zeros(len(names), test[name].shape[1])
-        judged[name] = few_shot(
-            train[name] * factor,
-            test[name] * factor,
-            start_cd,
-            episodes,
-            groups,
-            from_text=is_model,
-            resamples=config.resamples,
-            seed=config.seed,
+    judged = {
+        name: _judged_episodes(
+            name, train[name], test[name], text_cd, scale, episodes, splits, recipe
         )
+        for name in test
+    }
     return _describe_episodes(episodes, splits) | {
         "episodes": config.episodes,
         "shots": [str(k) for k in judged["spklip"].top1],
         "top1": {name: _by_shots(few.top1) for name, few in judged.items()},
         "by_group": {name: _by_shots(few.by_group) for name, few in judged.items()},
     }
+
+
+def _judged_episodes(
+    name: str,
+    train_nd: Tensor,
+    test_nd: Tensor,
+    text_cd: Tensor,
+    scale: float,
+    episodes: Episodes,
+    splits: Splits,
+    recipe: Recipe,
+) -> FewShot:
+    """The model, started at the class texts, or a baseline, started at nought."""
+    is_model = name == "spklip"
+    factor = scale if is_model else 1.0
+    start_cd = text_cd if is_model else torch.zeros(len(splits.class_names), test_nd.shape[1])
+    return few_shot(
+        train_nd * factor,
+        test_nd * factor,
+        start_cd,
+        episodes,
+        scene_groups(splits.test),
+        from_text=is_model,
+        resamples=recipe.eval.resamples,
+        seed=recipe.eval.seed,
+    )
 
 
 def _by_shots(by_shots: dict[int, Any]) -> dict[str, Any]:
@@ -352,6 +368,11 @@ def _notes(splits: Splits, recipe: Recipe) -> list[str]:
         notes.append(f"Kept out of training: {', '.join(recipe.eval.held_out_classes)}.")
     if recipe.data.shots:
         notes.append(f"Trained on {recipe.data.shots} clips of each class at most (data.shots).")
+    return notes + _notes_on_groups(splits)
+
+
+def _notes_on_groups(splits: Splits) -> list[str]:
+    notes = []
     if splits.shared_groups:
         notes.append(
             f"LEAK: {len(splits.shared_groups)} groups have clips in training and in test; "

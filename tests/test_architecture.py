@@ -27,7 +27,7 @@ LAYERS = [
 """Modules and packages of spikedata, lowest first; each imports only what lies lower."""
 
 BACKENDS = {"reference", "numba_cpu", "triton_gpu"}
-KERNEL_FILES = {"spikedata/simulator", "spikedata/bits"}
+KERNEL_FOLDERS = {"spikedata/simulator", "spikedata/bits"}
 KERNEL_NAMES = {"_count_spikes", "_sum_intervals"}
 MOST_LINES, MOST_KERNEL_LINES, USUAL_LINES = 60, 120, 30
 
@@ -166,14 +166,14 @@ def test_only_the_simulator_s_face_knows_a_backend():
     assert users <= {"spikedata.simulator"}
 
 
-def functions() -> list[tuple[str, int, bool]]:
-    """Where each function stands, its lines, and whether it is a kernel."""
+def functions() -> list[tuple[str, int, int, bool]]:
+    """Where each function stands, its lines with and without its docstring, if it is a kernel."""
     found = []
     for file in modules().values():
         place = file.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                kernel = any(place.startswith(folder) for folder in KERNEL_FILES)
+                kernel = any(place.startswith(folder) for folder in KERNEL_FOLDERS)
                 kernel = kernel or node.name in KERNEL_NAMES
                 first = node.body[0]
                 told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
@@ -187,9 +187,10 @@ def test_functions_are_short():
     found = functions()
     usual = [one for one in found if not one[3]]
     assert len(usual) > 500
-    assert [(p, n) for p, _, n, kernel in found if n > MOST_KERNEL_LINES] == []
-    assert [(p, n) for p, _, n, _ in usual if n > MOST_LINES] == []
-    long = sorted(((n, p) for p, _, n, _ in usual if n > USUAL_LINES), reverse=True)
+    assert [(place, n) for place, n, _, _ in found if n > MOST_KERNEL_LINES] == []
+    assert [(place, n) for place, n, _, _ in usual if n > MOST_LINES] == []
+    # Of code: a docstring of ten arguments makes no function hard to read.
+    long = sorted(((n, place) for place, _, n, _ in usual if n > USUAL_LINES), reverse=True)
     assert len(long) <= 0.03 * len(usual), long
 
 

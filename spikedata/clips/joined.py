@@ -34,23 +34,9 @@ class JoinedClips(ClipSource):
         left_out: tuple[Failure, ...] = (),
     ) -> None:
         self._of: dict[str, ClipSource] = {}
-        refused: list[Failure] = [*left_out]
-        ids: dict[str, str] = {}
+        refused = [*left_out]
         for source in sources:
-            refused += source.left_out
-            for stored in source.clips.values():
-                try:
-                    _check_fits(stored, source, ids)
-                    check(stored)
-                except StoreError as error:
-                    refused.append(
-                        Failure(
-                            id=stored.id, path=str(source.path), error=f"{source.path}: {error}"
-                        )
-                    )
-                    continue
-                ids[stored.id.casefold()] = stored.id
-                self._of[stored.id] = source
+            refused += [*source.left_out, *self._take(source, check)]
         self.clips = {clip_id: self._of[clip_id].clips[clip_id] for clip_id in sorted(self._of)}
         self.left_out = tuple(refused)
         self.notes = tuple(note for source in sources for note in source.notes)
@@ -61,6 +47,20 @@ class JoinedClips(ClipSource):
         self.class_names = orders.pop() if len(orders) == 1 else tuple(sorted(every))
         recipes = [source.recipe for source in sources]
         self.recipe: dict[str, Any] = _the_same(recipes, {"packed_from": recipes})
+
+    def _take(self, source: ClipSource, check: Callable[[StoredClip], None]) -> Iterator[Failure]:
+        """Take the clips of one set; those that cannot be are given, with why."""
+        ids = {clip_id.casefold(): clip_id for clip_id in self._of}
+        for stored in source.clips.values():
+            try:
+                _check_fits(stored, source, ids)
+                check(stored)
+            except StoreError as error:
+                told = f"{source.path}: {error}"
+                yield Failure(id=stored.id, path=str(source.path), error=told)
+                continue
+            ids[stored.id.casefold()] = stored.id
+            self._of[stored.id] = source
 
     def open_bits(self, clip_id: str) -> ClipBits:
         """Those of the set that has the clip."""

@@ -192,43 +192,62 @@ def arrow_schema(source: ClipSource, *, with_bits: bool = True) -> pa.Schema:
     # half a second to load, and reading needs it not
     from datasets import ClassLabel, Features, Image, List, Value  # noqa: PLC0415
 
-    text, whole, real = Value("string"), Value("int64"), Value("float64")
+    kinds = {
+        "text": Value("string"),
+        "whole": Value("int64"),
+        "real": Value("float64"),
+        "texts": List(Value("string")),
+        "binaries": List(Value("binary")),
+        "picture": Image(),
+    }
     names = list(source.class_names)
     columns = {
-        "id": text,
-        "preview": Image(),
-        "label": ClassLabel(names=names) if names else whole,
-        "captions": List(text),
-        "split": text,
-        "group": text,
-        "licence": text,
-        "source": text,
-        "source_sha256": text,
-        "ticks": whole,
-        "tick_rate_hz": real,
-        "height": whole,
-        "width": whole,
-        "threshold": real,
-        "spikes": whole,
-        "bits_sha256": text,
-        "provenance": text,
-        "chunk_ticks": whole,
-        "bits": List(Value("binary")),
+        name: kinds[kind]
+        for name, kind in _COLUMNS.items()
+        if with_bits or name not in _ONLY_WITH_BITS
     }
-    if not with_bits:
-        for key in ("preview", "chunk_ticks", "bits"):
-            del columns[key]
+    if names:
+        columns["label"] = ClassLabel(names=names)
+    about = _about_set(source)
     schema = Features(columns).arrow_schema
+    # Labels become numbers here, since Arrow knows nothing of class names.
+    return schema.with_metadata((schema.metadata or {}) | {b"spikedata": about.encode()})
+
+
+def _about_set(source: ClipSource) -> str:
+    """What a file says of its data set, as JSON."""
     ours = {
         "format": FORMAT,
         "version": VERSION,
         "name": source.name,
-        "class_names": names,
+        "class_names": list(source.class_names),
         "recipe": source.recipe,
     }
-    about = json.dumps(ours, sort_keys=True, ensure_ascii=False)
-    # Labels become numbers here, since Arrow knows nothing of class names.
-    return schema.with_metadata((schema.metadata or {}) | {b"spikedata": about.encode()})
+    return json.dumps(ours, sort_keys=True, ensure_ascii=False)
+
+
+_COLUMNS = {
+    "id": "text",
+    "preview": "picture",
+    "label": "whole",
+    "captions": "texts",
+    "split": "text",
+    "group": "text",
+    "licence": "text",
+    "source": "text",
+    "source_sha256": "text",
+    "ticks": "whole",
+    "tick_rate_hz": "real",
+    "height": "whole",
+    "width": "whole",
+    "threshold": "real",
+    "spikes": "whole",
+    "bits_sha256": "text",
+    "provenance": "text",
+    "chunk_ticks": "whole",
+    "bits": "binaries",
+}
+_ONLY_WITH_BITS = ("preview", "chunk_ticks", "bits")
 
 
 def _encode_row(
