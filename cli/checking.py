@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import errors_in_one_line, fail, open_set, print_result
+from .common import errors_in_one_line, fail, open_set, print_result, usage_errors_in_one_line
 from .options import SPIKES, AsJson, Camera, ClipsArgument, Flip, TickRate
 
 
@@ -36,9 +36,10 @@ def validate(
     with errors_in_one_line():
         from spikedata import validate as validate_clips
 
-        problems = validate_clips(
-            clips, deep=not quick, camera=camera, flip=flip, tick_rate_hz=tick_rate
-        )
+        with usage_errors_in_one_line():
+            problems = validate_clips(
+                clips, deep=not quick, camera=camera, flip=flip, tick_rate_hz=tick_rate
+            )
         losses = {} if problems else open_set(clips, camera, flip, tick_rate).losses()
     if as_json:
         told = [asdict(found) for found in problems]

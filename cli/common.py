@@ -110,7 +110,8 @@ def open_set(
     """Open a set of clips; what is odd about it, or left out, goes to stderr."""
     from spikedata import open_clips
 
-    source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate)
+    with usage_errors_in_one_line():
+        source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate)
     print_notes(source.notes)
     print_notes(f"left out: {failure.id}: {failure.error}" for failure in source.left_out)
     return source

@@ -51,10 +51,11 @@ def compare(
     with errors_in_one_line():
         from spikedata import available_cores, compare_streams, comparison_html, open_spikes
 
-        sources = [
-            open_spikes(path, camera=camera, clip=its_clip, tick_rate_hz=tick_rate)
-            for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
-        ]
+        with usage_errors_in_one_line():
+            sources = [
+                open_spikes(path, camera=camera, clip=its_clip, tick_rate_hz=tick_rate)
+                for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
+            ]
         if out is not None:
             check_output(out, real, simulated, overwrite=overwrite)
         with usage_errors_in_one_line():
@@ -112,7 +113,8 @@ def calibrate(
 
 Source = Annotated[Path, typer.Argument(help="Store or recording.")]
 ExportFile = Annotated[
-    Path, typer.Argument(help="File: .npy of (x, y, t) events, or .npz of planes as `spk`.")
+    Path,
+    typer.Argument(help="File: .npy of events (x, y, t, polarity), or .npz of planes."),
 ]
 OneClip = Annotated[str | None, typer.Option(help="Clip of a store.  [default: the only one]")]
 
@@ -135,7 +137,10 @@ def export(
 
         if out.suffix not in (".npy", ".npz"):
             fail(f"{out}: expected a name that ends in .npy or .npz", STATUS_USAGE)
-        spikes = open_spikes(source, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate)
+        with usage_errors_in_one_line():
+            spikes = open_spikes(
+                source, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate
+            )
         check_output(out, source, overwrite=overwrite)
         if out.suffix == ".npz":
             write_npz(out, spikes, **_class_of(spikes), overwrite=overwrite)

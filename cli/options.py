@@ -22,6 +22,5 @@ Flip = Annotated[
     typer.Option("--flip/--no-flip", help="Turn their rows upside down.  [default: as needed]"),
 ]
 TickRate = Annotated[
-    float | None,
-    typer.Option(min=1, help="Ticks a second of recordings, Hz.  [default: CAMERA's]"),
+    float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
 ]

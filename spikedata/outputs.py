@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -107,6 +108,22 @@ def file_sha256(path: Path | str) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """Digest and size of a source: of a file, or of all files of a folder, by name.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    if path.is_file():
+        return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    every, size = hashlib.sha256(), 0
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        name = file.name.encode("utf-8", "surrogateescape")
+        every.update(name + f"\0{file_sha256(file)}\n".encode())
+        size += file.stat().st_size
+    return {"sha256": every.hexdigest(), "bytes": size}
 
 
 def put_into_place(made: Path, out: Path) -> None:

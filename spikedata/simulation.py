@@ -1,7 +1,6 @@
 """A corpus of videos to a store of spikes: several clips at once, resumable, never half-written."""
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -31,9 +30,9 @@ from spikedata.clips import (
     open_store,
     size_on_disk,
 )
-from spikedata.corpora import Corpus, CorpusClip, as_text, clip_id_of
+from spikedata.corpora import Corpus, CorpusClip, clip_id_of
 from spikedata.errors import SpikeDataError, StoreError
-from spikedata.outputs import Failure, failure_file, file_sha256, write_failures
+from spikedata.outputs import Failure, failure_file, identity, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import from_dict, load_recipe, parse_recipe, to_dict
 from spikedata.simulator import (
@@ -325,7 +324,7 @@ class _Run:
             counter = _CountedFrames(video, self.stop)
             target = undo.enter_context(
                 self.writer.clip(
-                    replace(item.clip, source=item.clip.source | _identity(item.path)),
+                    replace(item.clip, source=item.clip.source | identity(item.path)),
                     height_px=video.height_px,
                     width_px=video.width_px,
                     tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
@@ -392,7 +391,7 @@ def simulate_recording(
     source = open_spikes(recording, camera=camera)
     about = {"name": recording.name, "camera": camera}
     if recording.is_file():
-        about |= _identity(recording)
+        about |= identity(recording)
     clip = Clip(id=clip_id_of(recording.stem), source=about)
     blocks = simulate_like(source, sensor, clip_id=clip.id, threads=threads)
     recipe = {"sensor": to_dict(sensor), "like": about}
@@ -510,13 +509,3 @@ def _one_ahead(blocks: Iterator[Block], threads: int) -> Generator[NDArray[np.ui
         while (block := coming.result()) is not None:
             coming = pool.submit(next, blocks, None)
             yield block
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """Digest and size of a video; of a folder of pictures, over all of them by name."""
-    if path.is_file():
-        return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-    every = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.is_file()):
-        every.update(f"{as_text(file.name)}\0{file_sha256(file)}\n".encode())
-    return {"sha256": every.hexdigest(), "bytes": size_on_disk(path)}

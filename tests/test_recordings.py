@@ -11,7 +11,7 @@ from tools import one_line_error, run_program
 
 from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
-from spikedata.clips import open_spikes
+from spikedata.clips import open_clips, open_spikes
 from spikedata.clips.recordings import CameraOptions, recordings_below
 from spikedata.clips.store import create_store, open_store
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
@@ -323,3 +323,51 @@ def test_spikes_that_cannot_be_told_apart_are_refused(tmp_path):
         open_spikes(store)
     with pytest.raises(StoreError, match="no clip 'c'; it holds 2 clips"):
         open_spikes(store, clip="c")
+
+
+def write_numbered(root: Path) -> dict[str, np.ndarray]:
+    """CLASS/CLIP/N.dat, ten planes of 8x16 a file, five files a clip; all planes by clip."""
+    rng = np.random.default_rng(0)
+    written = {}
+    for label in ("clap", "wave"):
+        for clip in ("v1", "v2"):
+            folder = root / label / clip
+            folder.mkdir(parents=True)
+            planes_thw = rng.integers(0, 2, (50, 8, 16), np.uint8)
+            for n in range(5):
+                flat = planes_thw[10 * n : 10 * n + 10].reshape(-1)
+                (folder / f"{n + 7}.dat").write_bytes(np.packbits(flat, bitorder="little"))
+            written[f"{label}__{clip}"] = planes_thw
+    return written
+
+
+def test_a_folder_of_numbered_files_of_few_planes_is_one_clip(tmp_path):
+    written = write_numbered(tmp_path / "set")
+    found = open_clips(tmp_path / "set", camera="8x16")
+    assert {key: stored.label for key, stored in found.clips.items()} == {
+        "clap__v1": "clap",
+        "clap__v2": "clap",
+        "wave__v1": "wave",
+        "wave__v2": "wave",
+    }
+    assert found.notes == (
+        "4 folders of numbered .dat files of a few planes each: one clip a folder",
+    )
+    for clip_id, planes_thw in written.items():
+        assert np.array_equal(found.read(clip_id).unpack(), planes_thw)
+        assert np.array_equal(found.read(clip_id, 13, 20).unpack(), planes_thw[13:33])
+        blocks = np.concatenate(list(found.blocks(clip_id, 16)))
+        assert np.array_equal(blocks, found.read(clip_id).packed_ghw)
+    (alone,) = open_clips(tmp_path / "set" / "clap" / "v1", camera="8x16").clips.values()
+    assert (alone.id, alone.ticks) == ("v1", 50)
+
+
+def test_files_of_many_planes_or_several_sizes_stay_clips_of_their_own(tmp_path):
+    for name, planes in (("1.dat", 65), ("2.dat", 65)):
+        path = tmp_path / "long" / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(16 * planes))
+    assert len(open_clips(tmp_path / "long", camera="8x16").clips) == 2
+    write_numbered(tmp_path / "set")
+    (tmp_path / "set" / "clap" / "v1" / "99.dat").write_bytes(bytes(16))
+    assert len(open_clips(tmp_path / "set", camera="8x16").clips) == 6 + 3

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -90,7 +91,9 @@ class Page:
         from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
 
         text = io.StringIO()
-        with rc_context({"svg.hashsalt": "spikedata"}):  # the same figure draws the same bytes
+        with rc_context({"svg.hashsalt": "spikedata"}), warnings.catch_warnings():
+            # The same figure draws the same bytes. A letter that the font lacks is drawn as a box.
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
             figure.savefig(text, format="svg", metadata={"Date": None})
         drawn = text.getvalue()
         self._parts.append({"kind": "svg", "svg": drawn[drawn.index("<svg") :]})

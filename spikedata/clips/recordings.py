@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from spikedata.bits import TICKS_PER_GROUP
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.clip import Clip
+from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
 from spikedata.clips.rules import RuleBrokenError, check_about, read_json
-from spikedata.clips.source import ClipBits, ClipSource
+from spikedata.clips.source import ClipBits, ClipSource, size_on_disk
 from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
 from spikedata.corpora import (
     CAPTION_TEMPLATES,
+    ListedFile,
     as_text,
     class_order,
     clip_id_of,
@@ -28,10 +30,11 @@ from spikedata.corpora import (
     with_captions,
 )
 from spikedata.errors import CorpusError, SpikeDataError
-from spikedata.outputs import Failure, file_sha256
+from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
+AnyRecording = Recording | NumberedRecording
 RECORDING_SUFFIXES = frozenset([".dat", ".npz"])
 METADATA_FILE = "metadata.jsonl"
 ABOUT_FILE = "spikedata.json"
@@ -87,7 +90,7 @@ class Recordings(ClipSource):
     ) -> None:
         self.path = root
         self.notes = tuple(notes)
-        self._recordings: dict[str, Recording] = {}
+        self._recordings: dict[str, AnyRecording] = {}
         self.clips, self.left_out = self._opened(items)
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
@@ -104,7 +107,7 @@ class Recordings(ClipSource):
 
     def stored_bytes(self, clip_id: str) -> int:
         """Size of the clip's file."""
-        return self._recordings[clip_id].path.stat().st_size
+        return size_on_disk(self._recordings[clip_id].path)
 
     def _opened(
         self, items: Sequence["RecordingItem"]
@@ -128,7 +131,7 @@ class Recordings(ClipSource):
 class RecordingBits(ClipBits):
     """The bits of one camera file."""
 
-    def __init__(self, stored: StoredClip, recording: Recording) -> None:
+    def __init__(self, stored: StoredClip, recording: AnyRecording) -> None:
         self.stored = stored
         self.step = recording.block_groups
         self._recording = recording
@@ -153,10 +156,12 @@ class RecordingItem:
     clip: Clip
     path: Path
     options: CameraOptions
+    files: tuple[Path, ...] = ()
+    """The numbered files of ``path``, if that is a folder of them."""
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
-    def open(self) -> tuple[Recording, StoredClip]:
+    def open(self) -> tuple[AnyRecording, StoredClip]:
         """The recording, and what is known of it before its bits are read.
 
         Raises:
@@ -171,16 +176,20 @@ class RecordingItem:
                 "`spikedata cameras`"
             )
         camera = find_camera(self.options.camera)
-        recording = read_recording(
-            self.path, camera, flip=self.options.flip, tick_rate_hz=self.options.tick_rate_hz
-        )
+        flip, rate = self.options.flip, self.options.tick_rate_hz
+        recording: AnyRecording
+        if self.files:
+            recording = read_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
+        else:
+            recording = read_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
         if self.measured is not None:
             return recording, self._as_noted(recording, self.measured)
-        told = {"sha256": file_sha256(self.path), "bytes": self.path.stat().st_size}
-        source = self.clip.source | told
+        source = self.clip.source | identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
-        how = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}
+        told = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}
+        if self.files:
+            told["files"] = len(self.files)
         stored = StoredClip(
             clip=replace(self.clip, source=source),
             ticks=recording.ticks,
@@ -189,11 +198,11 @@ class RecordingItem:
             tick_rate_hz=recording.tick_rate_hz,
             bits_sha256="",
             spikes=None,
-            attributes={"camera": how, "versions": versions()},
+            attributes={"camera": told, "versions": versions()},
         )
         return recording, stored
 
-    def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
+    def _as_noted(self, recording: AnyRecording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
         if noted["ticks"] != recording.ticks:
             raise RuleBrokenError(
@@ -232,25 +241,58 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
         raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
-    measured: Sequence[Mapping[str, Any] | None]
     if find_metadata(root):
-        entries, notes = read_entries(root, listing.files)
-        clips = [entry.item for entry in entries]
-        told = [options.or_else(entry.camera(), entry.tick_rate_hz()) for entry in entries]
-        ours = [entry.columns if entry.columns.keys() >= DAT_KEYS else None for entry in entries]
-        # Read as another camera's these would be other bits.
-        measured = [None] * len(ours) if options.camera or options.flip is not None else ours
+        items, notes = _listed_items(root, listing.files, options)
     else:
-        found = read_folder(listing.files)
-        clips, notes = found.clips, found.notes
-        told, measured = [options] * len(clips), [None] * len(clips)
-    items = [
-        RecordingItem(item.clip, item.path, of_file, noted)
-        for item, of_file, noted in zip(
-            with_captions(clips, CAPTION_TEMPLATES), told, measured, strict=True
-        )
-    ]
+        items, notes = _found_items(listing.files, options)
     return Recordings(items, root, [*listing.notes, *notes], read_about(root))
+
+
+def _listed_items(
+    root: Path, files: list[ListedFile], options: CameraOptions
+) -> tuple[list[RecordingItem], list[str]]:
+    """What a metadata file tells of the files."""
+    entries, notes = read_entries(root, files)
+    items = []
+    clips = with_captions([entry.item for entry in entries], CAPTION_TEMPLATES)
+    for entry, item in zip(entries, clips, strict=True):
+        how = options.or_else(entry.camera(), entry.tick_rate_hz())
+        # Read as another camera's these would be other bits.
+        as_noted = options.camera is None and options.flip is None
+        ours = as_noted and entry.columns.keys() >= DAT_KEYS
+        noted = entry.columns if ours else None
+        items.append(RecordingItem(item.clip, item.path, how, measured=noted))
+    return items, notes
+
+
+def _found_items(
+    files: list[ListedFile], options: CameraOptions
+) -> tuple[list[RecordingItem], list[str]]:
+    """What the folders tell of the files; a folder of numbered ones is one clip."""
+    inside: dict[Path, list[ListedFile]] = {}
+    for file in files:
+        inside.setdefault(file.path.parent, []).append(file)
+    listed: list[ListedFile] = []
+    series: dict[Path, list[Path]] = {}
+    for folder, held in inside.items():
+        numbered = numbered_files([file.path for file in held], options.camera)
+        if not numbered:
+            listed += held
+            continue
+        series[folder] = numbered
+        parts = held[0].parts[:-1] or (as_text(folder.resolve().name),)
+        listed.append(ListedFile(path=folder, parts=parts, is_folder=True))
+    found = read_folder(sorted(listed, key=lambda file: file.parts))
+    clips = with_captions(found.clips, CAPTION_TEMPLATES)
+    items = [
+        RecordingItem(item.clip, item.path, options, tuple(series.get(item.path, ())))
+        for item in clips
+    ]
+    if not series:
+        return items, found.notes
+    many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
+    told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
+    return items, [told, *found.notes]
 
 
 def read_about(root: Path) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ __all__ = [
     "SHAPE_CLASSES",
     "Corpus",
     "CorpusClip",
+    "ListedFile",
     "as_text",
     "class_order",
     "clip_id_of",

@@ -204,19 +204,25 @@ def _names(files: list[ListedFile]) -> str:
 
 
 def find_beside(root: Path, pattern: str, given: Path | None) -> list[Path]:
-    """Files of an official list: in the folder given, else in, just below or just beside ``root``.
+    """Files of an official list: in or below the folder given, else ``root``, else just beside it.
+
+    Below means within two folders: archives are often unpacked into folders of their own names.
 
     Raises:
         CorpusError: a folder was given and holds none.
     """
     if given is not None:
-        found = sorted(given.glob(pattern)) or sorted(given.glob(f"*/{pattern}"))
+        found = _within(given, pattern, depth=2)
         if not found:
             raise CorpusError(f"{given}: holds no split file {pattern}")
         return found
-    for where in (root, root.resolve().parent):
-        found = sorted(where.glob(pattern)) or sorted(where.glob(f"*/{pattern}"))
-        if found:
+    # What lies deeper beside it is more likely another corpus's.
+    return _within(root, pattern, depth=2) or _within(root.resolve().parent, pattern, depth=1)
+
+
+def _within(folder: Path, pattern: str, *, depth: int) -> list[Path]:
+    for level in range(depth + 1):
+        if found := sorted(folder.glob("*/" * level + pattern)):
             return found
     return []
 

@@ -127,8 +127,8 @@ def _read_lists(root: Path, split: int, splits: Path | None) -> dict[str, tuple[
     for path in find_beside(root, f"*{ending}", splits):
         label = path.name.removesuffix(ending)
         for number, line in numbered_lines(path):
-            name, _, use = line.rpartition(" ")
-            if not name or use not in _SPLIT_NAMES:
+            name, use = (*line.rsplit(maxsplit=1), "")[:2]
+            if use not in _SPLIT_NAMES:
                 raise CorpusError(
                     f"{path}: line {number}: expected a file name and 0, 1 or 2, got {line!r}"
                 )

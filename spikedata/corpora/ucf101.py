@@ -103,7 +103,12 @@ def _read_lists(
     split_of: dict[str, str] = {}
     for name, path in (("train", train), ("test", train.with_name(f"testlist{split:02d}.txt"))):
         for number, line in numbered_lines(path):
-            stem = PurePosixPath(line.split()[0]).stem
+            name_in_list = re.split(r"[\s,;]+", line)[0].replace("\\", "/")
+            stem = (
+                PurePosixPath(name_in_list).stem
+                if "." in name_in_list
+                else (PurePosixPath(name_in_list).name)
+            )
             if STEM.fullmatch(stem) is None:
                 raise CorpusError(f"{path}: line {number}: {line!r} names no UCF101 clip")
             if split_of.setdefault(stem.casefold(), name) != name:
