@@ -1,5 +1,6 @@
 """`spikedata view` and `report`: pictures, movies and pages of clips."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -76,8 +77,9 @@ def view(
             else:
                 _movie(opened, clip, out, shown, window, overwrite)
                 told = {}
-    if as_json:
-        print_result({"out": out, **told}, as_json)
+    if as_json:  # which knows no infinity, the PSNR of equal pictures
+        finite = {key: value if math.isfinite(value) else None for key, value in told.items()}
+        print_result({"out": out, **finite}, as_json)
     else:
         typer.echo("\n".join([str(out), *(f"{key}  {value:.4f}" for key, value in told.items())]))
 
@@ -87,7 +89,7 @@ def _movie(
 ) -> None:
     from spikedata import view_clip
 
-    view_clip(source, clip, out, window_ticks=window, overwrite=overwrite, **shown)
+    view_clip(source, clip, out, picture_ticks=window, overwrite=overwrite, **shown)
 
 
 def _single(

@@ -13,6 +13,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 from hub_server import HubServer
+from PIL import Image
 from tools import BIN, digest_of_folder, one_line_error, run_program, write_corpus, write_grey
 from tools import random_frames as frames
 from videos import write_video
@@ -264,6 +265,23 @@ def test_pack_info_validate_view_and_report_on_one_store(home):
 
     again = run_program("spikedata", "pack", cwd=home)
     assert "exists already. Give --overwrite" in one_line_error(again, 1)
+
+
+def test_a_single_picture_equal_to_the_true_one_is_told_in_valid_json(tmp_path):
+    size = {"height_px": 12, "width_px": 16, "tick_rate_hz": 20_000.0}
+    with (
+        create_store(tmp_path / "spikes.zarr", recipe={}, class_names=()) as writer,
+        writer.clip(Clip(id="dark"), **size) as out,
+    ):
+        out.append(np.zeros((1, 12, 16), np.uint8))
+        out.finish(ticks=8, attributes={})
+    Image.fromarray(np.zeros((12, 16), np.uint8)).save(tmp_path / "true.png")
+    words = ["view", "--single", "--against", "true.png", "--json"]
+    done = run_program("spikedata", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    # A difference of nought has no logarithm.
+    assert told == {"out": "dark.png", "psnr_db": None, "psnr_of_best_gain_db": None, "ssim": 1.0}
 
 
 def test_a_damaged_store_fails_validation_and_says_where(home):

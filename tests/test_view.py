@@ -4,8 +4,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from spikedata import draw_picture, picture_quality, report_html
+from spikedata import draw_picture, picture_quality, read_picture, report_html
 from spikedata.analysis.pictures import (
     choose_clips,
     contact_sheet,
@@ -105,7 +106,7 @@ def test_a_movie_has_one_picture_a_step(store, tmp_path, suffix):
     import av
 
     out = view_clip(
-        store, "c0", tmp_path / f"c0{suffix}", start=10, ticks=60, window_ticks=20, step_ticks=10
+        store, "c0", tmp_path / f"c0{suffix}", start=10, ticks=60, picture_ticks=20, step_ticks=10
     )
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
@@ -206,6 +207,30 @@ def test_a_single_picture_is_pixel_for_pixel_with_a_white_of_one_s_choice(tmp_pa
         np.testing.assert_array_equal(grey_hw, want_hw)
     with pytest.raises(ValueError, match="white must be a positive number"):
         draw_picture(store, "a", white=0)
+
+
+@pytest.mark.parametrize("ticks", [1, 3, None])
+def test_a_single_interval_picture_looks_beyond_the_ticks_given(store, ticks):
+    # Ticks around the middle one are read, so that both ends of its interval are known.
+    start = 0 if ticks is None else 40
+    grey_hw = draw_picture(store, "c1", picture="tfi", start=start, ticks=ticks, white=0.5)
+    assert (grey_hw == 128).all()  # 255 x 1/4 / 1/2, rounded
+
+
+def test_pictures_are_read_at_their_own_depth(tmp_path):
+    deep_hw = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(deep_hw).save(tmp_path / "deep.png")
+    assert read_picture(tmp_path / "deep.png").ravel().tolist() == list(range(256))
+    colour_hwc = np.zeros((2, 3, 3), np.uint8)
+    colour_hwc[..., 1] = 100
+    Image.fromarray(colour_hwc).save(tmp_path / "green.png")
+    assert (read_picture(tmp_path / "green.png") == 59).all()  # 0.587 x 100
+
+
+def test_a_picture_whose_scale_is_unknown_is_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "light.tiff")
+    with pytest.raises(SpikeDataError, match=r"light\.tiff: pixels are F, expected 8 or 16 bits"):
+        read_picture(tmp_path / "light.tiff")
 
 
 def test_quality_is_what_the_field_s_package_says():

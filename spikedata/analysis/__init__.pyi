@@ -12,8 +12,8 @@ from .page import Page as Page
 from .page import new_figure as new_figure
 from .page import plain as plain
 from .pictures import draw_picture as draw_picture
-from .pictures import picture_quality as picture_quality
 from .pictures import read_picture as read_picture
 from .pictures import view_clip as view_clip
 from .pictures import write_picture as write_picture
+from .quality import picture_quality as picture_quality
 from .report import report_html as report_html

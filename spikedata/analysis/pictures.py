@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ _MOVIE_PX = 240
 _LONGEST_MOVIE_PX = 1920
 """... or until their longer side would be more than this."""
 _CAPTION_PX = 14
+_REACH_TICKS = 512
+"""A single TFI picture looks so far back and ahead; a pixel that is darker stays black."""
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's names of pictures with 16 bits a pixel."""
 _BRIGHT_PERCENT = 99.5
 """This share of a picture's pixels is shown below full white."""
 
@@ -104,7 +108,8 @@ def draw_picture(
     Args:
         source: where the clip is.
         clip_id: which.
-        picture: TFP of all ticks given, or TFI at the middle one of them.
+        picture: TFP of all ticks given, or TFI at the middle one of them, for which up to 512 ticks
+            of the clip before and after it are read, whatever is given.
         start: first tick.
         ticks: how many; to the end if None.
         white: spikes a tick that are shown as 255, for example 0.5 for full-scale light at
@@ -120,82 +125,27 @@ def draw_picture(
     if white is not None and not 0 < white < math.inf:
         raise ValueError(f"white must be a positive number of spikes a tick, got {white}")
     ticks = _ticks_shown(source, clip_id, start, ticks)
-    stream = source.read(clip_id, start, ticks)
     if picture == "tfp":
-        return to_grey(texture_from_playback(stream), white)
-    return to_grey(texture_from_interval(stream, ticks // 2), white)
-
-
-def picture_quality(grey_hw: NDArray[np.uint8], truth_hw: NDArray[np.uint8]) -> dict[str, float]:
-    """How near a picture is to the true one.
-
-    Args:
-        grey_hw: uint8 (H, W).
-        truth_hw: uint8 (H, W), the true picture.
-
-    Returns:
-        ``psnr_db``: 10 log10(255^2 / mean squared difference), infinite if the two are equal.
-        ``psnr_of_best_gain_db``: the same once the picture is multiplied by the number that makes
-        it largest, since no spike tells the exposure. ``ssim``: mean structural similarity over
-        Gaussian windows of 11 x 11 pixels (1.5 px, K1 0.01, K2 0.03), of whole windows alone.
-
-    Raises:
-        ValueError: the sizes differ, or are less than 11 x 11.
-
-    Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
-    Similarity", IEEE TIP 2004.
-    """
-    if grey_hw.shape != truth_hw.shape or min(grey_hw.shape) < _WINDOW_PX:
-        raise ValueError(
-            f"pictures must be of one size, at least {_WINDOW_PX}x{_WINDOW_PX}, got "
-            f"{grey_hw.shape} and {truth_hw.shape} (H, W)"
-        )
-    one_hw, other_hw = grey_hw.astype(np.float64), truth_hw.astype(np.float64)
-    gain = float((one_hw * other_hw).sum() / max(1.0, (one_hw**2).sum()))
-    return {
-        "psnr_db": _psnr_db(one_hw, other_hw),
-        "psnr_of_best_gain_db": _psnr_db(gain * one_hw, other_hw),
-        "ssim": _ssim(one_hw, other_hw),
-    }
-
-
-_WINDOW_PX = 11
-
-
-def _psnr_db(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
-    error = float(((one_hw - other_hw) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def _ssim(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
-    import cv2  # noqa: PLC0415  # loads slowly, and only this needs it
-
-    def mean(values_hw: NDArray[np.float64]) -> NDArray[np.float64]:
-        blurred_hw: Any = cv2.GaussianBlur(values_hw, (_WINDOW_PX, _WINDOW_PX), 1.5)
-        edge = _WINDOW_PX // 2
-        whole_hw: NDArray[np.float64] = blurred_hw[edge:-edge, edge:-edge]
-        return whole_hw
-
-    first, second = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_one, mean_other = mean(one_hw), mean(other_hw)
-    var_one, var_other = mean(one_hw**2) - mean_one**2, mean(other_hw**2) - mean_other**2
-    both = mean(one_hw * other_hw) - mean_one * mean_other
-    alike = (2 * mean_one * mean_other + first) * (2 * both + second)
-    return float(
-        (alike / ((mean_one**2 + mean_other**2 + first) * (var_one + var_other + second))).mean()
-    )
+        return to_grey(texture_from_playback(source.read(clip_id, start, ticks)), white)
+    return to_grey(_interval_around(source, clip_id, start + ticks // 2, _REACH_TICKS), white)
 
 
 def read_picture(path: Path | str) -> NDArray[np.uint8]:
-    """A picture file as grey levels, uint8 (H, W); colours by their luma.
+    """A picture file as grey levels, uint8 (H, W); colours by their luma, 16 bits scaled to 8.
 
     Raises:
-        SpikeDataError: it cannot be read.
+        SpikeDataError: it cannot be read, or its pixels have neither 8 nor 16 bits.
     """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  # only pictures need it
 
     try:
         with Image.open(path) as picture:
+            if picture.mode in _DEEP_MODES:
+                return np.rint(np.asarray(picture) / 257).astype(np.uint8)
+            if picture.mode in ("I", "F"):
+                raise SpikeDataError(
+                    f"{path}: pixels are {picture.mode}, expected 8 or 16 bits. Save it as PNG"
+                )
             return np.asarray(picture.convert("L"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise SpikeDataError(f"{path}: cannot be read as a picture: {error}") from error
@@ -219,7 +169,7 @@ def view_clip(
     picture: Literal["tfp", "tfi"] = "tfp",
     start: int = 0,
     ticks: int | None = None,
-    window_ticks: int = 32,
+    picture_ticks: int = 32,
     step_ticks: int = 8,
     frame_rate: int = 25,
     overwrite: bool = False,
@@ -233,10 +183,10 @@ def view_clip(
         store: where the clip is.
         clip_id: which.
         out: file to write.
-        picture: how pictures are made; TFI looks ``window_ticks`` back and ahead.
+        picture: how pictures are made; TFI looks ``picture_ticks`` back and ahead.
         start: first tick shown.
         ticks: how many are shown; to the end if None.
-        window_ticks: ticks that a TFP picture counts.
+        picture_ticks: ticks that a TFP picture counts, at most those shown.
         step_ticks: from one picture of a movie to the next.
         frame_rate: pictures a second of a movie.
         overwrite: replace ``out``, once the new one is whole.
@@ -253,22 +203,26 @@ def view_clip(
     out = Path(out)
     if out.suffix not in (".png", ".gif", ".mp4"):
         raise ValueError(f"{out}: expected a name that ends in .png, .gif or .mp4")
-    if min(window_ticks, step_ticks, frame_rate) < 1:
-        raise ValueError("window_ticks, step_ticks and frame_rate must be at least 1")
+    if min(picture_ticks, step_ticks, frame_rate) < 1:
+        raise ValueError("picture_ticks, step_ticks and frame_rate must be at least 1")
     ticks = _ticks_shown(store, clip_id, start, ticks)
-    window_ticks = min(window_ticks, ticks)
-    last = start + ticks - window_ticks
+    picture_ticks = min(picture_ticks, ticks)
+    last = start + ticks - picture_ticks
+    sheet = out.suffix == ".png"
+    firsts = _spread(start, last) if sheet else range(start, last + 1, step_ticks)
+    rates = _pictures(store, clip_id, firsts, picture_ticks, picture)
     with written_aside(out, overwrite=overwrite) as aside:
-        if out.suffix == ".png":
-            firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
-            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+        if sheet:
             tiles = [(to_grey(next(rates)), f"tick {first}") for first in firsts]
             aside.write_bytes(_png(lay_out(tiles, columns=4)))
         else:
-            firsts = list(range(start, last + 1, step_ticks))
-            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
             _write_movie(rates, out, aside, frame_rate)
     return out
+
+
+def _spread(first: int, last: int) -> list[int]:
+    """Eight ticks from the first to the last, fewer if there are not so many."""
+    return sorted({round(first + i * (last - first) / 7) for i in range(8)})
 
 
 def _ticks_shown(store: ClipSource, clip_id: str, start: int, ticks: int | None) -> int:
@@ -288,19 +242,25 @@ def _pictures(
     store: ClipSource,
     clip_id: str,
     firsts: Iterable[int],
-    window_ticks: int,
+    picture_ticks: int,
     picture: Literal["tfp", "tfi"],
 ) -> Iterator[NDArray[np.float64]]:
-    """One picture (H, W) for each window, read one window at a time."""
-    end = store.clips[clip_id].ticks
+    """One picture (H, W) for each stretch of ticks, read one at a time."""
     for first in firsts:
         if picture == "tfp":
-            yield texture_from_playback(store.read(clip_id, first, window_ticks))
+            yield texture_from_playback(store.read(clip_id, first, picture_ticks))
         else:
-            middle = first + window_ticks // 2
-            begin = max(0, middle - window_ticks)
-            around = store.read(clip_id, begin, min(end, middle + window_ticks) - begin)
-            yield texture_from_interval(around, middle - begin)
+            middle = first + picture_ticks // 2
+            yield _interval_around(store, clip_id, middle, picture_ticks)
+
+
+def _interval_around(
+    store: ClipSource, clip_id: str, tick: int, reach_ticks: int
+) -> NDArray[np.float64]:
+    """TFI picture (H, W) at a tick of a clip, from so many ticks before and after it."""
+    begin = max(0, tick - reach_ticks)
+    end = min(store.clips[clip_id].ticks, tick + reach_ticks)
+    return texture_from_interval(store.read(clip_id, begin, end - begin), tick - begin)
 
 
 def contact_sheet(
