@@ -16,7 +16,9 @@ from spikedata.analysis.calibrate import (
     simulate_like,
     write_sensor,
 )
-from spikedata.analysis.stats import profile, rate_between_spikes, scan
+from spikedata.analysis.scanning import scan
+from spikedata.analysis.stats import profile
+from spikedata.analysis.trains import rate_between_spikes
 from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
 from spikedata.errors import RecordingError, SpikeDataError

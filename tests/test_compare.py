@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spikedata.analysis.compare import MEANINGS, compare_streams, comparison_html
-from spikedata.analysis.stats import MIN_INTERVALS, Scan, profile, scan
+from spikedata.analysis.scanning import MIN_INTERVALS, Scan, scan
+from spikedata.analysis.stats import profile
 from spikedata.bits import pack_ticks
 from spikedata.camera import read_recording
 from spikedata.clip import Clip

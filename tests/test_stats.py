@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.analysis.stats import count_intervals, profile, scan
+from spikedata.analysis.scanning import scan
+from spikedata.analysis.stats import profile
+from spikedata.analysis.trains import count_intervals
 from spikedata.bits import pack_ticks
 from spikedata.stream import SpikeStream
 

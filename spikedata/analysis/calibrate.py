@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from spikedata.analysis.stats import rate_between_spikes
+from spikedata.analysis.trains import rate_between_spikes
 from spikedata.errors import RecordingError
 from spikedata.outputs import written_aside
 from spikedata.recipe import to_dict

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from spikedata.analysis.page import Page, new_figure
 from spikedata.analysis.pictures import to_grey
-from spikedata.analysis.stats import Profile, Scan, profile, scan
+from spikedata.analysis.scanning import Scan, scan
+from spikedata.analysis.stats import Profile, profile
 from spikedata.bits import TICKS_PER_GROUP, slice_ticks
 from spikedata.outputs import write_whole
 from spikedata.stream import SpikeSource, SpikeStream

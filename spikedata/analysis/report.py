@@ -9,7 +9,7 @@ import numpy as np
 
 from spikedata.analysis.page import Page, new_figure
 from spikedata.analysis.pictures import choose_clips, contact_sheet
-from spikedata.analysis.stats import count_intervals
+from spikedata.analysis.trains import count_intervals
 from spikedata.clips import ClipSource
 from spikedata.errors import SpikeDataError
 from spikedata.outputs import write_whole
