@@ -1,12 +1,21 @@
 """Pictures, movies and the page about a store."""
 
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from spikedata import draw_picture, picture_quality, read_picture, report_html
+from spikedata import (
+    Page,
+    draw_picture,
+    new_figure,
+    picture_quality,
+    plain,
+    read_picture,
+    report_html,
+)
 from spikedata.analysis.pictures import (
     choose_clips,
     contact_sheet,
@@ -92,8 +101,6 @@ def test_contact_sheet_has_a_tile_a_clip(store):
 
 @pytest.mark.parametrize("picture", ["tfp", "tfi"])
 def test_a_sheet_of_a_clip_is_a_picture(store, tmp_path, picture):
-    from PIL import Image
-
     out = view_clip(store, "c1", tmp_path / "c1.png", picture=picture)
     with Image.open(out) as image:
         assert image.format == "PNG"
@@ -207,6 +214,37 @@ def test_a_single_picture_is_pixel_for_pixel_with_a_white_of_one_s_choice(tmp_pa
         np.testing.assert_array_equal(grey_hw, want_hw)
     with pytest.raises(ValueError, match="white must be a positive number"):
         draw_picture(store, "a", white=0)
+
+
+def test_the_page_lists_clips_that_lost_something_the_worst_first(tmp_path):
+    skipped = {"a": 0, "b": 3, "c": 40}
+    with create_store(tmp_path / "s.zarr", recipe={}, class_names=()) as writer:
+        for name, count in skipped.items():
+            with writer.clip(Clip(id=name), height_px=2, width_px=3, tick_rate_hz=1.0) as out:
+                out.append(np.zeros((1, 2, 3), np.uint8))
+                out.finish(ticks=8, attributes={"camera": {"skipped": count}})
+    page = report_html(open_store(tmp_path / "s.zarr"), tmp_path / "s.html").read_text()
+    losses = page[page.index("<h2>Losses</h2>") : page.index("<h2>Classes</h2>")]
+    assert "2 of 3 clips lost something" in losses
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", losses)
+    assert rows == [("c", "40"), ("b", "3")]
+    assert "<td>losses</td><td>bytes skipped: 43</td>" in page
+
+
+def test_a_page_of_equal_parts_has_equal_bytes_and_runs_nothing_that_is_written_on_it():
+    def draw(shown, **how):
+        figure, axes = new_figure(2, 1)
+        axes.set_title(shown, **how)
+        page = Page("<script>1</script>")
+        page.items(["a & b"])
+        page.table(("<i>",), [("{{ 1 + 1 }}",)])
+        page.figure(figure)
+        return re.sub("<!--.*?-->", "", page.render())  # matplotlib repeats the text as it was
+
+    label = r"$\frac{5$ \$ $_{$"  # would be an error as mathematics
+    assert draw(plain(label)) == draw(plain(label)) == draw(label, parse_math=False)
+    assert "<script>" not in draw("")
+    assert all(shown in draw("") for shown in ("&lt;i&gt;", "a &amp; b", "{{ 1 + 1 }}"))
 
 
 @pytest.mark.parametrize("ticks", [1, 3, None])
