@@ -169,7 +169,7 @@ def view_clip(
     picture: Literal["tfp", "tfi"] = "tfp",
     start: int = 0,
     ticks: int | None = None,
-    picture_ticks: int = 32,
+    exposure_ticks: int = 32,
     step_ticks: int = 8,
     frame_rate: int = 25,
     overwrite: bool = False,
@@ -183,10 +183,10 @@ def view_clip(
         store: where the clip is.
         clip_id: which.
         out: file to write.
-        picture: how pictures are made; TFI looks ``picture_ticks`` back and ahead.
+        picture: how pictures are made; TFI looks ``exposure_ticks`` back and ahead.
         start: first tick shown.
         ticks: how many are shown; to the end if None.
-        picture_ticks: ticks that a TFP picture counts, at most those shown.
+        exposure_ticks: ticks that a TFP picture counts, at most those shown.
         step_ticks: from one picture of a movie to the next.
         frame_rate: pictures a second of a movie.
         overwrite: replace ``out``, once the new one is whole.
@@ -203,14 +203,14 @@ def view_clip(
     out = Path(out)
     if out.suffix not in (".png", ".gif", ".mp4"):
         raise ValueError(f"{out}: expected a name that ends in .png, .gif or .mp4")
-    if min(picture_ticks, step_ticks, frame_rate) < 1:
-        raise ValueError("picture_ticks, step_ticks and frame_rate must be at least 1")
+    if min(exposure_ticks, step_ticks, frame_rate) < 1:
+        raise ValueError("exposure_ticks, step_ticks and frame_rate must be at least 1")
     ticks = _ticks_shown(store, clip_id, start, ticks)
-    picture_ticks = min(picture_ticks, ticks)
-    last = start + ticks - picture_ticks
+    exposure_ticks = min(exposure_ticks, ticks)
+    last = start + ticks - exposure_ticks
     sheet = out.suffix == ".png"
     firsts = _spread(start, last) if sheet else range(start, last + 1, step_ticks)
-    rates = _pictures(store, clip_id, firsts, picture_ticks, picture)
+    rates = _pictures(store, clip_id, firsts, exposure_ticks, picture)
     with written_aside(out, overwrite=overwrite) as aside:
         if sheet:
             tiles = [(to_grey(next(rates)), f"tick {first}") for first in firsts]
@@ -242,16 +242,16 @@ def _pictures(
     store: ClipSource,
     clip_id: str,
     firsts: Iterable[int],
-    picture_ticks: int,
+    exposure_ticks: int,
     picture: Literal["tfp", "tfi"],
 ) -> Iterator[NDArray[np.float64]]:
     """One picture (H, W) for each stretch of ticks, read one at a time."""
     for first in firsts:
         if picture == "tfp":
-            yield texture_from_playback(store.read(clip_id, first, picture_ticks))
+            yield texture_from_playback(store.read(clip_id, first, exposure_ticks))
         else:
-            middle = first + picture_ticks // 2
-            yield _interval_around(store, clip_id, middle, picture_ticks)
+            middle = first + exposure_ticks // 2
+            yield _interval_around(store, clip_id, middle, exposure_ticks)
 
 
 def _interval_around(
