@@ -20,7 +20,7 @@ wanted = {
     f"{package}/{file.relative_to(ROOT / folder).as_posix()}"
     for folder, package in FOLDERS.items()
     for file in (ROOT / folder).rglob("*")
-    if file.is_file() and file.suffix != ".pyc"
+    if file.is_file() and "__pycache__" not in file.parts
 }
 packed = {name for name in ZipFile(sys.argv[1]).namelist() if ".dist-info/" not in name}
 if wanted != packed:
