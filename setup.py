@@ -6,6 +6,7 @@ setup(
     packages=[
         *find_packages(include=["spikedata", "spikedata.*", "spklip", "spklip.*"]),
         "spikedata_cli",  # in cli/
-        "spikedata_recipes",  # in recipes/
+        "spikedata_recipes",  # in recipes/, as what follows
+        "spikedata_recipes.sensors",
     ]
 )

@@ -1,11 +1,13 @@
-"""Print the dependencies that pyproject.toml declares, less torch and what needs it."""
+"""Print what pyproject.toml declares, decord too, less torch and what needs it."""
 
+import re
 import tomllib
 from pathlib import Path
 
-NEED_TORCH = ("accelerate", "torch", "transformers")
+NEED_TORCH = {"accelerate", "torch", "transformers"}
 
 text = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
-for line in tomllib.loads(text)["project"]["dependencies"]:
-    if not line.startswith(NEED_TORCH):
+project = tomllib.loads(text)["project"]
+for line in project["dependencies"] + project["optional-dependencies"]["decord"]:
+    if re.split(r"[^\w-]", line)[0] not in NEED_TORCH:
         print(line)

@@ -37,7 +37,21 @@ def run(app: typer.Typer) -> None:
     process that reads the next batch, that makes a step several times as long: let them sleep.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _check_whose_spikedata_this_is()
     app()
+
+
+def _check_whose_spikedata_this_is() -> None:
+    """End here if the other project called spikedata was installed into the same folder."""
+    import spikedata
+
+    if "SpikeDataError" not in getattr(spikedata, "__all__", ()):
+        typer.echo(
+            f"error: {spikedata.__path__[0]} holds files of another project: pip uninstall "
+            "spikedata, then pip install --force-reinstall --no-deps spklip",
+            err=True,
+        )
+        raise SystemExit(STATUS_ERROR)
 
 
 def fail(message: str, status: int = STATUS_ERROR) -> NoReturn:

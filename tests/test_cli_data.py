@@ -427,8 +427,7 @@ def test_flow_makes_frames_between_and_keeps_the_clip_length(tmp_path):
 
 
 def test_cuda_without_a_device_is_one_line(home):
-    import torch
-
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     line = one_line_error(simulate(home, "--device", "cuda"), 1)

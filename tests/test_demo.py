@@ -31,6 +31,7 @@ SHRUNKEN = DemoConfig(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A shrunken demo, begun twice: the first time it is cut off before training."""
+    pytest.importorskip("torch", reason="torch is not installed")
     before = Path.cwd()
     out = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:

@@ -113,7 +113,7 @@ def test_sides_that_do_not_fit_are_refused():
 
 
 def test_tonic_takes_the_events(tmp_path):
-    pytest.importorskip("tonic", reason="Tonic is installed below Python 3.13 alone")
+    pytest.importorskip("tonic", reason="Tonic is not installed")
     from tonic import transforms
 
     planes_thw = random_planes(1, (64, 6, 8))
