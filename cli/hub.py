@@ -11,7 +11,7 @@ from .options import SPIKES, AsJson, DryRun, Overwrite, Workers
 
 Source = Annotated[
     Path | None,
-    typer.Argument(help="Store or packed Parquet folder.  [default: what was packed last]"),
+    typer.Argument(help="A set of clips, of any format.  [default: what was packed last]"),
 ]
 Repo = Annotated[
     str | None,

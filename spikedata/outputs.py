@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if path.exists() and not overwrite:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
-    # Another process may write the same file: what ends last stays, whole.
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Another process, or thread, may write the same file: what ends last stays, whole.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    aside = path.with_name(f"{path.name}.{writer}.partial")
     try:
         yield aside
         sync(aside)
@@ -133,6 +135,7 @@ def put_into_place(made: Path, out: Path) -> None:
     if out.exists() or out.is_symlink():
         out.rename(old)
     made.rename(out)
+    sync(out.parent)
     remove(old)
 
 

@@ -23,7 +23,7 @@ def test_there_are_recipes():
 def test_every_recipe_is_valid_and_its_model_can_be_configured(path):
     recipe = read_recipe(path)
     config = SpklipConfig.preset(recipe.model.preset, **recipe.model.changes)
-    assert recipe.data.window_ticks // recipe.data.segments >= config.window_ticks
+    assert recipe.data.window_ticks // recipe.data.segments >= config.hsfe_ticks
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -9,7 +9,6 @@ Shapes: N frames, H rows, W columns.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.errors import CorpusError
+from spikedata.outputs import put_into_place
 
 SHAPES = ("square", "circle", "triangle")
 MOTIONS = ("left", "right", "up", "down")
@@ -82,7 +82,7 @@ def draw_shapes(
                 progress(len(rows), scenes * len(SHAPE_CLASSES))
     lines = (json.dumps(row, sort_keys=True) + "\n" for row in rows)
     (partial / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
-    os.replace(partial, root)
+    put_into_place(partial, root)
     return root
 
 

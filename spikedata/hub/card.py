@@ -231,12 +231,18 @@ def _introduction(clips: ClipSource, recipe_only: bool) -> str:
     classes = len(clips.class_names)
     what = "Recipes of spike-camera clips" if recipe_only else "Spike-camera clips"
     return (
-        f"# {clips.name or 'spikes'}\n\n{what}: each pixel is one bit a tick, 1 where it fired.\n\n"
+        f"# {_plain(clips.name or 'spikes')}\n\n"
+        f"{what}: each pixel is one bit a tick, 1 where it fired.\n\n"
         f"- clips: {len(all_clips):,}; classes: {classes:,}\n"
         f"- height x width: {_some(sizes)}\n"
         f"- ticks a second: {_some([f'{rate:g}' for rate in rates])}\n"
         f"- ticks a clip: {min(ticks):,} to {max(ticks):,}\n"
     )
+
+
+def _plain(text: str) -> str:
+    """A user's words as Markdown that shows just them: no markup, one line."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
 
 
 def _some(values: list[str]) -> str:
@@ -297,7 +303,7 @@ def _making(clips: ClipSource) -> str:
 def _licence_text(clips: ClipSource, licence: str | None) -> str:
     known = sorted({stored.clip.licence or "not stated" for stored in clips.clips.values()})
     return (
-        f"## Licence and source\n\nLicence of this data set: {_licence(clips, licence)}. Licence "
-        f"of the sources: {_some(known)}. Each row's `source` and `source_sha256` name the file "
-        "that the clip was made from; the rights in it stay with its owners.\n"
+        f"## Licence and source\n\nLicence of this data set: {_plain(_licence(clips, licence))}. "
+        f"Licence of the sources: {_plain(_some(known))}. Each row's `source` and `source_sha256` "
+        "name the file that the clip was made from; the rights in it stay with its owners.\n"
     )

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spikedata.clips import (
+    ClipSource,
     ParquetStore,
-    SpikeStore,
     StoredClip,
     StoreWriter,
     check_replaceable,
     create_store,
     in_order,
+    open_clips,
     open_parquet,
     open_store,
 )
@@ -77,7 +78,7 @@ def fetch(
 def check_regenerated(
     repo: str, store: Path | str, *, revision: str | None = None
 ) -> tuple[str, ...]:
-    """Compare a store of your own making with the digests published; one line a difference.
+    """Compare clips of your own making, of any format, with the digests published; one line a difference.
 
     No bits are downloaded.
 
@@ -85,7 +86,7 @@ def check_regenerated(
         HubError: not there, not reachable, or not published by spikedata.
         StoreError: the store cannot be read.
     """
-    ours = open_store(store)
+    ours = open_clips(store)
     published = _Published(repo, revision)
     lines: list[str] = []
     for name in published.names:
@@ -121,7 +122,7 @@ class _Published:
             return open_parquet(path)
 
     def _open(self, name: str) -> Any:
-        from huggingface_hub import HfFileSystem  # noqa: PLC0415  see _api
+        from huggingface_hub import HfFileSystem  # noqa: PLC0415  see client.api
 
         files = HfFileSystem(endpoint=endpoint(), skip_instance_cache=True)
         path = f"datasets/{self.repo}@{self.commit}/{name}"
@@ -207,7 +208,7 @@ def _how_to_regenerate(repo: str) -> str:
     )
 
 
-def _difference(theirs: StoredClip, ours: SpikeStore) -> str | None:
+def _difference(theirs: StoredClip, ours: ClipSource) -> str | None:
     """What is different about one clip, with a reason where the provenance shows one."""
     clip_id = theirs.clip.id
     if clip_id not in ours.clips:

@@ -72,10 +72,10 @@ def publish(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> PublishReport:
-    """Publish a store or a packed Parquet folder as a data set that plain ``datasets`` loads.
+    """Publish a set of clips, of any format, as a data set that plain ``datasets`` loads.
 
     Args:
-        source: the store or folder.
+        source: the store, file or folder.
         repo: ``owner/name`` or ``name``; default the data set's name under the signed-in account.
         private: whether a repository that is created is private.
         licence: the data set's licence, by any usual name; default that of the clips. One that
@@ -92,7 +92,7 @@ def publish(
         StoreError: the source cannot be read, a clip's bits are not those noted, or another run
             publishes it.
     """
-    plan = _plan(Path(source), licence, recipe_only)
+    plan = _plan(Path(source).resolve(), licence, recipe_only)
     files, revision = plan.files(), None
     repo_id = _full_name(repo, plan.clips, "<your account>" if dry_run else _account())
     card = plan.card(repo_id, files)
@@ -156,7 +156,8 @@ class _Plan:
         if made.is_file():
             return made.stat().st_size
         apart = [self.clips.stored_bytes(clip_id) for clip_id in shard.clip_ids]
-        return sum(size for size in apart if size is not None) or shard.packed_bytes
+        known = [size for size in apart if size is not None]
+        return sum(known) if len(known) == len(apart) else shard.packed_bytes
 
 
 def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
@@ -198,7 +199,7 @@ def _account() -> str:
 
 def _check_card(card: str) -> None:
     """Have the Hub read the card before anything is made for it."""
-    from huggingface_hub import get_session  # noqa: PLC0415  see _api
+    from huggingface_hub import get_session  # noqa: PLC0415  see client.api
 
     with one_line("README.md"):
         asked = {"repoType": "dataset", "content": card}
