@@ -87,7 +87,7 @@ def _movie(
 ) -> None:
     from spikedata import view_clip
 
-    view_clip(source, clip, out, window_ticks=window, overwrite=overwrite, **shown)
+    view_clip(source, clip, out, exposure_ticks=window, overwrite=overwrite, **shown)
 
 
 def _single(

@@ -50,10 +50,10 @@ def check_clips(data: DataConfig, config: SpklipConfig, splits: Splits) -> None:
         SpikeDataError: too few ticks for a window, or too few pixels for a cell.
     """
     ticks = data.window_ticks // data.segments
-    if ticks < config.window_ticks:
+    if ticks < config.hsfe_ticks:
         raise SpikeDataError(
             f"data.window_ticks {data.window_ticks} in {data.segments} segments gives "
-            f"{ticks} ticks each; a window of the model has {config.window_ticks} "
+            f"{ticks} ticks each; a window of the model has {config.hsfe_ticks} "
             "(2 * radius_ticks + 1)"
         )
     height_px, width_px = splits.size or clip_sizes(splits)[0]

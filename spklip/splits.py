@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +77,7 @@ def open_splits(recipe: Recipe) -> Splits:
     """
     path = find_data(recipe.data.path, Path.cwd())
     source = _open_source(path)
-    data = _with_size(recipe.data, source, path)
+    data = recipe.data
     whole = _clips(source, data, split=data.train_split)
     test = _clips(source, data, split=data.test_split)
     check_usable = _check_labelled if any(c >= 0 for c in whole.labels) else _check_captioned
@@ -87,6 +87,7 @@ def open_splits(recipe: Recipe) -> Splits:
     )
     class_names = tuple(whole.class_names) if check_usable is _check_labelled else ()
     chosen, novel = _choose(path, whole, train_ids, class_names, recipe)
+    data = _with_size(data, source, path, {*chosen, *novel, *test_ids})
     test = _clips(source, data, split=data.test_split, ids=test_ids)
     support = _clips(source, data, split=data.train_split, ids=chosen + novel)
     leaks = shared_groups(support.groups, test.groups)
@@ -112,10 +113,12 @@ def open_splits(recipe: Recipe) -> Splits:
     )
 
 
-def _with_size(data: DataConfig, source: Any, path: str) -> DataConfig:
-    """The settings with a size that all clips are given, where they have several."""
+def _with_size(data: DataConfig, source: Any, path: str, used: Collection[str]) -> DataConfig:
+    """The settings with a size that all used clips are given, where they have several."""
     clips = [_clips(source, data, split=split) for split in (data.train_split, data.test_split)]
-    sizes = sorted({size for part in clips for size in part.sizes})
+    sizes = sorted(
+        {size for part in clips for i, size in zip(part.ids, part.sizes, strict=True) if i in used}
+    )
     if data.size is not None or len(sizes) < 2:
         return data
     size = min(height for height, _ in sizes), min(width for _, width in sizes)

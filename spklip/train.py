@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from spikedata import SpikeDataError
 from spklip.gather import gather_with_gradients
-from spklip.losses import contrastive_loss
+from spklip.losses import UNLABELLED, contrastive_loss
 from spklip.recipe import TrainConfig
 
 
@@ -55,7 +55,7 @@ class SpklipTrainer(Trainer):
         loss = contrastive_loss(video_nd, text_nd, output.scale, label_n)
         if not bool(torch.isfinite(loss)):
             raise _diverged(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
-        self._matches.append(_class_match(video_nd.detach(), text_nd.detach(), label_n))
+        self._matches.append(class_match(video_nd.detach(), text_nd.detach(), label_n))
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -70,9 +70,12 @@ class SpklipTrainer(Trainer):
         return 0
 
 
-def _class_match(video_nd: Tensor, text_nd: Tensor, label_n: Tensor) -> Tensor:
+def class_match(video_nd: Tensor, text_nd: Tensor, label_n: Tensor) -> Tensor:
+    """Share of clips whose nearest text is of their class; of no class, their own text."""
     answer_n = (video_nd @ text_nd.T).argmax(dim=1)
-    return (label_n[answer_n] == label_n).float().mean()
+    own_n = answer_n == torch.arange(len(answer_n), device=answer_n.device)
+    same_n = (label_n[answer_n] == label_n) & (label_n != UNLABELLED)
+    return (own_n | same_n).float().mean()
 
 
 def _diverged(what: str) -> SpikeDataError:

@@ -455,13 +455,14 @@ def test_clips_that_are_left_out_are_told(home, monkeypatch):
     write_store(home / "some.zarr")
     with create_store(home / "some.zarr", recipe={}, class_names=CLASSES, resume=True) as writer:
         clip = Clip(id="loose", split="train")
-        with writer.clip(clip, height_px=12, width_px=16, tick_rate_hz=250.0) as out:
-            out.append(np.zeros((8, 12, 16), np.uint8))
+        with writer.clip(clip, height_px=3, width_px=5, tick_rate_hz=250.0) as out:
+            out.append(np.zeros((8, 3, 5), np.uint8))
             out.finish(ticks=64, attributes={})
     words = ["smoke.yaml", *SMALL, "data.path=some.zarr", "train.max_steps=1"]
     assert train(home, monkeypatch, *words, "--out", "some").exit_code == 0
     metrics = json.loads((home / "some" / "metrics.json").read_text())
     assert "1 clips without a class are left out." in metrics["notes"]
+    assert metrics["recipe"]["data"]["size"] is None  # no picture is cut to a clip left out
 
 
 def test_numbers_in_model_changes_may_be_written_as_in_the_rest_of_a_recipe(home, monkeypatch):

@@ -407,7 +407,7 @@ def test_saving_and_loading_changes_nothing(model, tmp_path):
 
 
 def test_presets_are_strict():
-    assert SpklipConfig.preset("paper").window_ticks == 61
+    assert SpklipConfig.preset("paper").hsfe_ticks == 61
     assert SpklipConfig.preset("paper").branch_channels == (16, 15, 15, 14)
     assert SpklipConfig.preset("tiny").branch_channels == (8, 8, 8, 8)
     with pytest.raises(ValueError, match="unknown preset 'huge'; there are paper, tiny"):

@@ -114,7 +114,7 @@ def test_fault_5_one_model_takes_any_resolution_ticks_and_windows():
 
 def unused_parameters(model):
     """Parameters of the video tower that four random clips leave without a gradient."""
-    ticks = 2 * model.config.window_ticks
+    ticks = 2 * model.config.hsfe_ticks
     torch.manual_seed(1)
     model.train().encode_video(planes(4, 1, ticks, 24, 32)).pow(3).sum().backward()
     named = dict(model.video.named_parameters())

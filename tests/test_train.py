@@ -13,9 +13,10 @@ import torch
 from spikedata import SpikeDataError
 from spklip.batches import tokenize
 from spklip.gather import gather_with_gradients
+from spklip.losses import UNLABELLED
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.recipe import TrainConfig
-from spklip.train import fit, last_checkpoint, pick_precision, training_arguments
+from spklip.train import class_match, fit, last_checkpoint, pick_precision, training_arguments
 
 TINY = {
     "radius_ticks": 3,
@@ -193,3 +194,11 @@ def test_precision_is_what_the_recipe_says_or_what_the_machine_has():
 def test_alone_gathering_changes_nothing():
     x = torch.ones(2, 3, requires_grad=True)
     assert gather_with_gradients(x) is x
+
+
+def test_a_clip_without_a_class_matches_its_own_text_alone():
+    video_nd = torch.eye(3)
+    text_nd = torch.eye(3)[[1, 0, 2]]  # the first two clips find each other's text
+    assert class_match(video_nd, text_nd, torch.full((3,), UNLABELLED)) == pytest.approx(1 / 3)
+    assert class_match(video_nd, text_nd, torch.tensor([0, 0, 1])) == 1.0
+    assert class_match(video_nd, text_nd, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)

@@ -105,7 +105,7 @@ def test_a_movie_has_one_picture_a_step(store, tmp_path, suffix):
     import av
 
     out = view_clip(
-        store, "c0", tmp_path / f"c0{suffix}", start=10, ticks=60, window_ticks=20, step_ticks=10
+        store, "c0", tmp_path / f"c0{suffix}", start=10, ticks=60, exposure_ticks=20, step_ticks=10
     )
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]

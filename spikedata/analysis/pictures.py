@@ -219,7 +219,7 @@ def view_clip(
     picture: Literal["tfp", "tfi"] = "tfp",
     start: int = 0,
     ticks: int | None = None,
-    window_ticks: int = 32,
+    exposure_ticks: int = 32,
     step_ticks: int = 8,
     frame_rate: int = 25,
     overwrite: bool = False,
@@ -233,10 +233,10 @@ def view_clip(
         store: where the clip is.
         clip_id: which.
         out: file to write.
-        picture: how pictures are made; TFI looks ``window_ticks`` back and ahead.
+        picture: how pictures are made; TFI looks ``exposure_ticks`` back and ahead.
         start: first tick shown.
         ticks: how many are shown; to the end if None.
-        window_ticks: ticks that a TFP picture counts.
+        exposure_ticks: ticks that a TFP picture counts.
         step_ticks: from one picture of a movie to the next.
         frame_rate: pictures a second of a movie.
         overwrite: replace ``out``, once the new one is whole.
@@ -253,20 +253,20 @@ def view_clip(
     out = Path(out)
     if out.suffix not in (".png", ".gif", ".mp4"):
         raise ValueError(f"{out}: expected a name that ends in .png, .gif or .mp4")
-    if min(window_ticks, step_ticks, frame_rate) < 1:
-        raise ValueError("window_ticks, step_ticks and frame_rate must be at least 1")
+    if min(exposure_ticks, step_ticks, frame_rate) < 1:
+        raise ValueError("exposure_ticks, step_ticks and frame_rate must be at least 1")
     ticks = _ticks_shown(store, clip_id, start, ticks)
-    window_ticks = min(window_ticks, ticks)
-    last = start + ticks - window_ticks
+    exposure_ticks = min(exposure_ticks, ticks)
+    last = start + ticks - exposure_ticks
     with written_aside(out, overwrite=overwrite) as aside:
         if out.suffix == ".png":
             firsts = sorted({round(start + i * (last - start) / 7) for i in range(8)})
-            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+            rates = _pictures(store, clip_id, firsts, exposure_ticks, picture)
             tiles = [(to_grey(next(rates)), f"tick {first}") for first in firsts]
             aside.write_bytes(_png(lay_out(tiles, columns=4)))
         else:
             firsts = list(range(start, last + 1, step_ticks))
-            rates = _pictures(store, clip_id, firsts, window_ticks, picture)
+            rates = _pictures(store, clip_id, firsts, exposure_ticks, picture)
             _write_movie(rates, out, aside, frame_rate)
     return out
 
@@ -288,18 +288,18 @@ def _pictures(
     store: ClipSource,
     clip_id: str,
     firsts: Iterable[int],
-    window_ticks: int,
+    exposure_ticks: int,
     picture: Literal["tfp", "tfi"],
 ) -> Iterator[NDArray[np.float64]]:
     """One picture (H, W) for each window, read one window at a time."""
     end = store.clips[clip_id].ticks
     for first in firsts:
         if picture == "tfp":
-            yield texture_from_playback(store.read(clip_id, first, window_ticks))
+            yield texture_from_playback(store.read(clip_id, first, exposure_ticks))
         else:
-            middle = first + window_ticks // 2
-            begin = max(0, middle - window_ticks)
-            around = store.read(clip_id, begin, min(end, middle + window_ticks) - begin)
+            middle = first + exposure_ticks // 2
+            begin = max(0, middle - exposure_ticks)
+            around = store.read(clip_id, begin, min(end, middle + exposure_ticks) - begin)
             yield texture_from_interval(around, middle - begin)
 
 

@@ -175,7 +175,7 @@ def _draw_track(
 ) -> _Track:
     """The shape stays whole inside the frame; its light differs well from the mean ground."""
     radius_px = min(along_px, side_px) * rng.uniform(0.18, 0.25)
-    margin_px = 1.25 * radius_px + 1  # corners reach further than the radius
+    margin_px = 1.25 * radius_px + 1.5  # corners reach further than the radius, and are soft
     room_px = along_px - 2 * margin_px
     way_px = room_px * rng.uniform(0.6, 0.95)
     contrast = rng.uniform(60, 110) * rng.choice((-1.0, 1.0))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,6 @@ def _metadata(
         download_size=total,
         dataset_size=total,
     )
-    files = [{"split": name, "path": f"data/{name}-*"} for name in split_bytes]
     told: dict[str, Any] = {**licence_metadata(_licence(clips, licence))}
     data = DatasetCardData(
         pretty_name=clips.name or "spikes",
@@ -129,10 +128,16 @@ def _metadata(
         task_categories=["video-classification"],
         tags=["spike-camera", "neuromorphic", "spikedata"],
         size_categories=[_size_category(len(clips.clips))],
-        configs=[{"config_name": "default", "data_files": files}],
+        configs=[_config(split_bytes)],
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     return data
+
+
+def _config(splits: Iterable[str]) -> dict[str, Any]:
+    """Which files are of which split."""
+    files = [{"split": name, "path": f"data/{name}-*"} for name in splits]
+    return {"config_name": "default", "data_files": files}
 
 
 def _licence(clips: ClipSource, licence: str | None) -> str:

@@ -100,9 +100,9 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                 f"branch_ticks {self.branch_ticks} and branch_channels {self.branch_channels} "
                 "must have one entry a branch each"
             )
-        if not all(1 <= ticks <= self.window_ticks for ticks in self.branch_ticks):
+        if not all(1 <= ticks <= self.hsfe_ticks for ticks in self.branch_ticks):
             raise ValueError(
-                f"branch_ticks {self.branch_ticks} must lie in a window of {self.window_ticks} "
+                f"branch_ticks {self.branch_ticks} must lie in a window of {self.hsfe_ticks} "
                 "ticks (2 * radius_ticks + 1)"
             )
 
@@ -121,7 +121,7 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                 raise ValueError(f"{name} must be of whole numbers from {least}, got {value!r}")
 
     @property
-    def window_ticks(self) -> int:
+    def hsfe_ticks(self) -> int:
         """Ticks of a window."""
         return 2 * self.radius_ticks + 1
 

@@ -73,7 +73,7 @@ class MultiScaleTemporalFilter(nn.Module):
 
     def __init__(
         self,
-        window_ticks: int,
+        hsfe_ticks: int,
         branch_ticks: Sequence[int],
         branch_channels: Sequence[int],
         branch_features: int,
@@ -85,8 +85,8 @@ class MultiScaleTemporalFilter(nn.Module):
         ]
         self.branch_features = branch_features
         branches = len(self.branch_ticks)
-        self.mask_mk = nn.Parameter(torch.zeros(branches, window_ticks))
-        self.filter = nn.Conv2d(window_ticks, len(self._branch_of_channel), 3, padding=1)
+        self.mask_mk = nn.Parameter(torch.zeros(branches, hsfe_ticks))
+        self.filter = nn.Conv2d(hsfe_ticks, len(self._branch_of_channel), 3, padding=1)
         smooth_in_time_(self.filter.weight)
         self.merge = nn.Conv2d(
             len(self._branch_of_channel), branches * branch_features, 3, padding=1
@@ -166,7 +166,7 @@ class HierarchicalSpikeFeatureExtractor(nn.Module):
     def __init__(
         self,
         *,
-        window_ticks: int,
+        hsfe_ticks: int,
         branch_ticks: Sequence[int],
         branch_channels: Sequence[int],
         branch_features: int,
@@ -177,7 +177,7 @@ class HierarchicalSpikeFeatureExtractor(nn.Module):
         super().__init__()
         branches = len(branch_ticks)
         self.temporal = MultiScaleTemporalFilter(
-            window_ticks, branch_ticks, branch_channels, branch_features
+            hsfe_ticks, branch_ticks, branch_channels, branch_features
         )
         self.attention = SpatialAttention(branches, branch_features)
         self.embed = nn.Sequential(

@@ -17,12 +17,12 @@ from spklip.model.feature_norm import FeatureNorm
 from spklip.model.hsfe import HierarchicalSpikeFeatureExtractor, conv3x3, group_norm
 
 
-def window_starts(ticks: int, window_ticks: int, step_ticks: int, windows: int | None) -> list[int]:
+def window_starts(ticks: int, hsfe_ticks: int, step_ticks: int, windows: int | None) -> list[int]:
     """First tick of every window of a segment; no window leaves the segment.
 
     Args:
         ticks: length of the segment.
-        window_ticks: length of a window.
+        hsfe_ticks: length of a window.
         step_ticks: from the start of one window to the next; used if ``windows`` is None, and then
             as many windows are placed as fit.
         windows: how many to spread evenly from the first tick to the last, or None.
@@ -33,10 +33,10 @@ def window_starts(ticks: int, window_ticks: int, step_ticks: int, windows: int |
     Raises:
         ValueError: the segment is shorter than one window.
     """
-    last = ticks - window_ticks
+    last = ticks - hsfe_ticks
     if last < 0:
         raise ValueError(
-            f"a segment of {ticks} ticks is shorter than one window of {window_ticks}; "
+            f"a segment of {ticks} ticks is shorter than one window of {hsfe_ticks}; "
             "give longer segments or a smaller radius_ticks (a window is 2 * radius_ticks + 1)"
         )
     if windows is None:
@@ -166,11 +166,11 @@ class VideoTower(nn.Module):
 
     def __init__(self, config: SpklipConfig) -> None:
         super().__init__()
-        self.window_ticks = config.window_ticks
+        self.hsfe_ticks = config.hsfe_ticks
         self.step_ticks = config.step_ticks
         self.windows = config.windows_per_segment
         self.extractor = HierarchicalSpikeFeatureExtractor(
-            window_ticks=config.window_ticks,
+            hsfe_ticks=config.hsfe_ticks,
             branch_ticks=config.branch_ticks,
             branch_channels=config.branch_channels,
             branch_features=config.branch_features,
@@ -221,14 +221,14 @@ class VideoTower(nn.Module):
             centre_sv: float (S V), middle tick of each window; segments are laid end to end.
         """
         segments, ticks = planes_bsthw.shape[1:3]
-        starts = window_starts(ticks, self.window_ticks, self.step_ticks, self.windows)
+        starts = window_starts(ticks, self.hsfe_ticks, self.step_ticks, self.windows)
         dtype = self.time.weight.dtype
-        windows = [planes_bsthw[:, :, first : first + self.window_ticks] for first in starts]
+        windows = [planes_bsthw[:, :, first : first + self.hsfe_ticks] for first in starts]
         window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
         window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
         start_v = torch.tensor(starts, device=planes_bsthw.device, dtype=torch.float32)
         segment_s = torch.arange(segments, device=planes_bsthw.device)
-        centre_sv = segment_s[:, None] * ticks + start_v + self.window_ticks // 2
+        centre_sv = segment_s[:, None] * ticks + start_v + self.hsfe_ticks // 2
         return window_nkhw, centre_sv.flatten()
 
     def window_features(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
