@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -45,7 +46,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path.name in _left_out() else None
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what is left out; quiet runs have no header."""
     if _left_out():
         terminalreporter.write_line(f"left out without torch: {', '.join(_left_out())}")

@@ -74,8 +74,10 @@ def sets(tmp_path_factory):
             with writer.clip(clip, **size) as target:
                 target.append(pack_ticks(rng.random((ticks, 9, 13)) < 0.3))
                 target.finish(ticks=ticks, attributes={"video": {"frames_held": 3, "frames": 30}})
-    for to, name in FORMATS.items():
-        pack_clips([root / "spikes.zarr"], to=to, out=root / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)  # where packing notes what it packed last
+        for to, name in FORMATS.items():
+            pack_clips([root / "spikes.zarr"], to=to, out=root / name)
     return root
 
 
