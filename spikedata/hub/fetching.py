@@ -78,7 +78,7 @@ def fetch(
 def check_regenerated(
     repo: str, store: Path | str, *, revision: str | None = None
 ) -> tuple[str, ...]:
-    """Compare clips of your own making, of any format, with the digests published; one line a difference.
+    """Compare your own clips, of any format, with the digests published; one line a difference.
 
     No bits are downloaded.
 
