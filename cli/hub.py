@@ -48,16 +48,16 @@ def push_hub(
     it with plain `datasets.load_dataset`. An upload that was cut short goes on where it was.
     """
     with errors_in_one_line(), progress_bar(None, "file", "push") as bar:
-        from spikedata import available_cores, last_packed, publish
+        import spikedata
 
-        report = publish(
-            source or last_packed(),
+        report = spikedata.push_hub(
+            source or spikedata.last_packed(),
             repo=repo,
             private=not public,
             licence=licence,
             dry_run=dry_run,
             recipe_only=recipe_only,
-            workers=workers or available_cores(),
+            workers=workers or spikedata.available_cores(),
             progress=lambda step: advance(bar, step.stage, step.done, step.total),
         )
     values = asdict(report)
@@ -95,17 +95,17 @@ def pull(
     """
     differences: tuple[str, ...] = ()
     with errors_in_one_line(), progress_bar(None, "step", "pull") as bar:
-        from spikedata import available_cores, check_regenerated, fetch
+        import spikedata
 
         if check:
-            differences = check_regenerated(repo, out, revision=revision)
+            differences = spikedata.check_regenerated(repo, out, revision=revision)
         else:
-            fetch(
+            spikedata.pull(
                 repo,
                 out,
                 revision=revision,
                 overwrite=overwrite,
-                workers=workers or available_cores(),
+                workers=workers or spikedata.available_cores(),
                 progress=lambda step: advance(bar, step.stage, step.done, step.total or bar.total),
             )
     if as_json:

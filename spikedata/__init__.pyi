@@ -40,8 +40,8 @@ from .errors import RecipeError as RecipeError
 from .errors import SpikeDataError as SpikeDataError
 from .errors import StoreError as StoreError
 from .hub import check_regenerated as check_regenerated
-from .hub import fetch as fetch
-from .hub import publish as publish
+from .hub import pull as pull
+from .hub import push_hub as push_hub
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .outputs import Failure as Failure

@@ -1,6 +1,7 @@
 """Publishing and fetching, against an HTTP server on loopback that speaks the Hub's protocol."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 from hub_server import TOKEN, HubServer
 from tools import one_line_error, run_program, write_corpus
 
-from spikedata import check_regenerated, fetch, publish
+from spikedata import check_regenerated, open_clips, pull, push_hub
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
 from spikedata.clips.store import StoreConfig, create_store, open_store
@@ -103,7 +104,7 @@ print(json.dumps({"splits": {k: len(v) for k, v in whole.items()}, "labels": lab
 
 
 def test_a_process_without_spikedata_loads_streams_and_decodes_the_same_bits(hub, tmp_path):
-    report = publish(make_store(tmp_path / "spikes.zarr"), workers=2)
+    report = push_hub(make_store(tmp_path / "spikes.zarr"), workers=2)
     assert report.repo == "tester/toy-spikes"
 
     script = tmp_path / "consumer.py"
@@ -129,14 +130,14 @@ def test_a_process_without_spikedata_loads_streams_and_decodes_the_same_bits(hub
 
 def test_what_is_fetched_is_the_store_that_was_published(hub, tmp_path, small_shards):
     store = make_store(tmp_path / "spikes.zarr")
-    report = publish(store)
+    report = push_hub(store)
     assert [file.path for file in report.files] == [
         "data/test-00000-of-00001.parquet",
         *[f"data/train-0000{i}-of-00004.parquet" for i in range(4)],
         "recipe.yaml",
         "README.md",
     ]
-    out = fetch(report.repo, tmp_path / "back.zarr", revision=report.revision, workers=2)
+    out = pull(report.repo, tmp_path / "back.zarr", revision=report.revision, workers=2)
     before, after = open_store(store), open_store(out)
     assert dict(after.clips) == dict(before.clips)
     assert (after.class_names, after.recipe, after.name) == (
@@ -154,7 +155,7 @@ def test_an_interrupted_upload_sends_only_what_is_missing(hub, tmp_path, small_s
     store = make_store(tmp_path / "spikes.zarr")
     hub.lfs_uploads_left = 2
     with pytest.raises(HubError) as error:
-        publish(store)
+        push_hub(store)
     assert "answered 403: Storage quota exceeded. What was sent is kept" in str(error.value)
     first = hub.uploads()
     assert len(first) == 3  # the third was refused
@@ -162,7 +163,7 @@ def test_an_interrupted_upload_sends_only_what_is_missing(hub, tmp_path, small_s
 
     hub.lfs_uploads_left = None
     hub.requests.clear()
-    publish(store)
+    push_hub(store)
 
     assert len(hub.uploads()) == 3
     assert set(hub.uploads()) & set(first[:2]) == set()
@@ -176,19 +177,19 @@ def test_an_interrupted_upload_sends_only_what_is_missing(hub, tmp_path, small_s
 
 
 def test_publishing_again_sends_nothing_and_other_clips_replace_the_old(hub, tmp_path):
-    one = publish(make_store(tmp_path / "spikes.zarr"))
+    one = push_hub(make_store(tmp_path / "spikes.zarr"))
     hub.requests.clear()
-    again = publish(tmp_path / "spikes.zarr")
+    again = push_hub(tmp_path / "spikes.zarr")
     assert hub.uploads() == []
     assert again.card == one.card
-    fewer = publish(make_store(tmp_path / "fewer.zarr", count=1), repo="toy-spikes")
+    fewer = push_hub(make_store(tmp_path / "fewer.zarr", count=1), repo="toy-spikes")
     assert sorted(hub.repositories.files(fewer.repo, "main")[1]) == [
         "README.md",
         "data/test-00000-of-00001.parquet",
         "recipe.yaml",
     ]
-    assert len(open_store(fetch(one.repo, tmp_path / "now.zarr")).clips) == 1
-    old = fetch(one.repo, tmp_path / "then.zarr", revision=one.revision)
+    assert len(open_store(pull(one.repo, tmp_path / "now.zarr")).clips) == 1
+    old = pull(one.repo, tmp_path / "then.zarr", revision=one.revision)
     assert len(open_store(old).clips) == 5
 
 
@@ -196,7 +197,7 @@ def test_a_packed_parquet_folder_is_published_as_it_is(hub, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     make_store(tmp_path / "spikes.zarr")
     packed = pack_clips(to="parquet").out
-    report = publish(packed, repo="tester/mine", private=False)
+    report = push_hub(packed, repo="tester/mine", private=False)
     files = hub.repositories.files("tester/mine", "main")[1]
     for name in ("data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"):
         sent = hub.repositories.blob(files[name]["oid"]).read_bytes()
@@ -206,13 +207,13 @@ def test_a_packed_parquet_folder_is_published_as_it_is(hub, tmp_path, monkeypatc
 
 
 def test_it_is_private_unless_asked_otherwise(hub, tmp_path):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     assert report.private
     assert hub.repositories.load(report.repo)["private"]
 
 
 def test_the_card_states_what_the_hub_needs(hub, tmp_path):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     header = yaml.safe_load(report.card.split("---")[1])
     assert header["license"] == "cc-by-4.0"
     assert header["configs"][0]["data_files"] == [
@@ -234,7 +235,7 @@ def test_dry_run_needs_no_network_and_no_account(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     store = make_store(tmp_path / "spikes.zarr")
-    report = publish(store, dry_run=True)
+    report = push_hub(store, dry_run=True)
     assert (report.repo, report.revision) == ("<your account>/toy-spikes", None)
     assert [file.path for file in report.files][-1] == "README.md"
     assert all(file.size_bytes > 0 for file in report.files)
@@ -244,11 +245,11 @@ def test_dry_run_needs_no_network_and_no_account(tmp_path, monkeypatch):
 
 def test_recipes_alone_hold_no_bits_and_tell_what_differs(hub, tmp_path):
     store = make_store(tmp_path / "spikes.zarr")
-    report = publish(store, repo="recipes", recipe_only=True)
+    report = push_hub(store, repo="recipes", recipe_only=True)
     assert "so this holds no bits" in report.card
     assert sum(file.size_bytes for file in report.files) < 60_000
     with pytest.raises(HubError, match="recipes only.*pull tester/recipes --check --out spikes"):
-        fetch("tester/recipes", tmp_path / "back.zarr")
+        pull("tester/recipes", tmp_path / "back.zarr")
     assert check_regenerated("tester/recipes", store) == ()
 
     other = tmp_path / "other.zarr"
@@ -272,7 +273,7 @@ def test_not_signed_in_is_one_line_that_says_what_to_do(hub, tmp_path, monkeypat
     else:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(HubError) as error:
-        publish(make_store(tmp_path / "spikes.zarr"))
+        push_hub(make_store(tmp_path / "spikes.zarr"))
     assert "run `hf auth login`, or set HF_TOKEN" in str(error.value)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
@@ -288,46 +289,46 @@ def test_no_error_ever_shows_the_token(hub, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hub_server._Handler._repository", leak)
     with pytest.raises(HubError) as error:
-        publish(store)
+        push_hub(store)
     assert str(error.value).endswith("answered 403: *** may not do this")
     assert error.value.__cause__ is None
 
 
 def test_errors_of_fetching_are_one_line(hub, tmp_path):
     with pytest.raises(HubError, match="tester/none: not on http"):
-        fetch("tester/none", tmp_path / "x.zarr")
+        pull("tester/none", tmp_path / "x.zarr")
     with pytest.raises(HubError, match="cannot be used"):
-        fetch("no/such/name", tmp_path / "x.zarr")
+        pull("no/such/name", tmp_path / "x.zarr")
     hub.repositories.create("tester/empty", private=False)
     with pytest.raises(HubError, match="was not published by spikedata"):
-        fetch("tester/empty", tmp_path / "x.zarr")
+        pull("tester/empty", tmp_path / "x.zarr")
     (tmp_path / "x.zarr").mkdir()
     with pytest.raises(StoreError, match="exists already"):
-        fetch("tester/empty", tmp_path / "x.zarr")
+        pull("tester/empty", tmp_path / "x.zarr")
 
 
 def test_damaged_bits_are_not_published_and_not_fetched(hub, tmp_path, monkeypatch):
     store = make_store(tmp_path / "spikes.zarr", count=2)
-    good = publish(store)
+    good = push_hub(store)
     files = hub.repositories.files(good.repo, "main")[1]
     blob = hub.repositories.blob(files["data/train-00000-of-00001.parquet"]["oid"])
     data = bytearray(blob.read_bytes())
     data[data.rindex(b"\x28\xb5\x2f\xfd") + 200] ^= 0xFF  # inside a zstd frame
     blob.write_bytes(data)
     with pytest.raises(StoreError, match="clip_1"):
-        fetch(good.repo, tmp_path / "back.zarr")
+        pull(good.repo, tmp_path / "back.zarr")
     assert not (tmp_path / "back.zarr").exists()
 
     shard = store / "clips" / "clip_1" / "c.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-40])
     with pytest.raises(StoreError, match="clip_1"):
-        publish(store, repo="other")
+        push_hub(store, repo="other")
 
 
 def cut_fetch(hub, repo: str, out: Path, downloads: int) -> None:
     hub.downloads_left = downloads
     with pytest.raises(HubError, match="Too much was downloaded. Run the same command again"):
-        fetch(repo, out)
+        pull(repo, out)
     assert not out.exists()
     hub.downloads_left = None
     hub.requests.clear()
@@ -343,69 +344,69 @@ def assert_fetched(path: Path, edition: int = 0) -> None:
 def test_a_fetch_that_was_cut_downloads_only_the_shards_that_are_missing(
     hub, tmp_path, small_shards
 ):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
     hub.downloads_left = 2
-    fetch(report.repo, tmp_path / "back.zarr")
+    pull(report.repo, tmp_path / "back.zarr")
     assert_fetched(tmp_path / "back.zarr")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back.zarr", "hub", "spikes.zarr"]
 
 
 def test_a_fetch_that_was_cut_never_mixes_two_revisions(hub, tmp_path, small_shards):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
-    publish(make_store(tmp_path / "again.zarr", edition=1), repo=report.repo)
-    fetch(report.repo, tmp_path / "back.zarr")
+    push_hub(make_store(tmp_path / "again.zarr", edition=1), repo=report.repo)
+    pull(report.repo, tmp_path / "back.zarr")
     assert_fetched(tmp_path / "back.zarr", edition=1)
     assert not (tmp_path / "back.zarr.pull").exists()
 
 
 def test_clips_lost_after_a_cut_are_fetched_again(hub, tmp_path, small_shards):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
     (half_made,) = (tmp_path / "back.zarr.pull").glob("*/store.zarr")
     shutil.rmtree(half_made)
-    fetch(report.repo, tmp_path / "back.zarr")
+    pull(report.repo, tmp_path / "back.zarr")
     assert_fetched(tmp_path / "back.zarr")
 
 
 def test_a_fetch_killed_at_its_very_end_can_be_run_again(hub, tmp_path):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
-    out = fetch(report.repo, tmp_path / "back.zarr")
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+    out = pull(report.repo, tmp_path / "back.zarr")
     (tmp_path / "back.zarr.pull" / report.revision).mkdir(parents=True)
-    fetch(report.repo, out, overwrite=True)
+    pull(report.repo, out, overwrite=True)
     assert_fetched(out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back.zarr", "hub", "spikes.zarr"]
 
 
 def test_a_fetch_replaces_a_store_and_nothing_else(hub, tmp_path):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     (tmp_path / "file").write_text("mine")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("mine")
     for name in ("file", "photos"):
         with pytest.raises(StoreError, match="was not written by spikedata"):
-            fetch(report.repo, tmp_path / name, overwrite=True)
+            pull(report.repo, tmp_path / name, overwrite=True)
     assert (tmp_path / "photos" / "cat.jpg").read_text() == (tmp_path / "file").read_text()
 
     old = make_store(tmp_path / "old.zarr", edition=1)
     (tmp_path / "link.zarr").symlink_to(old)
-    fetch(report.repo, tmp_path / "link.zarr", overwrite=True)
+    pull(report.repo, tmp_path / "link.zarr", overwrite=True)
     assert_fetched(tmp_path / "link.zarr")
     assert_fetched(old, edition=1)
     with pytest.raises(StoreError, match="needs a name of its own"):
-        fetch(report.repo, Path("/"), overwrite=True)
+        pull(report.repo, Path("/"), overwrite=True)
 
 
 def test_two_runs_at_once_leave_each_other_alone(hub, tmp_path):
     store = make_store(tmp_path / "spikes.zarr")
     at_work = pytest.raises(StoreError, match="another process is writing it")
     with locked(tmp_path / "spikes.zarr.push"), at_work:
-        publish(store)
-    report = publish(store)
+        push_hub(store)
+    report = push_hub(store)
     with locked(tmp_path / "back.zarr.pull"), at_work:
-        fetch(report.repo, tmp_path / "back.zarr")
-    fetch(report.repo, tmp_path / "back.zarr")
+        pull(report.repo, tmp_path / "back.zarr")
+    pull(report.repo, tmp_path / "back.zarr")
     assert not list(tmp_path.glob("*.lock"))
 
 
@@ -417,8 +418,8 @@ def test_checking_reads_no_bits_and_leaves_nothing(hub, tmp_path, monkeypatch):
             with writer.clip(Clip(id=key), height_px=60, width_px=80, tick_rate_hz=1.0) as out:
                 out.append(pack_ticks(planes_thw))
                 out.finish(ticks=4_000, attributes={})
-    report = publish(store)
-    monkeypatch.setattr("spikedata.hub.fetching.READ_AHEAD_BYTES", 4_096)
+    report = push_hub(store)
+    monkeypatch.setattr("spikedata.hub.pulling.READ_AHEAD_BYTES", 4_096)
     hub.bytes_sent, hub.downloads_left = 0, 0
     assert check_regenerated(report.repo, store) == ()
     assert 0 < hub.bytes_sent < report.files[0].size_bytes / 20
@@ -429,7 +430,7 @@ def test_the_commands_on_the_card_make_the_published_bits(hub, tmp_path):
     write_corpus(tmp_path / "there" / "videos", clips=1)
     words = ["videos", "--threshold", "1.5", "--tick-rate", "500"]
     assert run_program("spikedata", "simulate", *words, cwd=tmp_path / "there").returncode == 0
-    report = publish(tmp_path / "there" / "spikes.zarr", recipe_only=True)
+    report = push_hub(tmp_path / "there" / "spikes.zarr", recipe_only=True)
     assert "holds no bits" in report.card
 
     block = report.card.split("```shell\n")[1].split("```")[0]
@@ -460,7 +461,7 @@ def test_maps_are_published_beside_the_recipe_without_their_folder(hub, tmp_path
     store = make_store(tmp_path / "spikes.zarr", maps=str(maps))
     packed = pack_clips([store], to="parquet", out=tmp_path / "packed.parquet").out
     for source in (store, packed):
-        report = publish(source, repo="toy")
+        report = push_hub(source, repo="toy")
         files = hub.repositories.files(report.repo, "main")[1]
         blobs = {name: hub.repositories.blob(file["oid"]) for name, file in files.items()}
         sent = {name: blob.read_bytes() for name, blob in blobs.items()}
@@ -471,18 +472,18 @@ def test_maps_are_published_beside_the_recipe_without_their_folder(hub, tmp_path
         assert "recipe.yaml camera.npz --repo-type dataset" in report.card
 
     maps.unlink()
-    assert "camera.npz" not in [file.path for file in publish(store, dry_run=True).files]
+    assert "camera.npz" not in [file.path for file in push_hub(store, dry_run=True).files]
     with pytest.raises(HubError, match="nobody could make these clips again.*camera.npz"):
-        publish(store, recipe_only=True)
+        push_hub(store, recipe_only=True)
 
 
 def test_recordings_have_no_recipe_to_publish(tmp_path):
     store = make_store(tmp_path / "spikes.zarr", recipe={"cameras": ["vidar"]})
-    report = publish(store, dry_run=True)
+    report = push_hub(store, dry_run=True)
     assert "recipe.yaml" not in [file.path for file in report.files]
     assert "simulate" not in report.card
     with pytest.raises(HubError, match="nobody could make these clips again"):
-        publish(store, dry_run=True, recipe_only=True)
+        push_hub(store, dry_run=True, recipe_only=True)
 
 
 @pytest.mark.parametrize(
@@ -510,8 +511,8 @@ def test_a_licence_with_an_address_of_its_own_is_linked():
 
 def test_any_spelling_of_a_licence_is_published_and_shown_in_a_dry_run(hub, tmp_path):
     store = make_store(tmp_path / "spikes.zarr")
-    assert "\nlicense: cc0-1.0\n" in publish(store, licence="CC0", dry_run=True).card
-    card = publish(store, licence="Our own").card
+    assert "\nlicense: cc0-1.0\n" in push_hub(store, licence="CC0", dry_run=True).card
+    card = push_hub(store, licence="Our own").card
     assert "\nlicense: other\n" in card
     assert "\nlicense_name: our-own\n" in card
     assert "Licence of this data set: Our own." in card
@@ -522,13 +523,13 @@ def test_a_card_that_the_hub_refuses_stops_before_anything_is_made(hub, tmp_path
     hub.licences = frozenset(["mit"])
     steps = []
     with pytest.raises(HubError, match="refuses the card: \"license\" must be one of .'mit'"):
-        publish(store, progress=steps.append)
+        push_hub(store, progress=steps.append)
     assert (steps, hub.uploads()) == ([], [])
     assert not list((tmp_path / "hub").glob("*.json"))
 
 
 def test_pull_prints_json(hub, tmp_path):
-    report = publish(make_store(tmp_path / "spikes.zarr"))
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
     done = run_program("spikedata", "pull", report.repo, "--out", "b.zarr", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == {"store": "b.zarr", "repo": report.repo}
     done = run_program("spikedata", "pull", report.repo, "--check", "--json", cwd=tmp_path)
@@ -538,10 +539,40 @@ def test_pull_prints_json(hub, tmp_path):
 
 def test_nothing_to_publish_says_so(tmp_path):
     with pytest.raises(HubError, match="no such file or folder. Run `spikedata pack --to zarr`"):
-        publish(tmp_path / "none.zarr", dry_run=True)
+        push_hub(tmp_path / "none.zarr", dry_run=True)
     with create_store(
         tmp_path / "empty.zarr", recipe={}, class_names=[], options=StoreConfig()
     ) as writer:
         assert not writer.has("x")
     with pytest.raises(HubError, match="holds no clips"):
-        publish(tmp_path / "empty.zarr", dry_run=True)
+        push_hub(tmp_path / "empty.zarr", dry_run=True)
+
+
+@pytest.mark.parametrize("to", ["zarr", "parquet", "hdf5", "dat"])
+def test_any_format_is_pushed_compared_and_pulled(hub, tmp_path, monkeypatch, to):
+    (tmp_path / "here").mkdir()
+    pack_clips([make_store(tmp_path / "made.zarr")], to=to, out=tmp_path / "here" / "toy")
+    want = {
+        key: (s.bits_sha256, s.clip) for key, s in open_clips(tmp_path / "made.zarr").clips.items()
+    }
+    monkeypatch.chdir(tmp_path / "here")
+    report = push_hub("toy")
+    assert check_regenerated(report.repo, "toy") == ()
+    out = pull(report.repo, tmp_path / "back.zarr")
+    assert {key: (s.bits_sha256, s.clip) for key, s in open_clips(out).clips.items()} == want
+    assert os.listdir() == ["toy"]
+
+
+def test_the_folder_one_stands_in_is_pushed_and_staged_beside_it(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(make_store(tmp_path / "toy"))
+    before = sorted(path for path in Path().rglob("*"))
+    assert push_hub(".").repo == "tester/toy-spikes"
+    assert sorted(path for path in Path().rglob("*")) == before
+
+
+def test_a_card_shows_a_licence_and_a_name_as_they_are_written(tmp_path):
+    card = push_hub(
+        make_store(tmp_path / "toy"), licence="[ours](http://x.test) | <b>`", dry_run=True
+    ).card
+    text = card.split("---\n", 2)[2]
+    assert r"Licence of this data set: \[ours\]\(http://x.test\) \| \<b\>\`." in text

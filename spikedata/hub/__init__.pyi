@@ -1,3 +1,3 @@
-from .fetching import check_regenerated as check_regenerated
-from .fetching import fetch as fetch
-from .publishing import publish as publish
+from .pulling import check_regenerated as check_regenerated
+from .pulling import pull as pull
+from .pushing import push_hub as push_hub

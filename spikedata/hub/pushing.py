@@ -46,7 +46,7 @@ class HubFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PublishReport:
+class PushReport:
     """What was, or in a dry run would be, published."""
 
     repo: str
@@ -60,7 +60,7 @@ class PublishReport:
     """The README, metadata included."""
 
 
-def publish(
+def push_hub(
     source: Path | str,
     *,
     repo: str | None = None,
@@ -71,7 +71,7 @@ def publish(
     level: int = DEFAULT_LEVEL,
     workers: int = 1,
     progress: Progress | None = None,
-) -> PublishReport:
+) -> PushReport:
     """Publish a set of clips, of any format, as a data set that plain ``datasets`` loads.
 
     Args:
@@ -104,7 +104,7 @@ def publish(
         card = plan.card(repo_id, files)
         revision = upload.commit(card)
     small = {**plan.side_files, "README.md": card.encode()}
-    return PublishReport(
+    return PushReport(
         repo=repo_id,
         url=f"{endpoint()}/datasets/{repo_id}",
         revision=revision,

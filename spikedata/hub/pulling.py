@@ -30,7 +30,7 @@ READ_AHEAD_BYTES = 1 << 18
 _BITS_COLUMNS = frozenset(["preview", "chunk_ticks", "bits"])
 
 
-def fetch(
+def pull(
     repo: str,
     out: Path | str,
     *,
@@ -39,7 +39,7 @@ def fetch(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """Download a data set that :func:`publish` made and rebuild the store, checking every digest.
+    """Download a data set that :func:`push_hub` made and rebuild the store, checking every digest.
 
     Shards are taken one at a time and removed. A download that was cut short goes on where it was,
     in ``<out>.pull``, unless the data set has changed meanwhile: it then begins anew.
