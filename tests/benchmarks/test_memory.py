@@ -88,6 +88,7 @@ def test_a_longer_video_takes_no_more_memory(tmp_path):
     assert peaks_mb[1] - peaks_mb[0] < 30, peaks_mb
 
 
+@pytest.mark.slow
 def test_a_thousand_clips_in_one_process_take_no_more_memory_than_two_hundred(tmp_path):
     """The spikes of 800 clips are 197 MB; what the catalogue tells of them is 2."""
     video = write_grey(tmp_path / "one.mkv", random_frames(0, frames=12, height=64, width=64))
