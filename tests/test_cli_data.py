@@ -396,7 +396,7 @@ def test_videos_of_variable_rate_are_told(tmp_path):
 
 def test_an_interpolator_of_one_s_own_lies_beside_the_videos(home):
     (home / "mine.py").write_text("def hold(a, b, count): return a[None].repeat(count, 0)\n")
-    done = simulate(home, "--interpolation", "mine:hold")
+    done = simulate(home, "--interpolation", "mine:hold", apart=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -43,7 +43,7 @@ def test_no_module_of_the_working_folder_runs(tmp_path, corpus):
         ("view", "class0__clip0", "--store", "../s.zarr", "--out", "../v.png"),
         ("report", "../s.zarr", "--out", "../r.html"),
     ):
-        done = run_program("spikedata", *words, cwd=corpus)
+        done = run_program("spikedata", *words, apart=True, cwd=corpus)
         assert done.returncode == 0, done.stderr
         assert ran(tmp_path) == []
 
@@ -55,7 +55,7 @@ def test_a_module_that_is_named_runs_and_the_path_is_as_before(tmp_path, corpus)
         "    return np.repeat(first[None], count, axis=0)\n"
     )
     words = ("simulate", ".", "--interpolation", "mine:frames", "--out", "../s.zarr", "--json")
-    done = run_program("spikedata", *words, cwd=corpus)
+    done = run_program("spikedata", *words, apart=True, cwd=corpus)
     assert done.returncode == 0, done.stderr
     code = (
         "import sys; before = list(sys.path)\n"
