@@ -551,6 +551,7 @@ def test_nothing_to_publish_says_so(tmp_path):
 @pytest.mark.parametrize("to", ["zarr", "parquet", "hdf5", "dat"])
 def test_any_format_is_pushed_compared_and_pulled(hub, tmp_path, monkeypatch, to):
     (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)  # where the packing notes what it packed
     pack_clips([make_store(tmp_path / "made.zarr")], to=to, out=tmp_path / "here" / "toy")
     want = {
         key: (s.bits_sha256, s.clip) for key, s in open_clips(tmp_path / "made.zarr").clips.items()
