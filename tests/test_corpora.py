@@ -489,7 +489,10 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
 def test_columns_of_recordings_mean_nothing_for_videos(tmp_path):
     touch(tmp_path, "1.mp4")
     write_jsonl(tmp_path, {"file_name": "1.mp4", "camera": {"of": "mine"}, "tick_rate_hz": "fast"})
-    assert find_corpus(tmp_path).notes == ("no clip has a label",)
+    assert find_corpus(tmp_path).notes == (
+        "columns not used here: 'camera', 'tick_rate_hz'",
+        "no clip has a label",
+    )
 
 
 def test_metadata_csv(tmp_path):

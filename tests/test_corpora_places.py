@@ -87,3 +87,30 @@ def test_a_folder_that_holds_all_others_is_no_class():
 def test_a_lone_split_folder_is_a_split():
     assert told("train/a.mp4", "train/b.mp4") == [("train", None)] * 2
     assert told("train/run/a.mp4", "train/wave/b.mp4") == [("train", "run"), ("train", "wave")]
+
+
+def test_files_beside_a_wrapper_do_not_make_it_a_class():
+    assert told("UCF-101/run/a.mp4", "UCF-101/wave/b.mp4", "loose.mp4") == [
+        (None, "run"),
+        (None, "wave"),
+        (None, None),
+    ]
+    assert told("run/day/a.mp4", "run/b.mp4") == [(None, "run")] * 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "note"),
+    [
+        (
+            ["test_drive/one/a.mp4", "test_drive/two/b.mp4"],
+            "folder 'test_drive' stands alone and holds only folders: split test, no class",
+        ),
+        (
+            ["train/run/a.mp4", "eval/run/b.mp4"],
+            "folder 'train' is called as a split and taken as a class: "
+            "no folder beside it names another split",
+        ),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_told(paths, note):
+    assert find_places(path.split("/") for path in paths).notes == [note]

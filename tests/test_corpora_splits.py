@@ -76,3 +76,26 @@ def test_a_metadata_file_s_split_wins_over_the_folder(root, columns):
     corpus = find_corpus(root)
     assert [item.clip.split for item in corpus.clips] == want
     assert any("another split" in note for note in corpus.notes) is bool(columns)
+
+
+def test_classes_named_by_folders_are_normalised_and_safe(root):
+    make(root, "e\u0301te\u0301/a.mp4", "\u00e9t\u00e9/b.mp4", "ru\u202en/c.mp4", "wa\x07ve/d.mp4")
+    corpus = find_corpus(root)
+    assert corpus.class_names == ("ru_n", "wa_ve", "\u00e9t\u00e9")
+    (note,) = [note for note in corpus.notes if "class" in note]
+    assert note == "2 names of classes hold characters that are not shown, now _: ru_n, wa_ve"
+
+
+def test_files_of_classes_that_were_not_chosen_are_no_failures(root):
+    make(root, "run/a.mp4", "run/a.mkv", "jump/b.mp4")
+    assert len(find_corpus(root).left_out) == 1
+    assert find_corpus(root, classes=["jump"]).left_out == ()
+
+
+def test_folders_of_pictures_with_dots_are_found_in_the_lists(root):
+    stem = "A.B_wave_u_cm_np1_fr_goo_0"
+    make(root, f"wave/{stem}/1.png", f"wave/{stem}/2.png")
+    (root / "wave_test_split1.txt").write_text(f"{stem}.avi 1\n")
+    corpus = find_corpus(root)
+    assert [item.clip.split for item in corpus.clips] == ["train"]
+    assert corpus.notes == ()

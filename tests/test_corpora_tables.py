@@ -162,3 +162,73 @@ def test_one_video_is_a_corpus_of_one_clip(tmp_path):
     (tmp_path / "run.mp4").write_bytes(b"x")
     corpus = find_corpus(tmp_path / "run.mp4")
     assert [(item.clip.id, item.clip.label) for item in corpus.clips] == [("run", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("metadata.csv", "file_name,label,Label\na.mp4,run,wave\n"),
+        ("metadata.csv", "file_name,label,label\na.mp4,run,wave\n"),
+        ("metadata.csv", "file_name,class,Class\na.mp4,run,wave\n"),
+        ("metadata.jsonl", '{"file_name": "a.mp4", "label": "run", "Label": "wave"}\n'),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path, name, table):
+    with pytest.raises(CorpusError, match="2 columns are called '(label|class)'; keep one"):
+        corpus_of(tmp_path, table, name)
+
+
+def test_columns_caption_and_captions_are_both_taken(tmp_path):
+    table = '{"file_name": "a.mp4", "captions": ["one", "two"], "caption": "three"}\n'
+    (item,) = corpus_of(tmp_path, table, "metadata.jsonl", ["a.mp4"]).clips
+    assert item.clip.captions == ("one", "two", "three")
+
+
+def test_lines_of_one_file_fill_each_other_s_blanks(tmp_path):
+    table = "file_name,label,split,capture_fps,caption\na.mp4,,train,,one\na.mp4,run,,240,two\n"
+    corpus = corpus_of(tmp_path, table, files=["a.mp4"])
+    assert told(corpus) == [("run", "train", ("one", "two"))]
+    assert [item.capture_fps for item in corpus.clips] == [240.0]
+    assert corpus.notes == ()
+
+
+def test_lines_of_one_file_that_disagree_are_told(tmp_path):
+    table = "file_name,capture_fps,caption\na.mp4,120,one\na.mp4,240,two\n"
+    corpus = corpus_of(tmp_path, table, files=["a.mp4"])
+    assert [item.capture_fps for item in corpus.clips] == [120.0]
+    (note,) = [note for note in corpus.notes if "line 3" in note]
+    assert "capture_fps 120.0 in a line before, here 240.0; skipped" in note
+
+
+def test_columns_of_recordings_are_not_used_for_videos(tmp_path):
+    table = "file_name,label,camera,tick_rate_hz\na.mp4,run,vidar,20000\n"
+    corpus = corpus_of(tmp_path, table, files=["a.mp4"])
+    assert corpus.notes == ("columns not used here: 'camera', 'tick_rate_hz'",)
+
+
+def test_a_misspelt_column_of_files_is_named(tmp_path):
+    with pytest.raises(CorpusError, match=r"If it is 'filname', call it 'file_name'"):
+        corpus_of(tmp_path, "filname,label\na.mp4,run\n")
+
+
+def test_unicode_text_of_spreadsheets_is_read(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    (tmp_path / "metadata.csv").write_bytes("file_name\tlabel\r\na.mp4\trun\r\n".encode("utf-16"))
+    assert find_corpus(tmp_path).class_names == ("run",)
+
+
+def test_metadata_and_lists_that_are_not_read_are_told(tmp_path):
+    (tmp_path / "trainlist01.txt").write_text("run/a.mp4 1\n")
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    table = "file_name,label\na.mp4,run\n"
+    (tmp_path / "data" / "train" / "metadata.csv").write_text(table)
+    corpus = corpus_of(tmp_path, "", "notes.txt", ["data/train/run/a.mp4"])
+    assert "lists not read: data/train/metadata.csv, trainlist01.txt" in corpus.notes
+
+
+def test_other_files_beside_numbered_pictures_are_counted(tmp_path):
+    for name in ("run/a/1.png", "run/a/2.png", "run/a/times.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    assert find_corpus(tmp_path).notes == ("1 file passed over: 1 .txt",)

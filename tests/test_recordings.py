@@ -180,6 +180,17 @@ def test_camera_and_tick_rate_come_from_a_metadata_file_in_each_split(tmp_path):
     assert {key: s.tick_rate_hz for key, s in found.clips.items()} == {"train__a": 1, "test__a": 2}
 
 
+def test_metadata_that_is_not_read_and_columns_of_videos_are_told(tmp_path):
+    root = write_dats(tmp_path / "set", "in/wave/a.dat")
+    write_metadata(root / "in" / "wave", {"file_name": "a.dat", "label": "clap"})
+    told = "lists not read: in/wave/metadata.jsonl"
+    assert told in recordings_below(root, SMALL).notes
+    write_metadata(root, {"file_name": "in/wave/a.dat", "capture_fps": 240})
+    notes = recordings_below(root, SMALL).notes
+    assert told in notes
+    assert "columns not used here: 'capture_fps'" in notes
+
+
 def test_the_user_knows_better_than_the_metadata_file(tmp_path):
     root = write_dats(tmp_path, "a.dat")
     write_metadata(root, {"file_name": "a.dat", "camera": "10x8", "tick_rate_hz": 1000})

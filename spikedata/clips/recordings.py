@@ -24,6 +24,7 @@ from spikedata.corpora import (
     clip_id_of,
     find_metadata,
     list_files,
+    note_unread,
     one_id,
     read_entries,
     read_folder,
@@ -241,18 +242,20 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
         raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
-    if find_metadata(root):
+    read = find_metadata(root)
+    unread = note_unread([file for file in listing.metadata if file.path not in read])
+    if read:
         items, notes = _listed_items(root, listing.files, options)
     else:
         items, notes = _found_items(listing.files, options)
-    return Recordings(items, root, [*listing.notes, *notes], read_about(root))
+    return Recordings(items, root, [*listing.notes, *unread, *notes], read_about(root))
 
 
 def _listed_items(
     root: Path, files: list[ListedFile], options: CameraOptions
 ) -> tuple[list[RecordingItem], list[str]]:
     """What a metadata file tells of the files."""
-    entries, notes = read_entries(root, files)
+    entries, notes = read_entries(root, files, unused=("capture_fps",))
     items = []
     clips = with_captions([entry.item for entry in entries], CAPTION_TEMPLATES)
     for entry, item in zip(entries, clips, strict=True):

@@ -17,7 +17,13 @@ from spikedata.corpora.corpus import (
     one_id,
     with_captions,
 )
-from spikedata.corpora.files import VIDEO_SUFFIXES, ListedFile, list_files
+from spikedata.corpora.files import (
+    VIDEO_SUFFIXES,
+    ListedFile,
+    Listing,
+    list_files,
+    note_unread,
+)
 from spikedata.corpora.folder import read_folder
 from spikedata.corpora.metadata import find_metadata, read_entries, read_metadata
 from spikedata.corpora.names import (
@@ -45,6 +51,7 @@ __all__ = [
     "find_metadata",
     "find_torn_groups",
     "list_files",
+    "note_unread",
     "one_id",
     "read_entries",
     "read_folder",
@@ -104,11 +111,22 @@ def find_corpus(
     return finish_corpus(
         kind,
         root,
-        Found(clips=found.clips, notes=listing.notes + found.notes),
+        Found(
+            clips=found.clips, notes=[*listing.notes, *_unread(kind, root, listing), *found.notes]
+        ),
         classes=classes,
         limit=limit,
         caption_templates=caption_templates,
     )
+
+
+def _unread(kind: Kind, root: Path, listing: Listing) -> list[str]:
+    """Note on lists that say something of the clips and that this layout does not read."""
+    read = set(find_metadata(root)) if kind == "metadata" else set()
+    unread = [file for file in listing.metadata if file.path not in read]
+    if kind not in ("ucf101", "hmdb51"):
+        unread += listing.lists
+    return note_unread(unread)
 
 
 def _looked_for(root: Path) -> str:

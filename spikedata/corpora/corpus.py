@@ -88,9 +88,8 @@ def finish_corpus(
     Raises:
         CorpusError: a class is unknown.
     """
-    distinct, left_out = split_by_id(found.clips)
-    clips = with_captions(distinct, caption_templates)
-    clips = limit_clips(choose_classes(clips, classes), limit)
+    distinct, left_out = split_by_id(choose_classes(found.clips, classes))
+    clips = limit_clips(with_captions(distinct, caption_templates), limit)
     names = {item.clip.label for item in clips if item.clip.label is not None}
     corpus = Corpus(
         name=name,

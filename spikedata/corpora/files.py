@@ -21,9 +21,8 @@ VIDEO_SUFFIXES = frozenset(
     """.split()  # noqa: SIM905  seventy strings in quotes are hard to read
 )
 """Of containers that FFmpeg opens and that hold moving pictures."""
-_HOUSEKEEPING = frozenset(
-    ["thumbs.db", "desktop.ini", "metadata.jsonl", "metadata.csv", "classind.txt", "spikedata.json"]
-)
+_HOUSEKEEPING = frozenset(["thumbs.db", "desktop.ini", "classind.txt", "spikedata.json"])
+_METADATA = frozenset(["metadata.jsonl", "metadata.csv"])
 _LISTS = re.compile(r"(train|test)list\d\d\.txt|.+_test_split\d\.txt", re.IGNORECASE)
 _MOST_LINKS = 4
 """Links to folders followed one inside the other: a few that name each other have no end."""
@@ -58,6 +57,10 @@ class Listing:
     """Sorted by path."""
     notes: list[str]
     """What was left out, if it was not hidden."""
+    metadata: tuple[ListedFile, ...] = ()
+    """Files called as metadata files are, sorted."""
+    lists: tuple[ListedFile, ...] = ()
+    """Files called as official lists are, sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,10 +113,30 @@ def list_files(
     if told:
         inside = {folder.parts for folder in sequences}
         notes += _passed_over(
-            file for file in set(every) - set(files) if file.parts[:-1] not in inside
+            file
+            for file in set(every) - set(files)
+            if file.path.suffix.lower() not in PICTURE_SUFFIXES or file.parts[:-1] not in inside
         )
     kept = {*files, *sequences} - set(irregular)
-    return Listing(files=sorted(kept, key=_parts), notes=notes)
+    return Listing(
+        files=sorted(kept, key=_parts),
+        notes=notes,
+        metadata=tuple(sorted(filter(_is_metadata, every), key=_parts)),
+        lists=tuple(sorted(filter(_is_list, every), key=_parts)),
+    )
+
+
+def note_unread(found: Collection[ListedFile]) -> list[str]:
+    """One note on metadata files and official lists that nobody reads; none if there are none."""
+    return [f"lists not read: {_names(list(found))}"] if found else []
+
+
+def _is_metadata(file: ListedFile) -> bool:
+    return file.path.name.lower() in _METADATA
+
+
+def _is_list(file: ListedFile) -> bool:
+    return _LISTS.fullmatch(file.path.name) is not None
 
 
 def _no_folder(root: Path, pictures: bool) -> str:
@@ -146,7 +169,8 @@ def _passed_over(files: Iterable[ListedFile]) -> list[str]:
         as_text(file.path.suffix.lower()) or "without a suffix"
         for file in files
         if file.path.name.lower() not in _HOUSEKEEPING
-        and not _LISTS.fullmatch(file.path.name)
+        and not _is_metadata(file)
+        and not _is_list(file)
         and "__MACOSX" not in file.parts
     )
     if not kinds:

@@ -10,7 +10,7 @@ from pathlib import Path
 from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
-from spikedata.corpora.names import as_text, clip_id_of
+from spikedata.corpora.names import as_text, class_of, clip_id_of
 from spikedata.corpora.places import Place, contradiction, find_places
 from spikedata.errors import CorpusError
 
@@ -54,7 +54,7 @@ def read_hmdb51(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
     places = find_places(video.parts for video in named).of
     clips = [_clip(video, places[video.parts], listed) for video in named]
     strange = [video.name for video in videos if not STEM.fullmatch(video.stem)]
-    notes = _notes(clips, strange, listed, split)
+    notes = _notes(clips, [video.stem for video in named], strange, listed, split)
     contrary = [
         f"{video.name} ({told})"
         for video, item in zip(named, clips, strict=True)
@@ -87,11 +87,12 @@ def _class_in_name(video: ListedFile, head: str) -> str | None:
     """
     known = [*HMDB51_CLASSES, *video.parts[-2:-1]]
     ending = [name for name in known if f"_{head}".lower().endswith(f"_{name}".lower())]
-    return as_text(max(ending, key=len)) if ending else None
+    return class_of(max(ending, key=len)) if ending else None
 
 
 def _notes(
     clips: list[CorpusClip],
+    stems: list[str],
     strange: list[str],
     listed: dict[str, tuple[str, str | None]],
     split: int,
@@ -111,10 +112,14 @@ def _notes(
             f"{count(len(nameless), 'clip')} named after no class of HMDB51, without a class: "
             f"{nameless[0]}"
         )
-    unlisted = [item.clip.source["name"] for item in clips if item.path.stem not in listed]
+    unlisted = [
+        item.clip.source["name"]
+        for item, stem in zip(clips, stems, strict=True)
+        if stem not in listed
+    ]
     if listed and unlisted:
         notes.append(f"{count(len(unlisted), 'clip')} in no split file: {unlisted[0]}")
-    unused = sum(item.path.stem in listed and item.clip.split is None for item in clips)
+    unused = sum(stem in listed and listed[stem][1] is None for stem in stems)
     if unused:
         notes.append(f"{count(unused, 'clip')} not used by split {split}: without a split")
     return notes

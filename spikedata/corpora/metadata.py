@@ -6,7 +6,7 @@ out. Several lines for one file are several captions of one clip.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +23,8 @@ from spikedata.video import is_picture_folder
 
 _FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 _MOST_NOTES = 20
+_OF_CLIPS = ("id", "label", "split", "group", "licence")
+"""What all lines of one file must agree on."""
 
 
 class _RefusedError(Exception):
@@ -85,15 +87,22 @@ def read_metadata(root: Path, videos: list[ListedFile]) -> Found:
     Raises:
         CorpusError: a metadata file is malformed, or not one entry can be used.
     """
-    entries, notes = read_entries(root, videos)
+    entries, notes = read_entries(root, videos, unused=("camera", "tick_rate_hz"))
     return Found(clips=[entry.item for entry in entries], notes=notes)
 
 
-def read_entries(root: Path, files: list[ListedFile]) -> tuple[list[Entry], list[str]]:
+def read_entries(
+    root: Path, files: list[ListedFile], *, unused: Collection[str] = ()
+) -> tuple[list[Entry], list[str]]:
     """Entries whose files are there, and notes on what is left out.
 
     An entry that names no file, or one outside the folder, is refused with a note; the rest
     go on. Files without an entry are left out.
+
+    Args:
+        root: the folder.
+        files: what lies in it.
+        unused: columns that mean nothing to the caller; noted if they are there.
 
     Raises:
         CorpusError: a metadata file is malformed, or not one entry can be used.
@@ -123,11 +132,22 @@ def read_entries(root: Path, files: list[ListedFile]) -> tuple[list[Entry], list
     if len(refused) > _MOST_NOTES:
         notes.append(f"{paths[0].name}: {len(refused) - _MOST_NOTES:,} more entries skipped")
     placed, said = _placed(root, list(entries.values()))
-    named = {entry.item.path for entry in placed}
+    return placed, [*notes, *said, *_spare(placed, files, unused)]
+
+
+def _spare(
+    entries: Sequence[Entry], files: Sequence[ListedFile], unused: Collection[str]
+) -> list[str]:
+    """Notes on columns that mean nothing here, and on files without an entry."""
+    notes = []
+    there = [name for name in unused if any(name in entry.columns for entry in entries)]
+    if there:
+        notes.append(f"columns not used here: {', '.join(map(repr, there))}")
+    named = {entry.item.path for entry in entries}
     spare = [file.name for file in files if file.path not in named]
     if spare:
-        said.append(f"{count(len(spare), 'file')} without an entry, left out: {spare[0]}")
-    return placed, notes + said
+        notes.append(f"{count(len(spare), 'file')} without an entry, left out: {spare[0]}")
+    return notes
 
 
 def _by_stem(files: Sequence[ListedFile]) -> dict[tuple[str, ...], list[Path]]:
@@ -139,18 +159,35 @@ def _by_stem(files: Sequence[ListedFile]) -> dict[tuple[str, ...], list[Path]]:
 
 
 def _merged(before: Entry | None, entry: Entry) -> Entry:
-    """One entry of two lines for one file: all captions; nothing else may differ."""
+    """One entry of two lines for one file: all captions; what else both tell must agree."""
     if before is None:
         return entry
-    one, other = before.item.clip, entry.item.clip
-    for key in ("id", "label", "split", "group", "licence"):
-        old, new = getattr(one, key), getattr(other, key)
-        if new not in (None, old):
+    one, other = _facts(before), _facts(entry)
+    for key, new in other.items():
+        if new is not None and one[key] not in (None, new):
             raise _RefusedError(
-                f"{one.source['name']!r} has {key} {old!r} in a line before, here {new!r}"
+                f"{one['name']!r} has {key} {one[key]!r} in a line before, here {new!r}"
             )
-    captions = tuple(dict.fromkeys((*one.captions, *other.captions)))
-    return replace(before, item=replace(before.item, clip=replace(one, captions=captions)))
+    clip = before.item.clip
+    filled = {key: one[key] if one[key] is not None else other[key] for key in _OF_CLIPS}
+    captions = tuple(dict.fromkeys((*clip.captions, *entry.item.clip.captions)))
+    item = replace(
+        before.item,
+        clip=replace(clip, captions=captions, **filled),
+        capture_fps=before.item.capture_fps or entry.item.capture_fps,
+    )
+    return replace(before, item=item, columns={**entry.columns, **before.columns})
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    """What a line tells of a file besides captions; None where it is blank."""
+    clip = entry.item.clip
+    return {
+        "name": clip.source["name"],
+        **{key: getattr(clip, key) for key in _OF_CLIPS},
+        "capture_fps": entry.item.capture_fps,
+        **{key: entry.columns.get(key) for key in ("camera", "tick_rate_hz")},
+    }
 
 
 def _placed(root: Path, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
@@ -254,12 +291,17 @@ def _capture_fps(entry: Mapping[str, Any]) -> float | None:
 
 
 def _captions(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """From ``captions``, a list, else ``caption``, text or a list."""
-    value = entry.get("captions", entry.get("caption"))
+    """Of ``captions``, a list, and of ``caption``, text or a list; each once."""
+    lines = [line for key in ("captions", "caption") for line in _caption_lines(entry, key)]
+    return tuple(dict.fromkeys(lines))
+
+
+def _caption_lines(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = entry.get(key)
     if value is None:
         return ()
     if isinstance(value, str):
-        if "captions" in entry and value.lstrip().startswith("["):
+        if key == "captions" and value.lstrip().startswith("["):
             raise _RefusedError(f"captions {value[:40]!r} is not a JSON list")
         value = [value]
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):

@@ -78,6 +78,22 @@ def clean_text(text: str, *, is_name: bool = True) -> str:
     return line
 
 
+def class_of(name: str) -> str:
+    """A class as a folder or a file is named: in normal form C, ``_`` for what is not shown."""
+    text = unicodedata.normalize("NFC", as_text(name))
+    return "".join("_" if _is_not_shown(c) else c for c in text)
+
+
+def is_changed(name: str) -> bool:
+    """Whether :func:`class_of` puts ``_`` for a character of ``name``."""
+    return any(map(_is_not_shown, name))
+
+
+def _is_not_shown(character: str) -> bool:
+    """A control character, or one that overrides the direction of writing."""
+    return unicodedata.category(character) == "Cc" or character in BIDI_CONTROLS
+
+
 def as_text(name: str) -> str:
     """A file system's name as text that can be written: bytes that are not UTF-8 become U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

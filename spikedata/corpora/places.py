@@ -7,6 +7,7 @@ beside ``train_ride`` are two classes, and ``training`` beside ``walking`` is on
 stands alone is a split if its name is the word itself, or if it holds folders only.
 
 What is then left above the class, one folder that holds all others and no file, is a wrapper.
+Where a name may well be meant otherwise, a note tells how it was understood.
 """
 
 import re
@@ -72,13 +73,39 @@ def find_places(files: Iterable[Sequence[str]]) -> Places:
             else:
                 split = split or said
         found[parts] = Place(split, tuple(folders))
-    wrappers = _wrappers([place.folders for place in found.values()])
-    if not wrappers:
-        return Places(found, [])
-    stripped = {
-        parts: Place(place.split, place.folders[len(wrappers) :]) for parts, place in found.items()
-    }
-    return Places(stripped, [f"folder {'/'.join(wrappers)!r} holds all others: no class"])
+    notes = [
+        f"folder {'/'.join(path)!r} stands alone and holds only folders: split {split}, no class"
+        for path, split in named.items()
+        if _is_doubtful(path, paths)
+    ]
+    wrappers = _wrappers([place.folders for place in found.values() if place.folders])
+    if wrappers:
+        notes.append(f"folder {'/'.join(wrappers)!r} holds all others: no class")
+        found = {
+            parts: Place(place.split, place.folders[len(wrappers) :])
+            for parts, place in found.items()
+        }
+    classes = {place.folders[0] for place in found.values() if place.folders}
+    return Places(found, notes + _split_like(classes))
+
+
+def _is_doubtful(path: tuple[str, ...], files: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a split's folder has none beside it, and a name that is not the bare word."""
+    if split_of(path[-1]) is not None:
+        return False
+    depth = len(path)
+    inside = (parts for parts in files if len(parts) > depth and parts[: depth - 1] == path[:-1])
+    return len({parts[depth - 1] for parts in inside}) == 1
+
+
+def _split_like(classes: set[str]) -> list[str]:
+    """Notes on classes whose names are bare words for splits."""
+    return [
+        f"folder {name!r} is called as a split and taken as a class: "
+        "no folder beside it names another split"
+        for name in sorted(classes)
+        if split_of(name) is not None
+    ]
 
 
 def contradiction(contrary: Sequence[str], source: str) -> str:

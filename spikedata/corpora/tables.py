@@ -5,10 +5,12 @@ Headers are stripped and case-folded, and usual synonyms become the one name tha
 """
 
 import ast
+import codecs
 import csv
 import difflib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,7 @@ def read_table(path: Path) -> Table:
     read = _json_rows if path.suffix == ".jsonl" else _csv_rows
     rows, unused, seen = [], dict[str, None](), set[str]()
     for number, values in read(path):
+        _check_distinct(path, number, list(values))
         columns, spare = _named(values)
         if "file_name" not in columns:
             raise CorpusError(_no_files(path, number, list(values)))
@@ -84,9 +87,18 @@ def read_table(path: Path) -> Table:
     return Table(rows=rows, notes=notes)
 
 
+def _check_distinct(path: Path, number: int, names: Sequence[str]) -> None:
+    """Check that no two columns that are used have one name: the values of one would be lost."""
+    for name, times in Counter(map(_folded, names)).items():
+        if times > 1 and any(name in (key, *COLUMNS[key]) for key in COLUMNS):
+            raise CorpusError(
+                f"{path}: line {number}: {times} columns are called {name!r}; keep one"
+            )
+
+
 def _no_files(path: Path, number: int, names: list[str]) -> str:
     close = difflib.get_close_matches("file_name", names, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = f" If it is {close[0]!r}, call it 'file_name'." if close else ""
     there = ", ".join(repr(as_text(str(name)))[:40] for name in names[:8])
     return (
         f"{path}: line {number}: no column 'file_name' (or {', '.join(COLUMNS['file_name'][:4])}) "
@@ -128,17 +140,27 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=_encoding(path), newline="") as file:
             header = file.readline()
             file.seek(0)
             separator = max(",;\t", key=header.count)
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+            _check_distinct(path, 1, reader.fieldnames or [])
             for columns in reader:
                 if None in columns:
                     raise CorpusError(f"{path}: line {reader.line_num}: more values than columns")
                 yield reader.line_num, {k: _csv_value(k, v) for k, v in columns.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeError as error:
+        raise CorpusError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise CorpusError(f"{path}: cannot be read: {error}") from error
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 by its mark: what spreadsheets call Unicode text."""
+    with path.open("rb") as file:
+        marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return "utf-16" if marked else "utf-8-sig"
 
 
 def _csv_value(name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count
 from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
-from spikedata.corpora.names import as_text, clip_id_of
+from spikedata.corpora.names import class_of, clip_id_of
 from spikedata.corpora.places import contradiction, find_places
 from spikedata.errors import CorpusError
 
@@ -77,8 +77,8 @@ def _notes(
 def _clip(
     video: ListedFile, match: re.Match[str], split: str | None, official: dict[str, str]
 ) -> CorpusClip:
-    label = as_text(match["label"])
-    folder = as_text(video.parts[-2]) if len(video.parts) > 1 else ""
+    label = class_of(match["label"])
+    folder = class_of(video.parts[-2]) if len(video.parts) > 1 else ""
     if folder.casefold() == label.casefold():
         label = folder
     label = official.get(label.casefold(), label)
