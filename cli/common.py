@@ -96,6 +96,11 @@ def progress_bar(total: int | None, unit: str, text: str) -> Iterator[Any]:
         yield bar
 
 
+def is_number(text: str) -> bool:
+    """Whether ``text`` is digits that `int` reads; ``str.isdigit`` alone also takes "²"."""
+    return text.isascii() and text.isdigit()
+
+
 def print_result(values: Mapping[str, Any], as_json: bool) -> None:
     """Print a result on stdout, as a table or as JSON."""
     typer.echo(json.dumps(values, indent=2, default=str) if as_json else as_table(values))

@@ -23,6 +23,7 @@ from .common import (
     STATUS_USAGE,
     errors_in_one_line,
     fail,
+    is_number,
     print_notes,
     print_result,
     progress_bar,
@@ -146,8 +147,9 @@ CaptureFps = Annotated[
     OF_VIDEOS,
 ]
 Layout = Annotated[
-    Literal["auto", "ucf101", "hmdb51", "folder", "metadata"],
-    typer.Option(help="How CORPUS is laid out."),
+    Literal["auto", "ucf101", "hmdb51", "folder", "metadata"] | None,
+    typer.Option(help="How CORPUS is laid out.  [default: auto]"),
+    OF_VIDEOS,
 ]
 Split = Annotated[
     int | None,
@@ -218,7 +220,7 @@ def simulate(
     fit: Fit = None,
     fps: Fps = None,
     capture_fps: CaptureFps = None,
-    layout: Layout = "auto",
+    layout: Layout = None,
     split: Split = None,
     splits: Splits = None,
     classes: Classes = None,
@@ -295,10 +297,10 @@ def _overrides(given: Mapping[str, Any]) -> list[str]:
 
 
 def _size(text: str) -> list[int] | int:
-    if text.isdigit():
+    if is_number(text):
         return int(text)
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not (is_number(height) and is_number(width)):
         fail(f"--resize: expected HxW or N, for example 120x160, got {text!r}", STATUS_USAGE)
     return [int(height), int(width)]
 
@@ -319,7 +321,7 @@ def _find(given: Mapping[str, Any], split: int) -> "Corpus":
     classes = given.get("classes", "")
     found = find_corpus(
         str(given["corpus"]),
-        kind=given["layout"],
+        kind=given.get("layout", "auto"),
         split=split,
         splits=given.get("splits"),
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
@@ -329,7 +331,7 @@ def _find(given: Mapping[str, Any], split: int) -> "Corpus":
     if "shard" not in given:
         return found
     number, _, of = given["shard"].partition("/")
-    if not (number.isdigit() and of.isdigit()):
+    if not (is_number(number) and is_number(of)):
         fail(f"--shard: expected I/N, for example 1/8, got {given['shard']!r}", STATUS_USAGE)
     with usage_errors_in_one_line():
         return found.shard(int(number), int(of))

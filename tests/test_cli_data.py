@@ -109,6 +109,9 @@ def test_options_reach_the_sensor_and_the_decoder(home):
         (["--threshold", "1e9"], "the largest that fits is"),
         (["--ticks-per-frame", "0"], "ticks_per_frame must be at least 1, got 0"),
         (["--resize", "big"], "--resize: expected HxW or N, for example 120x160, got 'big'"),
+        (["--resize", "²"], "--resize: expected HxW or N, for example 120x160, got '²'"),
+        (["--resize", "4x²"], "--resize: expected HxW or N, for example 120x160, got '4x²'"),
+        (["--shard", "²/4"], "--shard: expected I/N, for example 1/8, got '²/4'"),
         (["--tick-rate", "9", "--ticks-per-frame", "3"], "not both"),
         (["--tick-rate", "0"], "tick_rate_hz must be a positive number, got 0.0"),
         (["--tick-rate", "inf"], "tick_rate_hz must be a positive number, got inf"),
@@ -495,6 +498,8 @@ def test_a_still_scene_s_dry_run_writes_nothing_and_options_of_videos_are_refuse
     done = run_program("spikedata", *words, "--resize", "2x2", "--tick-rate", "9", cwd=tmp_path)
     line = one_line_error(done, 2)
     assert line.endswith("--like simulates a still scene and takes no --tick-rate, --resize")
+    done = run_program("spikedata", *words, "--layout", "folder", cwd=tmp_path)
+    assert one_line_error(done, 2).endswith("takes no --layout")
     assert [path.name for path in tmp_path.iterdir()] == ["real.npz"]
 
 
