@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from .common import errors_in_one_line, fail, open_set, print_result, usage_errors_in_one_line
+from .common import (
+    errors_in_one_line,
+    fail,
+    open_set,
+    print_notes,
+    print_result,
+    printable,
+    usage_errors_in_one_line,
+)
 from .options import SPIKES, AsJson, Camera, ClipsArgument, Flip, TickRate
 
 
@@ -45,13 +53,12 @@ def validate(
         told = [asdict(found) for found in problems]
         print_result({"store": clips, "problems": told, "losses": losses}, as_json)
     for found in () if as_json else problems:
-        typer.echo(f"{found.clip or clips}: {found.code}: {found.message}")
+        typer.echo(printable(f"{found.clip or clips}: {found.code}: {found.message}"))
     if problems:
         fail(f"{clips}: {len(problems)} broken rules of the store format")
     if not as_json:
-        typer.echo(f"{clips}: no problems")
-    for name, number in losses.items():
-        typer.echo(f"note: {number:,} {name}, when the clips were made", err=True)
+        typer.echo(printable(f"{clips}: no problems"))
+    print_notes(f"{n:,} {name}, when the clips were made" for name, n in losses.items())
 
 
 def cameras(as_json: AsJson = False) -> None:

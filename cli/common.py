@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from spikedata import ClipSource
+    from spikedata import ClipSource, Failure
 
 STATUS_ERROR = 1
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
+
+_JOINERS = "\u200c\u200d"
+"""Not printable to Python, but needed by Persian, by Indic scripts and by emoji."""
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -106,6 +109,17 @@ def print_result(values: Mapping[str, Any], as_json: bool) -> None:
     typer.echo(json.dumps(values, indent=2, default=str) if as_json else as_table(values))
 
 
+def print_failures(failures: "Iterable[Failure]") -> None:
+    """Print on stderr what was left out, one line each."""
+    for failure in failures:
+        typer.echo(failure_line(failure), err=True)
+
+
+def failure_line(failure: "Failure") -> str:
+    """What failed, and why."""
+    return printable(f"failed: {failure.id}: {failure.error}")
+
+
 def print_notes(notes: Iterable[str]) -> None:
     """Print on stderr what the user should know."""
     for note in notes:
@@ -113,8 +127,10 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text of files' names and the like, without what would steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Text of files' names and the like on one line, without what would steer the terminal."""
+    return "".join(
+        c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def advance(bar: Any, stage: str, done: int, total: int) -> None:
@@ -155,13 +171,14 @@ def as_table(values: Mapping[str, Any]) -> str:
 
 
 def _lines(values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    width = max((len(str(key)) for key in values), default=0)
-    for key, value in values.items():
+    named = {printable(str(key)): value for key, value in values.items()}
+    width = max(map(len, named), default=0)
+    for key, value in named.items():
         if isinstance(value, Mapping) and value:
             yield f"{indent}{key}"
             yield from _lines(value, indent + "  ")
         else:
-            yield f"{indent}{key!s:<{width}}  {_text(value)}".rstrip()
+            yield f"{indent}{key:<{width}}  {_text(value)}".rstrip()
 
 
 def _text(value: Any) -> str:
@@ -169,4 +186,4 @@ def _text(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_text, value))
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))

@@ -10,6 +10,8 @@ from .common import (
     advance,
     errors_in_one_line,
     fail,
+    print_failures,
+    print_notes,
     print_result,
     progress_bar,
     usage_errors_in_one_line,
@@ -69,9 +71,10 @@ def pack(
     if not as_json:
         values["failures"] = len(report.failures)
         values["failure_file"] = report.failure_file if report.failures else None
+        del values["notes"]
+    print_notes(report.notes)
     print_result(values, as_json)
-    for failure in report.failures:
-        typer.echo(f"failed: {failure.id}: {failure.error}", err=True)
+    print_failures(report.failures)
     if report.failures:
         left_out = f"{len(report.failures)} sources or clips were left out of {report.out}"
         fail(f"{left_out}; see {report.failure_file}")

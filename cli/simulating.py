@@ -23,6 +23,7 @@ from .common import (
     STATUS_USAGE,
     errors_in_one_line,
     fail,
+    failure_line,
     is_number,
     print_notes,
     print_result,
@@ -398,7 +399,7 @@ def _simulate(
         def advance(outcome: "StoredClip | Failure") -> None:
             bar.update()
             if isinstance(outcome, Failure):
-                bar.write(f"failed: {outcome.id}: {outcome.error}", file=sys.stderr)
+                bar.write(failure_line(outcome), file=sys.stderr)
 
         report = simulate_corpus(
             corpus,

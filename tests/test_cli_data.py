@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 from PIL import Image
+from spikedata_cli.common import printable
 from tools import BIN, digest_of_folder, one_line_error, run_program, write_corpus, write_grey
 from tools import random_frames as frames
 from videos import write_video
@@ -619,3 +620,41 @@ def test_rows_and_tick_rate_of_files_are_as_told(lab):
     words = ["compare", "medium.npz", "medium.npz", "--camera", "npz-hwt", "--json"]
     done = run_program("spikedata", *words, "--tick-rate", "40000", cwd=lab)
     assert json.loads(done.stdout)["real"]["tick_rate_hz"] == 40_000, done.stderr
+
+
+def test_what_pack_passes_over_is_a_note_in_text_and_in_json(tmp_path):
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (folder / "a.dat").write_bytes(bytes(96))
+    (folder / "read.srt").write_text("words")
+    words = ["pack", "real", "--camera", "24x32"]
+    done = run_program("spikedata", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["note: 1 file passed over: 1 .srt"]
+    assert "notes" not in done.stdout
+    done = run_program("spikedata", *words, "--overwrite", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["notes"] == ["1 file passed over: 1 .srt"]
+
+
+@pytest.mark.parametrize("verb", ["info", "validate"])
+def test_a_name_cannot_steer_the_terminal(home, verb):
+    simulate(home, "--limit", "1")
+    name = "red\x1b[31m.zarr"
+    (home / "spikes.zarr").rename(home / name)
+    done = run_program("spikedata", verb, name, cwd=home)
+    assert done.returncode == 0
+    assert r"red\x1b[31m.zarr" in done.stdout
+
+
+def test_what_failed_cannot_steer_the_terminal(home):
+    simulate(home, "--limit", "1")
+    (home / "red\x1b[31m.dat").write_bytes(bytes(7))
+    words = ["pack", "spikes.zarr", "red\x1b[31m.dat", "--camera", "24x32"]
+    done = run_program("spikedata", *words, cwd=home)
+    assert done.returncode == 1
+    assert r"red\x1b[31m.dat: 7 bytes is not a whole number" in done.stderr
+
+
+def test_text_that_is_printed_keeps_what_languages_need():
+    assert printable("می\u200cخواهم") == "می\u200cخواهم"
+    assert printable("a\nb\u202ec") == r"a\nb\u202ec"
