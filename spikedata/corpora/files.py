@@ -175,7 +175,8 @@ def _passed_over(files: Iterable[ListedFile]) -> list[str]:
     )
     if not kinds:
         return []
-    shown = [f"{number:,} {kind}" for kind, number in kinds.most_common()]
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{number:,} {kind}" for kind, number in ordered]
     return [f"{count(sum(kinds.values()), 'file')} passed over: {some(shown, 8)}"]
 
 
