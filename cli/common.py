@@ -126,6 +126,11 @@ def print_notes(notes: Iterable[str]) -> None:
         typer.echo(f"note: {printable(note)}", err=True)
 
 
+def print_left_out(left_out: "Iterable[Failure]") -> None:
+    """Print on stderr, as notes, what a set or a corpus was opened without."""
+    print_notes(f"left out: {failure.id}: {failure.error}" for failure in left_out)
+
+
 def printable(text: str) -> str:
     """Text of files' names and the like on one line, without what would steer the terminal."""
     return "".join(
@@ -148,7 +153,7 @@ def open_set(
     with usage_errors_in_one_line():
         source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate)
     print_notes(source.notes)
-    print_notes(f"left out: {failure.id}: {failure.error}" for failure in source.left_out)
+    print_left_out(source.left_out)
     return source
 
 

@@ -25,6 +25,7 @@ from .common import (
     fail,
     failure_line,
     is_number,
+    print_left_out,
     print_notes,
     print_result,
     progress_bar,
@@ -343,7 +344,7 @@ def _print_plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path, as_json
 
     splits = Counter(item.clip.split or "none" for item in corpus.clips)
     print_notes(corpus.notes)
-    print_notes(f"left out: {failure.id}: {failure.error}" for failure in corpus.left_out)
+    print_left_out(corpus.left_out)
     plan: dict[str, Any] = {
         "corpus": f"{corpus.root} ({corpus.name})",
         "clips": len(corpus.clips),

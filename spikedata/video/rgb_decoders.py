@@ -21,7 +21,17 @@ _MOST_MISSES = 16
 """Frames in a row that OpenCV may fail to give before the video counts as ended."""
 
 
-class OpenCVReader:
+class _RgbReader:
+    """What neither library tells, and its clock: milliseconds."""
+
+    tick_s: Fraction = Fraction(1, 1000)
+    expected: int | None = None
+    expects_by_header: bool = False
+    duration_s: Fraction | None = None
+    transfer: str | None = None
+
+
+class OpenCVReader(_RgbReader):
     """FFmpeg through OpenCV: BGR, limited range already expanded."""
 
     decoder = "opencv"
@@ -37,11 +47,6 @@ class OpenCVReader:
         self._capture = self._open()
         promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.promised: int | None = int(promised) if promised > 0 else None
-        self.tick_s = Fraction(1, 1000)
-        self.expected: int | None = None
-        self.expects_by_header = False
-        self.duration_s: Fraction | None = None
-        self.transfer: str | None = None
         self._has_times = path.suffix.lower() != ".avi"
         self.timing = self._find_timing()
         self.tally = Tally()
@@ -95,7 +100,7 @@ class OpenCVReader:
         self._capture.release()
 
 
-class DecordReader:
+class DecordReader(_RgbReader):
     """FFmpeg through decord: RGB. It repeats frames, untold, where it cannot decode."""
 
     decoder = "decord"
@@ -118,11 +123,6 @@ class DecordReader:
             raise VideoError(f"is not a video that decord can open: {_said(error)}") from error
         self._error: type[Exception] = decord.DECORDError
         self.promised: int | None = len(self._video)
-        self.tick_s = Fraction(1, 1000)
-        self.expected: int | None = None
-        self.expects_by_header = False
-        self.duration_s: Fraction | None = None
-        self.transfer: str | None = None
         self._has_times = path.suffix.lower() != ".avi"
         self.timing = self._find_timing()
         self.tally = Tally()
