@@ -18,8 +18,13 @@ from spikedata.errors import SpikeDataError, StoreError
 
 
 @contextlib.contextmanager
-def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) -> Iterator[Path]:
     """A name beside ``path`` that becomes it, brought to the disk, if all goes well; else it goes.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may be there.
+        within: folder of the name, for a writer that clears it of what a killed one left there.
 
     Raises:
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
@@ -29,7 +34,7 @@ def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
     # Another process, or thread, may write the same file: what ends last stays, whole.
     writer = f"{os.getpid()}-{threading.get_ident()}"
-    aside = path.with_name(f"{path.name}.{writer}.partial")
+    aside = (within or path.parent) / f"{path.name}.{writer}.partial"
     try:
         yield aside
         sync(aside)
@@ -39,14 +44,16 @@ def written_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: str | bytes, *, overwrite: bool = True) -> None:
-    """Write a file that appears whole or not at all; text is UTF-8.
+def write_whole(
+    path: Path, data: str | bytes, *, overwrite: bool = True, within: Path | None = None
+) -> None:
+    """Write a file that appears whole or not at all; text is UTF-8. See :func:`written_aside`.
 
     Raises:
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
         OSError: the disk is full, or the like.
     """
-    with written_aside(path, overwrite=overwrite) as aside:
+    with written_aside(path, overwrite=overwrite, within=within) as aside:
         aside.write_bytes(data.encode() if isinstance(data, str) else data)
 
 

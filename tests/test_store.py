@@ -239,11 +239,60 @@ def test_a_killed_writer_leaves_whole_clips_and_the_next_one_ends_the_same(tmp_p
     assert digest_of_folder(path) == digest_of_folder(tmp_path / "whole.zarr")
 
 
-def test_a_writer_killed_before_its_first_clip_can_be_continued(tmp_path):
-    (tmp_path / "s.zarr/clips").mkdir(parents=True)
-    (tmp_path / "s.zarr/.lock").touch()
-    new_store(tmp_path / "s.zarr", resume=True).close()
-    assert len(open_store(tmp_path / "s.zarr").clips) == 0
+WRITE = """
+import os, sys, numpy as np
+from spikedata.clip import Clip
+from spikedata.clips.store import create_store
+
+def write(path):
+    with create_store(path, recipe={}, class_names=[], resume=True) as writer:
+        if not writer.has("c"):
+            with writer.clip(Clip(id="c"), height_px=4, width_px=8, tick_rate_hz=250) as out:
+                out.append(np.full((40, 4, 8), 1, np.uint8))
+                out.finish(ticks=320, attributes={})
+
+def die_before(step):
+    left = [step]
+    def counted(call):
+        def instead(*args, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+            return call(*args, **options)
+        return instead
+    for name in ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+
+folder = sys.argv[1]
+write(folder + "/whole.zarr")
+step, status = 0, 9
+while status:
+    path = folder + f"/{step}.zarr"
+    child = os.fork()
+    if child == 0:
+        die_before(step)
+        write(path)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), status
+    write(path)
+    step += 1
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_writer_killed_before_any_step_of_its_work_can_be_continued(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WRITE, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    want = digest_of_folder(tmp_path / "whole.zarr")
+    assert sorted(want) == ["catalog.jsonl", "clips/c/c.0.0.0", "clips/c/zarr.json"] + [
+        "clips/zarr.json",
+        "zarr.json",
+    ]
+    killed = sorted(tmp_path.glob("[0-9]*.zarr"))
+    assert len(killed) > 15
+    for path in killed:
+        assert digest_of_folder(path) == want, path.name
 
 
 def test_another_recipe_is_refused_with_both_values(tmp_path):

@@ -1,7 +1,7 @@
 """Append clips to a store: streamed, several at once, and whole or not at all.
 
-A clip is written under ``.partial/``, brought to the disk, and renamed into place. What a crash or
-power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
+Clips and files are written under ``.partial/``, brought to the disk, and renamed into place. What a
+crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
 """
 
 import itertools
@@ -92,9 +92,9 @@ def create_store(
     try:
         if (path / METADATA).exists():
             _check_continues(path, wanted, resume=resume)
-        else:
+        _clear_partial(path)
+        if not (path / METADATA).exists():
             _write_root(path, wanted)
-        _remove_partial(path)
         return StoreWriter(path, wanted, options, lock)
     except RuleBrokenError as error:
         release(lock)
@@ -116,7 +116,6 @@ class StoreWriter:
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
         self._lock: FileLock | None = lock
-        (path / PARTIAL).mkdir(exist_ok=True)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -202,9 +201,10 @@ class StoreWriter:
         if lock is None:
             return
         try:
-            _remove_partial(self.path)
+            _clear_partial(self.path)  # first: it may make the room that the catalogue needs
             lines = [self._lines[clip_id] + b"\n" for clip_id in sorted(self._lines)]
-            write_whole(self.path / CATALOG, b"".join(lines))
+            write_whole(self.path / CATALOG, b"".join(lines), within=self.path / PARTIAL)
+            (self.path / PARTIAL).rmdir()
             sync(self.path / CLIPS)
             sync(self.path)
         finally:
@@ -402,7 +402,7 @@ def _refuse_other_things(path: Path) -> None:
         return
     if not path.is_dir():
         raise StoreError(f"{path}: is a file, not a store. Choose another --out")
-    leftovers = {LOCK, PARTIAL, CLIPS, f"{METADATA}{PARTIAL}"}  # of a writer killed at once
+    leftovers = {LOCK, PARTIAL, CLIPS}  # of a writer killed at once
     if not (path / METADATA).exists() and not leftovers.issuperset(os.listdir(path)):
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
@@ -451,11 +451,14 @@ def _write_root(path: Path, root: RootInfo) -> None:
     clips = path / CLIPS
     clips.mkdir(exist_ok=True)
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    write_whole(clips / METADATA, pretty_json(group))
-    write_whole(path / METADATA, pretty_json(root.metadata()))
+    partial = path / PARTIAL
+    write_whole(clips / METADATA, pretty_json(group), within=partial)
+    write_whole(path / METADATA, pretty_json(root.metadata()), within=partial)
     sync(path)
 
 
-def _remove_partial(path: Path) -> None:
+def _clear_partial(path: Path) -> None:
+    """An empty folder for what is not yet whole."""
     if (path / PARTIAL).exists():
         shutil.rmtree(path / PARTIAL)
+    (path / PARTIAL).mkdir()
