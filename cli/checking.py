@@ -1,6 +1,7 @@
 """`spikedata info`, `validate` and `cameras`: what a set of clips is, and whether it is sound."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from .common import (
     errors_in_one_line,
     fail,
+    notes_of,
     open_set,
     print_notes,
     print_result,
@@ -26,8 +28,9 @@ def info(
 ) -> None:
     """Tell what CLIPS holds: clips, classes, splits, geometry, firing rate, losses."""
     with errors_in_one_line():
-        summary = open_set(clips, camera, flip, tick_rate).summary()
-    print_result(summary, as_json)
+        opened = open_set(clips, camera, flip, tick_rate)
+        summary = opened.summary()
+    print_result(summary | ({"notes": notes_of(opened)} if as_json else {}), as_json)
 
 
 def validate(
@@ -48,10 +51,10 @@ def validate(
             problems = validate_clips(
                 clips, deep=not quick, camera=camera, flip=flip, tick_rate_hz=tick_rate
             )
-        losses = {} if problems else open_set(clips, camera, flip, tick_rate).losses()
+        notes, losses = _told_of(clips, camera, flip, tick_rate)
     if as_json:
-        told = [asdict(found) for found in problems]
-        print_result({"store": clips, "problems": told, "losses": losses}, as_json)
+        told = {"problems": [asdict(found) for found in problems], "losses": losses, "notes": notes}
+        print_result({"store": clips, **told}, as_json)
     for found in () if as_json else problems:
         typer.echo(printable(f"{found.clip or clips}: {found.code}: {found.message}"))
     if problems:
@@ -59,6 +62,19 @@ def validate(
     if not as_json:
         typer.echo(printable(f"{clips}: no problems"))
     print_notes(f"{n:,} {name}, when the clips were made" for name, n in losses.items())
+
+
+def _told_of(
+    clips: Path, camera: str | None, flip: bool | None, tick_rate: float | None
+) -> tuple[list[str], dict[str, int]]:
+    """What was odd about a set, and what was lost when it was made; nothing if none opens."""
+    from spikedata import SpikeDataError
+
+    try:
+        opened = open_set(clips, camera, flip, tick_rate)
+    except SpikeDataError:  # the problems that were found say why
+        return [], {}
+    return notes_of(opened), opened.losses()
 
 
 def cameras(as_json: AsJson = False) -> None:

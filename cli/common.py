@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from spikedata import ClipSource, Failure
+    from spikedata import ClipSource, ClipStream, Corpus, Failure
 
 STATUS_ERROR = 1
 STATUS_USAGE = 2
@@ -126,9 +126,9 @@ def print_notes(notes: Iterable[str]) -> None:
         typer.echo(f"note: {printable(note)}", err=True)
 
 
-def print_left_out(left_out: "Iterable[Failure]") -> None:
-    """Print on stderr, as notes, what a set or a corpus was opened without."""
-    print_notes(f"left out: {failure.id}: {failure.error}" for failure in left_out)
+def notes_of(opened: "ClipSource | Corpus | ClipStream") -> list[str]:
+    """What was odd when something was opened, and what it was opened without."""
+    return [*opened.notes, *(failure.note() for failure in opened.left_out)]
 
 
 def printable(text: str) -> str:
@@ -152,9 +152,24 @@ def open_set(
 
     with usage_errors_in_one_line():
         source = open_clips(path, camera=camera, flip=flip, tick_rate_hz=tick_rate)
-    print_notes(source.notes)
-    print_left_out(source.left_out)
+    print_notes(notes_of(source))
     return source
+
+
+def open_one(
+    path: Path,
+    clip: str | None,
+    camera: str | None,
+    flip: bool | None = None,
+    tick_rate: float | None = None,
+) -> "ClipStream":
+    """Open one clip of a set, or one recording; what is odd about the set goes to stderr."""
+    from spikedata import open_spikes
+
+    with usage_errors_in_one_line():
+        spikes = open_spikes(path, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate)
+    print_notes(notes_of(spikes))
+    return spikes
 
 
 def check_output(out: Path, *read: Path, overwrite: bool) -> None:

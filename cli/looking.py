@@ -14,6 +14,7 @@ from .common import (
     check_output,
     errors_in_one_line,
     fail,
+    notes_of,
     open_set,
     print_result,
     usage_errors_in_one_line,
@@ -79,7 +80,7 @@ def view(
                 told = {}
     if as_json:  # which knows no infinity, the PSNR of equal pictures
         finite = {key: value if math.isfinite(value) else None for key, value in told.items()}
-        print_result({"out": out, **finite}, as_json)
+        print_result({"out": out, **finite, "notes": notes_of(opened)}, as_json)
     else:
         typer.echo("\n".join([str(out), *(f"{key}  {value:.4f}" for key, value in told.items())]))
 

@@ -13,6 +13,8 @@ from .common import (
     check_output,
     errors_in_one_line,
     fail,
+    notes_of,
+    open_one,
     print_result,
     usage_errors_in_one_line,
 )
@@ -49,13 +51,12 @@ def compare(
     if len(clips) > 2:
         fail(f"--clip: at most two, REAL's and SIMULATED's, got {len(clips)}", STATUS_USAGE)
     with errors_in_one_line():
-        from spikedata import available_cores, compare_streams, comparison_html, open_spikes
+        from spikedata import available_cores, compare_streams, comparison_html
 
-        with usage_errors_in_one_line():
-            sources = [
-                open_spikes(path, camera=camera, clip=its_clip, tick_rate_hz=tick_rate)
-                for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
-            ]
+        sources = [
+            open_one(path, its_clip, camera, tick_rate=tick_rate)
+            for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
+        ]
         if out is not None:
             check_output(out, real, simulated, overwrite=overwrite)
         with usage_errors_in_one_line():
@@ -64,7 +65,8 @@ def compare(
             title = f"{real.name} and {simulated.name}"
             comparison_html(comparison, out, title=title, overwrite=overwrite)
     if as_json:
-        print_result(comparison.to_dict(), as_json)
+        notes = [note for source in sources for note in notes_of(source)]
+        print_result(comparison.to_dict() | {"notes": notes}, as_json)
     else:
         typer.echo(comparison.table())
 
@@ -95,14 +97,13 @@ def calibrate(
         from spikedata import (
             calibrate_pixels,
             load_sensor,
-            open_spikes,
             sensor_files,
             write_sensor,
         )
 
         base = load_sensor(sensor)
         files = (dark, medium, bright)
-        sources = [open_spikes(path, camera=camera, flip=flip) for path in files]
+        sources = [open_one(path, None, camera, flip) for path in files]
         with usage_errors_in_one_line():
             for path in sensor_files(out):
                 check_output(path, *files, Path(sensor), overwrite=overwrite)
@@ -133,14 +134,11 @@ def export(
     For .dat files, which SpikeCV reads, use `spikedata pack --to dat`.
     """
     with errors_in_one_line():
-        from spikedata import open_spikes, write_events, write_npz
+        from spikedata import write_events, write_npz
 
         if out.suffix not in (".npy", ".npz"):
             fail(f"{out}: expected a name that ends in .npy or .npz", STATUS_USAGE)
-        with usage_errors_in_one_line():
-            spikes = open_spikes(
-                source, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate
-            )
+        spikes = open_one(source, clip, camera, flip, tick_rate)
         check_output(out, source, overwrite=overwrite)
         if out.suffix == ".npz":
             write_npz(out, spikes, **_class_of(spikes), overwrite=overwrite)

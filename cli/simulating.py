@@ -25,7 +25,8 @@ from .common import (
     fail,
     failure_line,
     is_number,
-    print_left_out,
+    notes_of,
+    open_one,
     print_notes,
     print_result,
     progress_bar,
@@ -248,6 +249,7 @@ def simulate(
         if like is not None:
             _simulate_like(like, out, resolved, camera, workers, dry_run, as_json)
             return
+        _check_fit(given, resolved)
         found = _find(given, resolved.split)
         if dry_run:
             _print_plan(found, resolved, out, as_json)
@@ -267,6 +269,12 @@ def _check_together(given: Mapping[str, Any]) -> None:
     if "like" in given and refused:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
         fail(f"--like simulates a still scene and takes no {names}", STATUS_USAGE)
+
+
+def _check_fit(given: Mapping[str, Any], recipe: "SimulationRecipe") -> None:
+    """Refuse to fit pictures into a size that nobody gave."""
+    if "fit" in given and not isinstance(recipe.video.resize, tuple):
+        fail("--fit: says how pictures fill --resize HxW, which is not given", STATUS_USAGE)
 
 
 def _marks() -> dict[str, tuple[Any, ...]]:
@@ -343,8 +351,7 @@ def _print_plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path, as_json
     from spikedata import to_dict
 
     splits = Counter(item.clip.split or "none" for item in corpus.clips)
-    print_notes(corpus.notes)
-    print_left_out(corpus.left_out)
+    print_notes(notes_of(corpus))
     plan: dict[str, Any] = {
         "corpus": f"{corpus.root} ({corpus.name})",
         "clips": len(corpus.clips),
@@ -370,18 +377,20 @@ def _simulate_like(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from spikedata import available_cores, open_spikes, simulate_recording, to_dict
+    from spikedata import available_cores, simulate_recording, to_dict
 
+    opened = open_one(recording, None, camera)
+    notes = {"notes": notes_of(opened)} if as_json else {}
     if dry_run:
-        ticks = open_spikes(recording, camera=camera).ticks
-        plan = {"like": recording, "ticks": ticks, "out": out, "sensor": to_dict(recipe.sensor)}
-        print_result(plan, as_json)
+        sensor = to_dict(recipe.sensor)
+        plan = {"like": recording, "ticks": opened.ticks, "out": out, "sensor": sensor}
+        print_result(plan | notes, as_json)
         return
     with usage_errors_in_one_line():
         stored = simulate_recording(
             recording, out, recipe.sensor, camera=camera, threads=workers or available_cores()
         )
-    print_result({"store": out, "clip": stored.id, "ticks": stored.ticks}, as_json)
+    print_result({"store": out, "clip": stored.id, "ticks": stored.ticks} | notes, as_json)
 
 
 def _simulate(

@@ -165,6 +165,10 @@ class Failure:
     error: str
     """One line."""
 
+    def note(self) -> str:
+        """That it was left out, and why."""
+        return f"left out: {self.id}: {self.error}"
+
 
 def failure_file(out: Path) -> Path:
     """Where a batch that writes ``out`` lists what failed."""

@@ -285,7 +285,13 @@ def test_a_single_picture_equal_to_the_true_one_is_told_in_valid_json(tmp_path):
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     # A difference of nought has no logarithm.
-    assert told == {"out": "dark.png", "psnr_db": None, "psnr_of_best_gain_db": None, "ssim": 1.0}
+    assert told == {
+        "out": "dark.png",
+        "psnr_db": None,
+        "psnr_of_best_gain_db": None,
+        "ssim": 1.0,
+        "notes": [],
+    }
 
 
 def test_a_damaged_store_fails_validation_and_says_where(home):

@@ -144,3 +144,42 @@ def test_notes_stand_in_a_dry_run_too(here, capsys):
     assert find_corpus(here / "in").notes
     status, told, _ = simulate(capsys, "--dry-run")
     assert (status, told["notes"]) == (0, ["1 file passed over: 1 .srt"])
+
+
+@pytest.fixture
+def recordings(here):
+    """A folder of which one recording opens, one is cut within a plane, and one file is none."""
+    folder = here / "in" / "run"
+    folder.mkdir(parents=True)
+    (folder / "good.dat").write_bytes(bytes(range(64)) * 40)
+    (folder / "cut.dat").write_bytes(bytes(63))
+    (folder / "readme.txt").write_text("1")
+
+
+READS = [
+    ("info", 0, ["in", "--json"]),
+    ("validate", 1, ["in", "--json"]),
+    ("validate", 1, ["in", "--quick"]),
+    ("view", 0, ["run__good", "--store", "in", "--single", "--out", "o.png", "--json"]),
+    ("report", 0, ["in", "--out", "o.html"]),
+    ("compare", 0, ["in", "in", "--clip", "run__good", "--json"]),
+    ("export", 0, ["in", "o.npy", "--clip", "run__good"]),
+    ("pack", 1, ["in", "--to", "parquet", "--json"]),
+]
+
+
+@pytest.mark.usefixtures("recordings")
+@pytest.mark.parametrize(("verb", "status", "words"), READS)
+def test_every_verb_that_reads_tells_what_it_reads_without(capsys, verb, status, words):
+    assert run_in_process("spikedata", [verb, *words, "--camera", "16x32"]) == status
+    said = capsys.readouterr()
+    for loss in ("1 file passed over: 1 .txt", "cut.dat: 63 bytes is not a whole number"):
+        assert loss in said.err
+        assert "--json" not in words or loss in said.out
+
+
+def test_a_way_to_fit_pictures_into_no_size_is_refused(here, capsys):
+    write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
+    for words in ([], ["--resize", "8"]):
+        assert run_in_process("spikedata", ["simulate", "in", "--fit", "crop", *words]) == 2
+        assert "--fit: says how pictures fill --resize HxW" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from videos import LENIENT, gradient, grey_frame, numbered, write_video
 
@@ -501,6 +501,7 @@ def test_containers_that_do_not_say(tmp_path):
         assert missing_bytes(path) is None
 
 
+@example(content=b"\x01\x00\x10\x00\x00\x00\x00\x00", magic=b"\x1a\x45\xdf\xa3")  # 4 PiB on
 @given(
     content=st.binary(max_size=64),
     magic=st.sampled_from([b"RIFF", b"\x1a\x45\xdf\xa3", b"\0\0\0\x08mdat"]),

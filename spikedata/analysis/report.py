@@ -56,7 +56,7 @@ def _page(store: ClipSource, sample_clips: int, sample_ticks: int) -> Page:
     page = Page(store.name or store.path.name)
     summary = {key: value for key, value in store.summary().items() if key != "recipe"}
     page.table(("", ""), [(key, _shown(value)) for key, value in summary.items()])
-    page.items([*store.notes, *(f"left out: {item.id}: {item.error}" for item in store.left_out)])
+    page.items([*store.notes, *(item.note() for item in store.left_out)])
     _add_losses(page, store)
     page.heading("Classes")
     _add_classes(page, store)

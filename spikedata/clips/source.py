@@ -319,6 +319,7 @@ class ClipStream:
         )
         self.ticks, self.tick_rate_hz = stored.ticks, stored.tick_rate_hz
         self.height_px, self.width_px = stored.height_px, stored.width_px
+        self.notes, self.left_out = source.notes, source.left_out
         self._source = source
 
     def blocks(self) -> Iterator[NDArray[np.uint8]]:

@@ -29,7 +29,7 @@ def missing_bytes(path: Path) -> int | None:
         if head[:4] == b"RIFF":
             stated = _riff_size(head)
         elif head[:4] == _EBML_MAGIC:
-            stated = _segment_end(file)
+            stated = _segment_end(file, size)
         elif head[4:8] in _BOX_KINDS:
             stated = _boxes_end(file, size)
         else:
@@ -57,11 +57,11 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
     return start
 
 
-def _segment_end(file: BinaryIO) -> int | None:
+def _segment_end(file: BinaryIO, size: int) -> int | None:
     """Where the EBML segment ends, or None if its size is left open."""
     file.seek(4)
     header = _read_length(file)
-    if header is None:
+    if header is None or header > size:  # a system may refuse to seek so far
         return None
     file.seek(header, os.SEEK_CUR)
     if file.read(4) != _SEGMENT_ID:
