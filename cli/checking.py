@@ -57,11 +57,11 @@ def validate(
         print_result({"store": clips, **told}, as_json)
     for found in () if as_json else problems:
         typer.echo(printable(f"{found.clip or clips}: {found.code}: {found.message}"))
+    print_notes(f"{n:,} {name}, when the clips were made" for name, n in losses.items())
     if problems:
         fail(f"{clips}: {len(problems)} broken rules of the store format")
     if not as_json:
         typer.echo(printable(f"{clips}: no problems"))
-    print_notes(f"{n:,} {name}, when the clips were made" for name, n in losses.items())
 
 
 def _told_of(
