@@ -178,6 +178,15 @@ def test_every_verb_that_reads_tells_what_it_reads_without(capsys, verb, status,
         assert "--json" not in words or loss in said.out
 
 
+def test_a_choice_of_official_splits_that_there_are_none_of_is_told(here, capsys):
+    write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
+    for words, given in (["--split", "2"], "split 2"), (["--splits", "in"], "split 1 of in"):
+        told = simulate(capsys, "--dry-run", *words)[1]
+        assert told["notes"] == [
+            f"{given} was not read: a corpus read as folder has no official splits"
+        ]
+
+
 def test_a_way_to_fit_pictures_into_no_size_is_refused(here, capsys):
     write_grey(here / "in" / "run" / "a.mkv", random_frames(1))
     for words in ([], ["--resize", "8"]):

@@ -108,12 +108,11 @@ def find_corpus(
     found = _read(kind, root, videos, split, splits)
     if not found.clips:
         raise CorpusError(f"{root}: none of {count(len(videos), 'video')} is named as in {kind}")
+    unused = _unread(kind, root, listing) + _without_use(kind, split, splits)
     return finish_corpus(
         kind,
         root,
-        Found(
-            clips=found.clips, notes=[*listing.notes, *_unread(kind, root, listing), *found.notes]
-        ),
+        Found(clips=found.clips, notes=[*listing.notes, *unused, *found.notes]),
         classes=classes,
         limit=limit,
         caption_templates=caption_templates,
@@ -127,6 +126,14 @@ def _unread(kind: Kind, root: Path, listing: Listing) -> list[str]:
     if kind not in ("ucf101", "hmdb51"):
         unread += listing.lists
     return note_unread(unread)
+
+
+def _without_use(kind: Kind, split: int, splits: Path | None) -> list[str]:
+    """Note on a choice among official splits that this layout does not have."""
+    if kind in ("ucf101", "hmdb51") or (split == 1 and splits is None):
+        return []
+    given = f"split {split}" if splits is None else f"split {split} of {splits}"
+    return [f"{given} was not read: a corpus read as {kind} has no official splits"]
 
 
 def _looked_for(root: Path) -> str:
