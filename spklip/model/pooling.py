@@ -34,7 +34,7 @@ def pool_packed(packed_xghw: Tensor, ticks: int, pool_px: int) -> Tensor:
     """
     if pool_px == 1:
         return unpack_planes(packed_xghw, ticks)
-    _check_packing(packed_xghw, ticks)
+    check_packing(packed_xghw, ticks)
     *lead, groups, height, width = packed_xghw.shape
     rows, columns = height // pool_px, width // pool_px
     inside = packed_xghw[..., : rows * pool_px, : columns * pool_px]
@@ -45,7 +45,7 @@ def pool_packed(packed_xghw: Tensor, ticks: int, pool_px: int) -> Tensor:
     return count_xthw / pool_px**2
 
 
-def _check_packing(packed_xghw: Tensor, ticks: int) -> None:
+def check_packing(packed_xghw: Tensor, ticks: int) -> None:
     """Refuse what :func:`unpack_planes` refuses, in its words."""
     shape, groups = tuple(packed_xghw.shape), -(-ticks // 8)
     if packed_xghw.dtype != torch.uint8 or packed_xghw.ndim < 3:
