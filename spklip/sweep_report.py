@@ -170,7 +170,7 @@ def _figure(runs: Sequence[Mapping[str, Any]], shots: Sequence[str]) -> Any:
         _draw_series(axes, name, estimates, 0.7 * (number / max(1, len(series) - 1) - 0.5))
     axes.set_yticks(range(len(runs)), [plain(run["name"]) for run in runs])
     axes.invert_yaxis()
-    axes.set(xlabel="top-1", xlim=(0, 1.02))
+    axes.set(xlabel="top-1", xlim=(-0.02, 1.02))
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from spklip.sweep import Sweep, plan_sweep, read_sweep
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 SHIPPED = sorted((FOLDER / "sweeps").glob("*.yaml"))
 QUICK = ["train.max_steps=2", "train.save_every=1", "eval.resamples=10", "eval.episodes=3"]
+
+WILD = ["train.learning_rate=1e30", "train.warmup_steps=0", "train.save_every=9"]
 
 
 def sweep_of(**values: Any) -> Sweep:
@@ -287,7 +291,10 @@ def test_a_dry_run_tells_which_are_done_and_writes_nothing(home, swept, monkeypa
     ("word", "message"),
     [
         ("train.learning_rate=0.5", "was begun with train.learning_rate=0.001, the recipe now"),
-        ("data.size=[8, 8]", "three/few: was begun with data.size=None, the recipe now says [8, 8]"),
+        (
+            "data.size=[8, 8]",
+            "few: was begun with data.size=None, the recipe now says [8, 8]",
+        ),
         ("model.changes.pool=3", "run few: recipe: model.changes: unknown key 'pool'"),
         ("train.max_step=3", "Did you mean 'max_steps'"),
         ("data.path=gone.zarr", "override 'data.path=gone.zarr': run gone sets data.path itself"),
@@ -334,9 +341,48 @@ def test_a_killed_sweep_goes_on_where_it_stopped(home, monkeypatch):
     assert again.exit_code == 0, again.output
     assert "run 1 of 2" not in again.stderr
     for name in ("seed-0", "seed-1"):
-        assert metrics_of(home / "cut" / name)["closed_set"] == (
-            metrics_of(home / "whole" / name)["closed_set"]
+        assert (
+            metrics_of(home / "cut" / name)["closed_set"]
+            == (metrics_of(home / "whole" / name)["closed_set"])
         )
+
+
+def test_metrics_that_cannot_be_read_are_told_and_made_again_once_deleted(home, monkeypatch):
+    words = ["--sweep", write_sweep(home, "broken.yaml", runs={"a": []})]
+    assert train(home, monkeypatch, *words).exit_code == 0
+    before = metrics_of(home / "runs/broken/a")["closed_set"]
+    path = home / "runs/broken/a/metrics.json"
+    for text in ("{", "[]", "{}", '{"closed_set": [], "few_shot": {}}'):
+        path.write_text(text)
+        done = train(home, monkeypatch, *words)
+        assert done.exit_code == 1
+        assert "a/metrics.json: cannot be read" in one_error(done)
+    path.unlink()
+    assert train(home, monkeypatch, *words).exit_code == 0
+    assert metrics_of(home / "runs/broken/a")["closed_set"] == before
+
+
+@pytest.mark.slow  # two processes that import torch: about 15 s
+def test_two_processes_do_the_runs_together_and_pass_over_a_failing_one(home):
+    runs = {"gone": ["data.path=gone.zarr"], "wild": WILD, "tame": ["train.batch_size=2"]}
+    words = ["--sweep", write_sweep(home, "two.yaml", runs=runs), "--out", "two"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    program = Path(sys.executable).with_name("spklip-train")
+    command = [*torchrun, "--no-python", program, *words]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert states(home / "two") == {"gone": "failed", "wild": "failed", "tame": "done"}, done.stderr
+    assert metrics_of(home / "two/tame")["train"]["batch_size"] == 4
+    assert done.stdout.count("table: two/sweep.csv") == 1
+    assert done.stderr.count("run 3 of 3: tame") == 1
+
+
+def test_a_run_that_diverges_is_passed_over(home, monkeypatch):
+    name = write_sweep(home, "wild.yaml", runs={"wild": WILD, "tame": []})
+    done = train(home, monkeypatch, "--sweep", name)
+    assert done.exit_code == 1
+    assert states(home / "runs/wild") == {"wild": "failed", "tame": "done"}
+    assert "failed: wild: the loss is" in done.stderr
 
 
 def test_overwrite_does_all_again_also_by_another_recipe(home, monkeypatch):
