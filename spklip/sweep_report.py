@@ -22,14 +22,15 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         numbers: ``top1`` of the model and ``mean_rate_top1`` on the closed set, ``few_shot`` by
             shots, each with ``value``, ``low`` and ``high`` (over groups of test clips) or None
-            where it was not judged; ``ways`` of the episodes; ``train_seconds`` and
-            ``evaluation_seconds``.
+            where it was not judged; ``ways`` of the episodes; ``skipped``, why there were none;
+            ``train_seconds`` and ``evaluation_seconds``.
     """
     closed, few = metrics["closed_set"], metrics["few_shot"]
     return {
         "top1": _interval(closed.get("spklip", {}).get("top1")),
         "mean_rate_top1": _interval(closed.get("mean_rate", {}).get("top1")),
         "ways": few.get("ways"),
+        "skipped": few.get("skipped"),
         "few_shot": {
             k: _interval(estimate)
             for k, estimate in few.get("by_group", {}).get("spklip", {}).items()
@@ -40,14 +41,14 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sweep_table(table: Mapping[str, Any]) -> str:
-    """The table as plain text, and under it what failed.
+    """The table as plain text, and under it what failed or was not judged.
 
     Args:
         table: the content of ``sweep.json``.
     """
     heads, rows = _shown(table)
     lines = aligned([heads, *rows])
-    return "\n".join([*lines, *_failures(table)])
+    return "\n".join([*lines, *_gaps(table)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -115,8 +116,16 @@ def _percent(estimate: Mapping[str, float] | None) -> str:
     return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
 
 
-def _failures(table: Mapping[str, Any]) -> list[str]:
-    return [f"failed: {run['name']}: {run['error']}" for run in table["runs"] if "error" in run]
+def _gaps(table: Mapping[str, Any]) -> list[str]:
+    """Why cells are empty: what failed, and which runs have no k-shot episodes."""
+    lines = [f"failed: {run['name']}: {run['error']}" for run in table["runs"] if "error" in run]
+    without: dict[str, list[str]] = {}
+    for run in table["runs"]:
+        if run.get("skipped"):
+            without.setdefault(run["skipped"], []).append(run["name"])
+    return lines + [
+        f"no k-shot episodes in {', '.join(names)}: {why}" for why, names in without.items()
+    ]
 
 
 def _csv(table: Mapping[str, Any]) -> str:
@@ -151,7 +160,7 @@ def _page(table: Mapping[str, Any]) -> str:
         "than their intervals say. One seed each: another may change a run by as much.",
         small=True,
     )
-    page.items(_failures(table))
+    page.items(_gaps(table))
     if any(run["top1"] for run in done):
         page.figure(_figure([run for run in done if run["top1"]], _shots(table)))
     return page.render()

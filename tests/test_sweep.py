@@ -408,7 +408,9 @@ def test_runs_without_classes_or_baselines_have_empty_cells(home, monkeypatch):
     write_captioned(home / "captioned.zarr")
     runs = {"captions": ["data.path=captioned.zarr"], "alone": ["eval.baselines=false"]}
     words = ["--sweep", write_sweep(home, "sparse.yaml", runs=runs)]
-    assert train(home, monkeypatch, *words).exit_code == 0
+    done = train(home, monkeypatch, *words)
+    assert done.exit_code == 0, done.output
+    assert "no k-shot episodes in captions: no clip has a class" in done.stdout
     captions, alone = json.loads((home / "runs/sparse/sweep.json").read_text())["runs"]
     assert (captions["state"], captions["top1"], captions["few_shot"]) == ("done", None, {})
     assert alone["top1"] is not None
