@@ -8,5 +8,6 @@ setup(
         "spikedata_cli",  # in cli/
         "spikedata_recipes",  # in recipes/, as what follows
         "spikedata_recipes.sensors",
+        "spikedata_recipes.sweeps",
     ]
 )

@@ -1,16 +1,33 @@
 """The commands `spklip-train` and `spklip-eval`: recipe in, trained and judged model out."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import as_table, errors_in_one_line, fail, new_app, run
+from .common import (
+    STATUS_ERROR,
+    STATUS_USAGE,
+    as_table,
+    errors_in_one_line,
+    fail,
+    new_app,
+    printable,
+    run,
+)
+
+if TYPE_CHECKING:
+    from spklip import PlannedRun
 
 PACKAGED = "spikedata_recipes"
 """The installed package that holds the recipes this project comes with."""
+SWEEPS = "sweeps"
+"""Its folder of sweeps."""
+
+_OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 
 app = new_app("Train and judge SPKLIP as a recipe says.")
 eval_app = new_app("Judge a trained SPKLIP model.")
@@ -22,9 +39,18 @@ Overrides = Annotated[
 ]
 
 
-Recipe = Annotated[str, typer.Argument(help="Recipe file (.yaml), yours or a packaged one.")]
+Recipe = Annotated[str | None, typer.Argument(help="Recipe file (.yaml), yours or a packaged one.")]
+SweepFile = Annotated[
+    str | None,
+    typer.Option(
+        "--sweep",
+        metavar="FILE",
+        help="Instead of RECIPE: several runs of one recipe, as this YAML file says, in folders "
+        "of their own in --out, and one table of all. Done ones are skipped.",
+    ),
+]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder to make.  [default: runs/NAME of the recipe]")
+    Path | None, typer.Option(help="Folder to make.  [default: runs/NAME of the recipe or sweep]")
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be done: recipe, size, clips.")
@@ -37,8 +63,9 @@ Overwrite = Annotated[
 
 @app.command()
 def train(
-    recipe: Recipe,
+    recipe: Recipe = None,
     overrides: Overrides = None,
+    sweep: SweepFile = None,
     out: Out = None,
     dry_run: DryRun = False,
     resume: Resume = False,
@@ -46,11 +73,18 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train as RECIPE says, judge the model, and write a report."""
+    words = list(overrides or [])
+    if sweep is not None:
+        words = ([recipe] if recipe else []) + words
+        _train_sweep(sweep, words, out, dry_run=dry_run, overwrite=overwrite, as_json=as_json)
+        return
+    if recipe is None:
+        fail("give a RECIPE, or --sweep FILE for several runs of one", STATUS_USAGE)
     with errors_in_one_line():
         from spklip import read_recipe
 
         path = find_recipe(recipe)
-        settings = read_recipe(path, overrides or [])
+        settings = read_recipe(path, words)
         from spklip import plan_run, run_recipe
 
         if dry_run:
@@ -60,6 +94,57 @@ def train(
         metrics = run_recipe(settings, folder, resume=resume, overwrite=overwrite)
     if metrics is not None:
         _print_metrics(metrics, folder, as_json)
+
+
+def _train_sweep(
+    name: str, words: list[str], out: Path | None, *, dry_run: bool, overwrite: bool, as_json: bool
+) -> None:
+    """Do the runs of a sweep; status 1 if one failed."""
+    if words and not _OVERRIDE.match(words[0]):
+        fail(f"{words[0]}: --sweep takes no RECIPE, its file names one", STATUS_USAGE)
+    with errors_in_one_line():
+        from spklip import plan_sweep, read_sweep, run_sweep
+
+        path = find_recipe(name, SWEEPS)
+        sweep = read_sweep(path)
+        beside = path.parent / sweep.recipe
+        recipe = beside if beside.exists() else find_recipe(sweep.recipe)
+        folder = out or Path("runs") / path.stem
+        if dry_run:
+            _print_sweep_plan(
+                plan_sweep(sweep, recipe, folder, words, overwrite=overwrite), as_json
+            )
+            return
+        table = run_sweep(sweep, recipe, folder, words, overwrite=overwrite, tell=_tell)
+    if table is not None:
+        _print_sweep(table, folder, as_json)
+
+
+def _tell(line: str) -> None:
+    typer.echo(printable(line), err=True)
+
+
+def _print_sweep(table: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(table))
+    else:
+        from spklip import sweep_table
+
+        for line in sweep_table(table).splitlines():
+            typer.echo(printable(line))
+        typer.echo(f"table: {out / 'sweep.csv'}, page: {out / 'sweep.html'}")
+    if any(run["state"] == "failed" for run in table["runs"]):
+        raise typer.Exit(STATUS_ERROR)
+
+
+def _print_sweep_plan(runs: "Sequence[PlannedRun]", as_json: bool) -> None:
+    plan = [
+        {"name": one.name, "overrides": list(one.overrides), "state": one.state} for one in runs
+    ]
+    if as_json:
+        typer.echo(json.dumps(plan))
+        return
+    typer.echo(as_table({one.name: [one.state, *one.overrides] for one in runs}))
 
 
 Checkpoint = Annotated[
@@ -97,18 +182,19 @@ def evaluate(
     _print_metrics(metrics, out, as_json)
 
 
-def find_recipe(name: str) -> Path:
-    """The recipe file ``name``, or the packaged recipe of that name where there is none."""
+def find_recipe(name: str, folder: str = "") -> Path:
+    """The file ``name``, or the packaged one of that name, in ``folder``, where there is none."""
     path = Path(name)
     if path.exists():
         return path
     from importlib.resources import files
 
-    packaged = Path(str(files(PACKAGED)))
+    packaged = Path(str(files(PACKAGED))) / folder
+    what = "sweep" if folder else "recipe"
     if path.suffix != ".yaml" or not (packaged / path.name).is_file():
         known = ", ".join(sorted(file.name for file in packaged.glob("*.yaml")))
-        fail(f"{name}: no such recipe here, and none packaged. Packaged recipes: {known}")
-    typer.echo(f"{name}: not here; using the packaged recipe {path.name}", err=True)
+        fail(f"{name}: no such {what} here, and none packaged. Packaged {what}s: {known}")
+    typer.echo(f"{name}: not here; using the packaged {what} {path.name}", err=True)
     return packaged / path.name
 
 

@@ -11,3 +11,9 @@ from .run import plan_run as plan_run
 from .run import recipe_of_run as recipe_of_run
 from .run import run_recipe as run_recipe
 from .run_folder import recipe_of as recipe_of
+from .sweep import PlannedRun as PlannedRun
+from .sweep import Sweep as Sweep
+from .sweep import plan_sweep as plan_sweep
+from .sweep import read_sweep as read_sweep
+from .sweep import run_sweep as run_sweep
+from .sweep_report import sweep_table as sweep_table

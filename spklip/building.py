@@ -19,10 +19,7 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
             make a config.
     """
     if model.checkpoint is None:
-        try:
-            config = SpklipConfig.preset(model.preset, **_typed(model.changes))
-        except ValueError as error:
-            raise SpikeDataError(f"recipe: model.changes: {error}") from error
+        config = new_config(model)
         return config, _tokenizer(config)
     place = find_checkpoint(model.checkpoint)
     try:
@@ -35,6 +32,18 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
     from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
 
     return config, AutoTokenizer.from_pretrained(place)
+
+
+def new_config(model: ModelConfig) -> SpklipConfig:
+    """Config of a model that starts from no checkpoint.
+
+    Raises:
+        SpikeDataError: ``changes`` do not make a config.
+    """
+    try:
+        return SpklipConfig.preset(model.preset, **_typed(model.changes))
+    except ValueError as error:
+        raise SpikeDataError(f"recipe: model.changes: {error}") from error
 
 
 def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:

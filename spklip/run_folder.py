@@ -18,7 +18,21 @@ hand does not make one of the folder it lies in."""
 
 
 def prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Check what ``out`` holds, and write ``recipe.yaml``.
+    """Check what ``out`` holds, delete a run that is overwritten, and write ``recipe.yaml``.
+
+    Raises:
+        SpikeDataError: see :func:`check_folder`.
+    """
+    check_folder(recipe, out, resume=resume, overwrite=overwrite)
+    if overwrite and is_run(out):
+        for name in NAMES:
+            _delete(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "recipe.yaml", resolved_recipe(recipe))
+
+
+def check_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Check that a run of ``recipe`` may be written to ``out``; changes nothing.
 
     A run that was cut off before its first checkpoint has nothing to lose: it is begun again
     without being asked, also by another recipe.
@@ -31,19 +45,26 @@ def prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) 
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise SpikeDataError(f"{out}: exists and is not a run; name another folder with --out")
     elif overwrite:
-        for name in NAMES:
-            _delete(out / name)
-    elif (out / "metrics.json").exists():
+        return
+    elif is_finished(out):
         raise SpikeDataError(f"{out}: a finished run; {_ways_out(out, 'replaces it')}")
-    elif any(out.glob("checkpoints/checkpoint-*")):
+    elif has_checkpoints(out):
         if not resume:
             raise SpikeDataError(
                 f"{out}: an unfinished run; --resume goes on with it, "
                 f"{_ways_out(out, 'starts again')}"
             )
-        _check_same(read_recipe(out / "recipe.yaml"), recipe, out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "recipe.yaml", resolved_recipe(recipe))
+        check_same(read_recipe(out / "recipe.yaml"), recipe, out)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run in ``folder`` came to its end: ``metrics.json`` is written last."""
+    return is_run(folder) and (folder / "metrics.json").exists()
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run in ``folder`` has got so far that there is something to go on from."""
+    return is_run(folder) and any(folder.glob("checkpoints/checkpoint-*"))
 
 
 def is_run(folder: Path) -> bool:
@@ -86,7 +107,12 @@ def _ways_out(out: Path, what: str) -> str:
     return f"--overwrite {what}, --out keeps it"
 
 
-def _check_same(before: Recipe, now: Recipe, out: Path) -> None:
+def check_same(before: Recipe, now: Recipe, out: Path) -> None:
+    """Check that the run in ``out`` was made by the recipe of now.
+
+    Raises:
+        SpikeDataError: a key differs; the message names the first one.
+    """
     old, new = _flat(to_dict(before)), _flat(to_dict(now))
     for key in old | new:
         if old.get(key) != new.get(key):
