@@ -268,6 +268,20 @@ def check_new(out: Path, *, overwrite: bool) -> None:
         raise SpikeDataError(f"{out}: exists already. Give --overwrite to replace it")
 
 
+def check_apart(out: Path, source: ClipSource) -> None:
+    """Check that a file is no part of the clips that are read.
+
+    Raises:
+        SpikeDataError: it is the file they are in, or lies in their store.
+    """
+    inside = source.format in ("zarr", "parquet") and source.path.resolve() in out.resolve().parents
+    itself = out.exists() and source.path.exists() and out.samefile(source.path)
+    if itself or (inside and source.path.is_dir()):
+        raise SpikeDataError(
+            f"{out}: would change {source.path}, which is read here. Choose another name"
+        )
+
+
 @contextlib.contextmanager
 def write_embeddings(
     embedder: ClipEmbedder, out: Path, *, overwrite: bool
@@ -275,9 +289,10 @@ def write_embeddings(
     """A writer of the file ``out``, which is there once all went well.
 
     Raises:
-        SpikeDataError: ``out`` is there, and ``overwrite`` is False.
+        SpikeDataError: ``out`` is there, and ``overwrite`` is False; or it is part of the clips.
         OSError: the disk is full, or the like.
     """
+    check_apart(out, embedder.source)
     out.parent.mkdir(parents=True, exist_ok=True)
     schema = _schema(embedder)
     with written_aside(out, overwrite=overwrite) as aside, pq.ParquetWriter(aside, schema) as file:

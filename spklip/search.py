@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from spikedata import ClipSource, Failure, Page, SpikeDataError, animate_clip, write_whole
-from spklip.embedding import ClipEmbedder, EmbeddedBatch, check_new, write_embeddings
+from spklip.embedding import ClipEmbedder, EmbeddedBatch, check_apart, check_new, write_embeddings
 from spklip.judge import embed_texts
 from spklip.recipe import Recipe
 
@@ -81,6 +81,8 @@ def search_store(
     asked = _check_sentences(sentences, top)
     _check_files(page, embeddings, overwrite)
     embedder = ClipEmbedder.open(checkpoint, recipe, split=split)
+    if page is not None:
+        check_apart(page, embedder.source)
     best = _Best(embed_texts(embedder.model, embedder.tokenizer, asked), top)
     with contextlib.ExitStack() as stack:
         takers = [best.add]

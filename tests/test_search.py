@@ -19,7 +19,16 @@ from spikedata_cli.train import eval_app
 from test_train import TINY
 from typer.testing import CliRunner
 
-from spikedata import Clip, Page, SpikeClips, SpikeDataError, animate_clip, create_store, open_clips
+from spikedata import (
+    Clip,
+    Page,
+    SpikeClips,
+    SpikeDataError,
+    animate_clip,
+    create_store,
+    open_clips,
+    pack_clips,
+)
 from spikedata.bits import pack_ticks
 from spklip import embed_store, read_recipe, recipe_of_run, search_store
 from spklip import embedding as embedding_module
@@ -278,6 +287,20 @@ def test_a_file_that_is_there_stays_without_overwrite(home, tmp_path, monkeypatc
     assert (tmp_path / name).read_text() == "mine"
     assert evaluate(home, monkeypatch, tmp_path, *words, "--overwrite").exit_code == 0
     assert (tmp_path / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("option", [["--embed"], ["--search", "x", "--out"]])
+def test_what_is_read_is_never_written(home, tmp_path, monkeypatch, option):
+    store = write_clips(tmp_path / "clips.zarr", 2)
+    monkeypatch.chdir(tmp_path)
+    pack_clips([store], to="hdf5", out="clips.h5")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for data, name in (("clips.zarr", "clips.zarr/zarr.json"), ("clips.h5", "clips.h5")):
+        words = ["--data", data, *option, name, "--overwrite"]
+        done = evaluate(home, monkeypatch, tmp_path, *words)
+        assert done.exit_code == 1
+        assert f"{name}: would change {data}, which is read here" in done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
