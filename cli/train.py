@@ -21,6 +21,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from spklip import PlannedRun
+from .searching import check_options, use_store
 
 PACKAGED = "spikedata_recipes"
 """The installed package that holds the recipes this project comes with."""
@@ -151,10 +152,37 @@ Checkpoint = Annotated[
     str, typer.Argument(help="Run folder, saved model, or Hub model (user/name).")
 ]
 Data = Annotated[str | None, typer.Option(help="Store or Hub data set.  [default: the run's own]")]
-Split = Annotated[str | None, typer.Option(help="Split to judge on.")]
-EvaluationFolder = Annotated[Path, typer.Option(help="Folder to make.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Split to judge on, or to search or embed; there also `all`.  [default: the run's "
+        "test split; with --search or --embed all]"
+    ),
+]
+EvaluationFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to make; with --search the page.  [default: evaluation; search.html]"
+    ),
+]
 OverwriteEvaluation = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the evaluation that is in the folder.")
+    bool, typer.Option("--overwrite", help="Replace the evaluation or the files that are there.")
+]
+Search = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SENTENCE",
+        help="Instead of judging, rank the clips by this sentence; may be given again.",
+    ),
+]
+Embed = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.parquet", help="Instead of judging, write the embedding of every clip."
+    ),
+]
+Top = Annotated[
+    int | None, typer.Option(min=1, help="Clips shown of each sentence.  [default: 24]")
 ]
 
 
@@ -164,22 +192,56 @@ def evaluate(
     overrides: Overrides = None,
     data: Data = None,
     split: Split = None,
-    out: EvaluationFolder = Path("evaluation"),
+    search: Search = None,
+    top: Top = None,
+    embed: Embed = None,
+    out: EvaluationFolder = None,
     overwrite: OverwriteEvaluation = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance."""
-    with errors_in_one_line():
-        from spklip import evaluate_run, recipe_of, recipe_of_run
+    """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance.
 
-        words = list(overrides or [])
-        words += [f"data.path={json.dumps(data)}"] if data else []
+    With --search it finds clips by sentences, with --embed it writes their embeddings as Parquet,
+    with both it does both; then nothing is judged.
+    """
+    check_options(search or [], embed, top, out)
+    words = [f"data.path={json.dumps(data)}"] if data else []
+    with errors_in_one_line():
+        if search or embed:
+            # The classes a run was trained on are no reason to leave other clips out.
+            words = ["data.classes=[]", *(overrides or []), *words]
+            settings = _settings(checkpoint, words)
+            use_store(
+                checkpoint,
+                settings,
+                search or [],
+                embed=embed,
+                split=None if split == "all" else split,
+                top=top,
+                out=out,
+                overwrite=overwrite,
+                as_json=as_json,
+            )
+            return
+        from spklip import evaluate_run
+
+        words = [*(overrides or []), *words]
         words += [f"data.test_split={json.dumps(split)}"] if split else []
-        settings = recipe_of_run(checkpoint, words)
-        if recipe_of(checkpoint) is None:
-            typer.echo(f"{checkpoint}: has no recipe.yaml of a run; using the defaults", err=True)
-        metrics = evaluate_run(checkpoint, settings, out, overwrite=overwrite)
-    _print_metrics(metrics, out, as_json)
+        folder = out or Path("evaluation")
+        metrics = evaluate_run(
+            checkpoint, _settings(checkpoint, words), folder, overwrite=overwrite
+        )
+    _print_metrics(metrics, folder, as_json)
+
+
+def _settings(checkpoint: str, words: Sequence[str]) -> Any:
+    """The recipe to feed a model by; it is told where there is none."""
+    from spklip import recipe_of, recipe_of_run
+
+    settings = recipe_of_run(checkpoint, words)
+    if recipe_of(checkpoint) is None:
+        typer.echo(f"{checkpoint}: has no recipe.yaml of a run; using the defaults", err=True)
+    return settings
 
 
 def find_recipe(name: str, folder: str = "") -> Path:

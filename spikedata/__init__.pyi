@@ -1,4 +1,5 @@
 from .analysis import Page as Page
+from .analysis import animate_clip as animate_clip
 from .analysis import calibrate_pixels as calibrate_pixels
 from .analysis import compare_streams as compare_streams
 from .analysis import comparison_html as comparison_html
@@ -46,6 +47,7 @@ from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .outputs import Failure as Failure
 from .outputs import write_whole as write_whole
+from .outputs import written_aside as written_aside
 from .pack import last_packed as last_packed
 from .pack import pack_clips as pack_clips
 from .recipe import from_dict as from_dict

@@ -95,6 +95,11 @@ class SpikeClips(Dataset[dict[str, Any]]):
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
+    def opened(self) -> ClipSource:
+        """The set of clips that ``source`` names, for what an item does not hold."""
+        return self._store
+
+    @property
     def ids(self) -> list[str]:
         """Id of each item."""
         return [stored.clip.id for stored in self._clips]

@@ -1,3 +1,5 @@
+from .embedding import EmbeddingReport as EmbeddingReport
+from .embedding import embed_store as embed_store
 from .losses import contrastive_loss as contrastive_loss
 from .model import SpklipConfig as SpklipConfig
 from .model import SpklipModel as SpklipModel
@@ -11,6 +13,9 @@ from .run import plan_run as plan_run
 from .run import recipe_of_run as recipe_of_run
 from .run import run_recipe as run_recipe
 from .run_folder import recipe_of as recipe_of
+from .search import Hit as Hit
+from .search import SearchReport as SearchReport
+from .search import search_store as search_store
 from .sweep import PlannedRun as PlannedRun
 from .sweep import Sweep as Sweep
 from .sweep import plan_sweep as plan_sweep

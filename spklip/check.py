@@ -49,6 +49,23 @@ def check_clips(data: DataConfig, config: SpklipConfig, splits: Splits) -> None:
     Raises:
         SpikeDataError: too few ticks for a window, or too few pixels for a cell.
     """
+    check_window(data, config, splits.path, splits.size or clip_sizes(splits)[0])
+
+
+def check_window(
+    data: DataConfig, config: SpklipConfig, path: str, size_px: tuple[int, int]
+) -> None:
+    """Check that the model can take a window of these ticks and of this size.
+
+    Args:
+        data: which ticks of a clip, and how much of its picture.
+        config: shape of the model.
+        path: of the clips, to be named.
+        size_px: rows and columns of a picture before it is cropped.
+
+    Raises:
+        SpikeDataError: too few ticks for a window, or too few pixels for a cell.
+    """
     ticks = data.window_ticks // data.segments
     if ticks < config.hsfe_ticks:
         raise SpikeDataError(
@@ -56,10 +73,10 @@ def check_clips(data: DataConfig, config: SpklipConfig, splits: Splits) -> None:
             f"{ticks} ticks each; a window of the model has {config.hsfe_ticks} "
             "(2 * radius_ticks + 1)"
         )
-    height_px, width_px = splits.size or clip_sizes(splits)[0]
+    height_px, width_px = size_px
     if kept_px(min(height_px, width_px), data.crop) < config.pool_px:
         raise SpikeDataError(
-            f"{splits.path}: planes of {height_px}x{width_px} pixels, cropped to {data.crop:g}, "
+            f"{path}: planes of {height_px}x{width_px} pixels, cropped to {data.crop:g}, "
             f"are smaller than one cell of pool_px {config.pool_px}"
         )
 

@@ -156,7 +156,7 @@ def _with_windows(clips: SpikeClips, recipe: Recipe) -> SpikeClips:
 def _embed_batch(model: Any, batch: dict[str, Any], recipe: Recipe) -> dict[str, Tensor]:
     packed_bsghw, ticks = batch["packed_bsghw"].to(model.device), batch["ticks"]
     packed_bsghw = middle(packed_bsghw, recipe.data.crop)
-    with _autocast(model, recipe):
+    with autocast(model, recipe):
         video_bd = model.encode_packed(packed_bsghw, ticks)
     found = {"spklip": video_bd.float().cpu()}
     if recipe.eval.baselines:
@@ -165,7 +165,8 @@ def _embed_batch(model: Any, batch: dict[str, Any], recipe: Recipe) -> dict[str,
 
 
 @contextlib.contextmanager
-def _autocast(model: Any, recipe: Recipe) -> Iterator[None]:
+def autocast(model: Any, recipe: Recipe) -> Iterator[None]:
+    """Compute in the arithmetic that ``train.precision`` names."""
     from spklip.train import pick_precision  # noqa: PLC0415  # transformers.Trainer: two seconds
 
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(pick_precision(recipe.train))

@@ -205,14 +205,15 @@ def _judge_and_write(
         "train": train,
         "evaluation_seconds": round(time.perf_counter() - started, 2),
         "recipe": to_dict(recipe),
-        "versions": _versions(),
+        "versions": package_versions(),
     }
     write_whole(out / "report.html", render_report(metrics))
     write_whole(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     return metrics
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
     packages = {"spikedata": "spklip", "torch": "torch", "transformers": "transformers"}
     return {"python": platform.python_version()} | {
         name: version(distribution) for name, distribution in packages.items()

@@ -76,7 +76,7 @@ def open_splits(recipe: Recipe) -> Splits:
             nor caption, or a group on both sides of the split while ``eval.leaks`` is ``refuse``.
     """
     path = find_data(recipe.data.path, Path.cwd())
-    source = _open_source(path)
+    source = open_source(path)
     data = recipe.data
     whole = _clips(source, data, split=data.train_split)
     test = _clips(source, data, split=data.test_split)
@@ -119,8 +119,14 @@ def _with_size(data: DataConfig, source: Any, path: str, used: Collection[str]) 
     sizes = sorted(
         {size for part in clips for i, size in zip(part.ids, part.sizes, strict=True) if i in used}
     )
-    if data.size is not None or len(sizes) < 2:
-        return data
+    return data if data.size is not None else replace(data, size=smallest_size(sizes, path))
+
+
+def smallest_size(sizes: Collection[tuple[int, int]], path: str) -> tuple[int, int] | None:
+    """Least height and width among several sizes, which is told; None where there is but one."""
+    if len(sizes) < 2:
+        return None
+    sizes = sorted(sizes)
     size = min(height for height, _ in sizes), min(width for _, width in sizes)
     logging.getLogger(__name__).warning(
         "%s: clips of %d sizes, %dx%d to %dx%d; of each picture the middle %dx%d is used "
@@ -132,7 +138,7 @@ def _with_size(data: DataConfig, source: Any, path: str, used: Collection[str]) 
         *size,
         *size,
     )
-    return replace(data, size=size)
+    return size
 
 
 def _check_labelled(path: str, clips: SpikeClips, split: str) -> list[str]:
@@ -178,8 +184,12 @@ def _choose(
     return chosen, novel
 
 
-def _open_source(path: str) -> Any:
-    """A local path as it is; a Hub data set through datasets."""
+def open_source(path: str) -> Any:
+    """A local path as it is; a Hub data set through datasets.
+
+    Raises:
+        SpikeDataError: it is neither here nor on the Hub.
+    """
     if Path(path).exists():
         return path
     from datasets import load_dataset  # noqa: PLC0415  # two seconds, for Hub data sets alone

@@ -21,6 +21,9 @@ th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child { text-align: left } .small { color: #555; font-size: .9rem }
 tr.marked { color: #b00020; font-weight: bold }
 img, svg { max-width: 100%; height: auto }
+.tiles { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) }
+.tiles figure { margin: 0 } .tiles img { width: 100%; }
+.tiles figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
 </style></head>
 <body>
@@ -44,6 +47,13 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
 {{ part.svg | safe }}
 {%- elif part.kind == "picture" %}
 <img alt="{{ part.alt }}" src="data:image/png;base64,{{ part.png }}">
+{%- elif part.kind == "animations" %}
+<div class="tiles">
+{%- for tile in part.tiles %}
+<figure>{% if tile.webp %}<img alt="{{ tile.lines | join(", ") }}" loading="lazy"
+ src="data:image/webp;base64,{{ tile.webp }}">{% endif %}
+<figcaption>{% for line in tile.lines %}{{ line }}<br>{% endfor %}</figcaption></figure>
+{%- endfor %}</div>
 {%- endif %}
 {%- endfor %}
 </body></html>
@@ -106,6 +116,18 @@ class Page:
         Image.fromarray(grey_hw).save(buffer, format="PNG")
         png = base64.b64encode(buffer.getvalue()).decode()
         self._parts.append({"kind": "picture", "png": png, "alt": alt})
+
+    def animations(self, tiles: Iterable[tuple[bytes | None, Sequence[str]]]) -> None:
+        """Small moving pictures in a grid, each an animated WebP with lines of text under it.
+
+        A tile without a picture shows its text alone; without tiles there is nothing.
+        """
+        shown = [
+            {"webp": base64.b64encode(webp).decode() if webp else "", "lines": list(lines)}
+            for webp, lines in tiles
+        ]
+        if shown:
+            self._parts.append({"kind": "animations", "tiles": shown})
 
     def render(self) -> str:
         """The page as HTML."""

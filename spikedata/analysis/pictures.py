@@ -36,6 +36,8 @@ _REACH_TICKS = 512
 """A single TFI picture looks so far back and ahead; a pixel that is darker stays black."""
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's names of pictures with 16 bits a pixel."""
+_ANIMATION_QUALITIES = (60, 40, 20, 5)
+"""Of WebP, best first; the first that is small enough is taken."""
 _BRIGHT_PERCENT = 99.5
 """This share of a picture's pixels is shown below full white."""
 
@@ -90,8 +92,8 @@ def to_grey(rate_hw: NDArray[np.float64], white_rate: float | None = None) -> ND
     return np.rint(np.clip(rate_hw / white_rate, 0.0, 1.0) * 255).astype(np.uint8)
 
 
-def _white_rate(rate_hw: NDArray[np.float64]) -> float:
-    return float(np.percentile(rate_hw, _BRIGHT_PERCENT)) or 1.0
+def _white_rate(rates: NDArray[np.float64]) -> float:
+    return float(np.percentile(rates, _BRIGHT_PERCENT)) or 1.0
 
 
 def draw_picture(
@@ -220,9 +222,82 @@ def view_clip(
     return out
 
 
-def _spread(first: int, last: int) -> list[int]:
-    """Eight ticks from the first to the last, fewer if there are not so many."""
-    return sorted({round(first + i * (last - first) / 7) for i in range(8)})
+def animate_clip(
+    source: ClipSource,
+    clip_id: str,
+    *,
+    pictures: int = 14,
+    exposure_ticks: int = 32,
+    side_px: int = 128,
+    frame_rate: int = 10,
+    most_bytes: int = 60_000,
+) -> bytes:
+    """A small moving picture of a whole clip: TFP pictures spread over it, shown for ever.
+
+    Only the ticks shown are read. White is the same in all pictures.
+
+    Args:
+        source: where the clip is.
+        clip_id: which.
+        pictures: how many; fewer where the clip is too short.
+        exposure_ticks: ticks that a picture counts, at most a quarter of the clip.
+        side_px: longer side, px.
+        frame_rate: pictures a second.
+        most_bytes: quality is lowered, then every other picture left out, until it is no larger.
+
+    Returns:
+        An animated WebP, a third as large as GIF or APNG of such noisy pictures; every browser
+        since 2020 plays it.
+
+    Raises:
+        ValueError: a number is not positive.
+        StoreError: there is no such clip, or the ticks shown are damaged.
+        SpikeDataError: Pillow was built without WebP.
+    """
+    if min(pictures, exposure_ticks, side_px, frame_rate, most_bytes) < 1:
+        raise ValueError("pictures, ticks, pixels, frame_rate and most_bytes must be at least 1")
+    ticks = _ticks_shown(source, clip_id, 0, None)
+    exposure_ticks = min(exposure_ticks, max(1, ticks // 4))
+    firsts = _spread(0, ticks - exposure_ticks, pictures)
+    rates = _pictures(source, clip_id, firsts, exposure_ticks, "tfp")
+    small = [_resized(rate_hw, side_px) for rate_hw in rates]
+    white_rate = _white_rate(np.stack(small))
+    return _webp([to_grey(rate_hw, white_rate) for rate_hw in small], frame_rate, most_bytes)
+
+
+def _resized(rate_hw: NDArray[np.float64], side_px: int) -> NDArray[np.float64]:
+    """The same picture with its longer side ``side_px`` long, by the mean over areas."""
+    from PIL import Image  # noqa: PLC0415  # only pictures need it
+
+    height, width = (max(1, round(px * side_px / max(rate_hw.shape))) for px in rate_hw.shape)
+    whole = Image.fromarray(rate_hw.astype(np.float32))
+    return np.asarray(whole.resize((width, height), Image.Resampling.BOX), np.float64)
+
+
+def _webp(greys: list[NDArray[np.uint8]], frame_rate: int, most_bytes: int) -> bytes:
+    """Pictures as one animation of at most ``most_bytes``, if that can be."""
+    from PIL import Image, features  # noqa: PLC0415  # only pictures need it
+
+    if not features.check("webp"):
+        raise SpikeDataError("Pillow here has no WebP. Install its wheel: pip install -U pillow")
+    while True:
+        first, *others = [Image.fromarray(grey_hw).convert("RGB") for grey_hw in greys]
+        shown = {"save_all": True, "append_images": others, "loop": 0}
+        duration_ms = round(1000 / frame_rate)
+        for quality in _ANIMATION_QUALITIES:
+            buffer = io.BytesIO()
+            first.save(buffer, "WEBP", quality=quality, method=4, duration=duration_ms, **shown)
+            if buffer.tell() <= most_bytes:
+                return buffer.getvalue()
+        if len(greys) == 1:
+            return buffer.getvalue()
+        greys, frame_rate = greys[::2], max(1, frame_rate // 2)
+
+
+def _spread(first: int, last: int, count: int = 8) -> list[int]:
+    """So many ticks from the first to the last, fewer if there are not so many."""
+    steps = max(1, count - 1)
+    return sorted({round(first + i * (last - first) / steps) for i in range(count)})
 
 
 def _ticks_shown(store: ClipSource, clip_id: str, start: int, ticks: int | None) -> int:

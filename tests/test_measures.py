@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spklip.evaluate import closed_set
-from spklip.statistics import calibration_error, class_draws, name_controls, paired_difference
+from spklip.measures import calibration_error, class_draws, name_controls, paired_difference
 
 
 def test_a_paired_difference_draws_groups_and_keeps_both_answers_of_a_clip_together():
