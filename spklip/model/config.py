@@ -8,7 +8,15 @@ from transformers import PretrainedConfig
 
 from spklip.model.pooling import MAX_POOL_PX
 
-MAY_BE_ZERO = ("extractor_blocks", "text_adapter_width")
+MAY_BE_ZERO = (
+    "extractor_blocks",
+    "text_adapter_width",
+    "picture_px",
+    "unfreeze_stages",
+    "lora_rank",
+    "temporal_adapter_width",
+)
+PICTURES = ("colour", "tfp", "hsfe")
 
 
 class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -54,8 +62,32 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Width of the shared space, D."""
     dropout: float = 0.0
     """Dropout in both Transformers."""
+    image_encoder: str = ""
+    """Pretrained image tower on pictures of spikes: ``embedded``, a Hugging Face name or folder, or
+    ``package.module:function``; empty reads spikes by the paper's own network."""
+    picture: str = "colour"
+    """What an image tower is shown of a window: ``colour`` (three successive exposures as red, green
+    and blue), ``tfp`` (one exposure in grey), or ``hsfe`` (an HSFE that begins as ``colour``)."""
+    exposure_ticks: int = 15
+    """Ticks of an exposure."""
+    exposure_step_ticks: int = 30
+    """From one exposure of a ``colour`` picture to the next."""
+    picture_px: int = 0
+    """Height and width that pictures are given for the tower; 0 takes the tower's own."""
+    unfreeze_stages: int = 0
+    """Stages of the image tower, from its end, that learn; 0 keeps it as it is."""
+    lora_rank: int = 0
+    """Rank of low-rank adapters (LoRA) in the image tower; 0 has none."""
+    temporal_adapter_width: int = 0
+    """Width of adapters after each stage through which neighbouring windows see each other; 0 has
+    none."""
+    image_rate: float = 0.1
+    """Learning rate of what learns in the image tower, for one of the rest."""
+    image_config: dict[str, Any] | None = None
+    """Architecture of the image tower, noted when the model is built."""
     text_encoder: str = ""
-    """Hugging Face name or path of a pretrained text encoder; empty trains one from scratch."""
+    """Pretrained text encoder: ``embedded``, or a Hugging Face name or folder; empty trains one from
+    scratch, or takes that of a joint image and text encoder (CLIP, SigLIP)."""
     text_frozen: bool = False
     """Keep the text encoder as it is and train only adapter and projection."""
     text_adapter_width: int = 0
@@ -95,6 +127,13 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             raise ValueError(f"dropout must be below 1, got {self.dropout}")
         if self.extractor_stride not in (1, 2):
             raise ValueError(f"extractor_stride must be 1 or 2, got {self.extractor_stride}")
+        if self.picture not in PICTURES:
+            raise ValueError(f"picture must be {', '.join(PICTURES)}, got {self.picture!r}")
+        if self.image_encoder and self.picture_ticks > self.hsfe_ticks:
+            raise ValueError(
+                f"a {self.picture} picture needs {self.picture_ticks} ticks; a window has "
+                f"{self.hsfe_ticks} (2 * radius_ticks + 1)"
+            )
         if len(self.branch_ticks) != len(self.branch_channels):
             raise ValueError(
                 f"branch_ticks {self.branch_ticks} and branch_channels {self.branch_channels} "
@@ -125,6 +164,25 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         """Ticks of a window."""
         return 2 * self.radius_ticks + 1
 
+    @property
+    def picture_ticks(self) -> int:
+        """Ticks from the first to the last of a picture, in the middle of a window."""
+        exposures = 1 if self.picture == "tfp" else 3
+        return (exposures - 1) * self.exposure_step_ticks + self.exposure_ticks
+
+    @property
+    def picture_starts(self) -> tuple[int, ...]:
+        """First tick of each exposure of a picture, counted from the start of a window."""
+        first = (self.hsfe_ticks - self.picture_ticks) // 2
+        count = 1 if self.picture == "tfp" else 3
+        return tuple(first + i * self.exposure_step_ticks for i in range(count))
+
+    @property
+    def features_stay(self) -> bool:
+        """Whether a clip's window features never change: nothing before the head learns."""
+        learns = self.unfreeze_stages or self.lora_rank or self.temporal_adapter_width
+        return bool(self.image_encoder) and self.picture != "hsfe" and not learns
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "SpklipConfig":
         """Configuration by name, ``paper`` or ``tiny``, with some fields changed.
@@ -145,6 +203,20 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
+    "tower": {
+        "radius_ticks": 37,
+        "step_ticks": 75,
+        "windows_per_segment": 1,
+        "branch_ticks": (75, 73, 71, 69),
+        "branch_channels": (16, 15, 15, 14),
+        "temporal_width": 256,
+        "temporal_layers": 1,
+        "temporal_heads": 4,
+        "embed_dim": 384,
+        "text_width": 96,
+        "text_layers": 2,
+        "text_heads": 4,
+    },
     "tiny": {
         "radius_ticks": 15,
         "step_ticks": 32,
