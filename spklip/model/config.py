@@ -66,8 +66,9 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Pretrained image tower on pictures of spikes: ``embedded``, a Hugging Face name or folder, or
     ``package.module:function``; empty reads spikes by the paper's own network."""
     picture: str = "colour"
-    """What an image tower is shown of a window: ``colour`` (three successive exposures as red, green
-    and blue), ``tfp`` (one exposure in grey), or ``hsfe`` (an HSFE that begins as ``colour``)."""
+    """What an image tower is shown of a window: ``colour`` (three successive exposures as red,
+    green and blue), ``tfp`` (one exposure in grey), or ``hsfe`` (an HSFE that begins as
+    ``colour``)."""
     exposure_ticks: int = 15
     """Ticks of an exposure."""
     exposure_step_ticks: int = 30
@@ -86,8 +87,8 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     image_config: dict[str, Any] | None = None
     """Architecture of the image tower, noted when the model is built."""
     text_encoder: str = ""
-    """Pretrained text encoder: ``embedded``, or a Hugging Face name or folder; empty trains one from
-    scratch, or takes that of a joint image and text encoder (CLIP, SigLIP)."""
+    """Pretrained text encoder: ``embedded``, or a Hugging Face name or folder; empty trains one
+    from scratch, or takes that of a joint image and text encoder (CLIP, SigLIP)."""
     text_frozen: bool = False
     """Keep the text encoder as it is and train only adapter and projection."""
     text_adapter_width: int = 0
