@@ -1,5 +1,6 @@
 """What is known of a clip besides its bits: id, label, captions, split, group, source, licence."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -86,12 +87,27 @@ class Clip:
     licence: str | None = None
     """SPDX identifier or name of the source's licence."""
     source: dict[str, Any] = field(default_factory=dict)
-    """Where it came from: ``name`` (relative path), ``sha256``, and what the reader adds."""
+    """Where it came from: ``name`` (relative path), ``sha256``, and what the reader adds, such as
+    ``official_splits``."""
 
     def __post_init__(self) -> None:
         check_clip_id(self.id)
         if self.split is not None and self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
+
+    @property
+    def official_splits(self) -> dict[int, str]:
+        """What the clip is for in each official split of its corpus that uses it, by number.
+
+        Read from ``source``; what is no split there counts as not there.
+        """
+        told = self.source.get("official_splits")
+        pairs = told.items() if isinstance(told, dict) else ()
+        return {
+            int(number): name
+            for number, name in pairs
+            if name in SPLITS and isinstance(number, str) and re.fullmatch("[1-9][0-9]{0,3}", number)
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; :meth:`from_dict` undoes it."""

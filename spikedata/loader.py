@@ -8,6 +8,7 @@ H rows, W columns.
 """
 
 import difflib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +39,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
     others lie evenly between. Stretches overlap where a clip is too short for all of them; a clip
     shorter than one stretch is repeated from its beginning.
 
-    ``random`` depends on ``seed``, the epoch and the item's number alone, not on the number of
-    workers or on the order of reading. It also draws one of the clip's captions; otherwise the
+    ``random`` depends on ``seed``, the epoch and the clip's id alone, not on the number of
+    workers, on the order of reading or on which other clips were chosen. It also draws one of the clip's captions; otherwise the
     first is taken.
 
     An item holds ``packed_sghw`` uint8 (S, G, H, W), ``ticks`` (of a segment), ``label``,
@@ -49,6 +50,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
         source: a set of clips in any format, or its path; or what ``datasets.load_dataset`` gave
             for a published data set (not streaming).
         split: only clips of this split.
+        official_split: which of the corpus's official splits ``split`` means, one of
+            ``official_splits``; None is the one that the clips were simulated with.
         classes: only clips of these classes; labels are then numbered among them.
         window_ticks: ticks of an item, over all its segments.
         segments: stretches an item is made of, S.
@@ -59,8 +62,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
             dark around it where it is smaller. Bits cannot be resampled.
 
     Raises:
-        StoreError: the source cannot be read, has no such class or clip, or a clip's label is
-            none of its classes.
+        StoreError: the source cannot be read, has no such class, clip or official split, or a
+            clip's label is none of its classes.
         ValueError: ``window_ticks`` is not a positive multiple of ``segments``, or ``sampling`` is
             none of the four.
     """
@@ -70,6 +73,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
         source: Any,
         *,
         split: str | None = None,
+        official_split: int | None = None,
         classes: Sequence[str] | None = None,
         window_ticks: int = 250,
         segments: int = 1,
@@ -81,6 +85,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
         _check_window(window_ticks, segments, sampling, size)
         self.source = source
         self.split = split
+        self.official_split = official_split
         self.segments = segments
         self.segment_ticks = window_ticks // segments
         self.sampling: Sampling = sampling
@@ -89,7 +94,14 @@ class SpikeClips(Dataset[dict[str, Any]]):
         self._store = _open(source)
         self.class_names = _chosen_classes(self._store.class_names, classes)
         """Labels in order; an item's ``label`` is a place in it."""
-        self._clips = _chosen_clips(self._store, split, classes, ids)
+        self.official_splits = _official_splits(self._store)
+        """Numbers of the official splits that clips of the source tell."""
+        if official_split is not None and official_split not in self.official_splits:
+            raise StoreError(_no_official_split(self._store, official_split, self.official_splits))
+        chosen = _chosen_clips(self._store, classes, ids)
+        self._clips = [
+            stored for stored in chosen if split in (None, _split_of(stored.clip, official_split))
+        ]
         # In shared memory, so that workers that outlive an epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -133,7 +145,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         stored = self._clips[index]
-        rng = np.random.default_rng([self.seed, int(self._epoch), index % len(self)])
+        clip_key = zlib.crc32(stored.clip.id.encode())
+        rng = np.random.default_rng([self.seed, int(self._epoch), clip_key])
         starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
         packed = np.stack([self._segment(stored, start) for start in starts])
         if self.size is not None:
@@ -257,7 +270,6 @@ def _chosen_classes(class_names: tuple[str, ...], classes: Sequence[str] | None)
 
 def _chosen_clips(
     store: ClipSource,
-    split: str | None,
     classes: Sequence[str] | None,
     ids: Sequence[str] | None,
 ) -> list[StoredClip]:
@@ -267,9 +279,21 @@ def _chosen_clips(
     found = [store.clips[clip_id] for clip_id in (store.clips if ids is None else ids)]
     for stored in found:
         check_label(stored.clip, store.class_names)
-    return [
-        stored
-        for stored in found
-        if (split is None or stored.clip.split == split)
-        and (classes is None or stored.clip.label in classes)
-    ]
+    return [stored for stored in found if classes is None or stored.clip.label in classes]
+
+
+def _split_of(clip: Clip, official_split: int | None) -> str | None:
+    return clip.split if official_split is None else clip.official_splits.get(official_split)
+
+
+def _official_splits(store: ClipSource) -> tuple[int, ...]:
+    told = {number for stored in store.clips.values() for number in stored.clip.official_splits}
+    return tuple(sorted(told))
+
+
+def _no_official_split(store: ClipSource, asked: int, there: tuple[int, ...]) -> str:
+    told = f"only {', '.join(map(str, there))}" if there else "none at all"
+    return (
+        f"{store.path}: its clips tell no official split {asked} ({told}); simulate again, with "
+        "the official lists in or beside the folder of videos"
+    )

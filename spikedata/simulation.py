@@ -30,7 +30,7 @@ from spikedata.clips import (
     open_store,
     size_on_disk,
 )
-from spikedata.corpora import Corpus, CorpusClip, clip_id_of
+from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import Failure, failure_file, identity, write_failures
 from spikedata.provenance import versions
@@ -228,6 +228,7 @@ class _Run:
         self.skipped = 0
         self.failures: list[Failure] = []
         self._told = RunNotes()
+        self._other_official_splits = 0
 
     def all_clips(self, corpus: Corpus, workers: int) -> None:
         """Try each clip that is not there; at most ``workers`` are simulated at a time."""
@@ -269,6 +270,9 @@ class _Run:
         changed = _changed_video(item.path, stored.clip)
         if changed is None:
             self.skipped += 1
+            self._other_official_splits += (
+                stored.clip.official_splits != item.clip.official_splits
+            )
             self._told.add(stored.size, stored.attributes)
             self.progress(stored)
         else:
@@ -309,8 +313,17 @@ class _Run:
             stopped=self.stop.is_set(),
             failure_file=failure_file(out),
             losses=self._told.losses(),
-            notes=self._told.notes(),
+            notes=(*self._told.notes(), *self.on_official_splits()),
         )
+
+    def on_official_splits(self) -> Iterator[str]:
+        """Tell of clips from before whose store notes other official splits than are known now."""
+        if self._other_official_splits:
+            yield (
+                f"{count(self._other_official_splits, 'clip')} from before "
+                "stay with the official splits noted then, or none; to note those of today's "
+                "lists, simulate into another --out"
+            )
 
     def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:
         """Decode, simulate and compress one clip."""

@@ -3,6 +3,7 @@
 Shapes: B clips, S segments, G groups of eight ticks, H rows, W columns, M texts, L tokens.
 """
 
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,8 @@ def middle(packed_bsghw: Tensor, crop: float) -> Tensor:
 class Augmented(Dataset[dict[str, Any]]):
     """Training windows cropped and mirrored at random, all segments of a window alike.
 
-    Like the windows, what is drawn depends on seed, epoch and index alone: neither on workers nor
-    on where a resumed run began.
+    Like the windows, what is drawn depends on seed, epoch and the clip's id alone: neither on
+    workers, nor on where a resumed run began, nor on which other clips are trained on.
     """
 
     def __init__(self, clips: SpikeClips, data: DataConfig) -> None:
@@ -61,7 +62,8 @@ class Augmented(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._clips[index]
-        rng = np.random.default_rng([self._seed, int(self._epoch), index, _AUGMENT])
+        clip_key = zlib.crc32(item["id"].encode())
+        rng = np.random.default_rng([self._seed, int(self._epoch), clip_key, _AUGMENT])
         packed_sghw = item["packed_sghw"]
         height_px, width_px = packed_sghw.shape[-2:]
         kept_h, kept_w = kept_px(height_px, self._crop), kept_px(width_px, self._crop)

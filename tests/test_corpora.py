@@ -108,7 +108,10 @@ def test_ucf101_reads_its_official_lists(tmp_path):
     }
     assert clips["v_YoYo_g09_c02"].group == "YoYo_g09"
     assert clips["v_YoYo_g09_c02"].captions == ("a video of yo yo",)
-    assert clips["v_YoYo_g09_c02"].source == {"name": "YoYo/v_YoYo_g09_c02.avi"}
+    assert clips["v_YoYo_g09_c02"].source == {
+        "name": "YoYo/v_YoYo_g09_c02.avi",
+        "official_splits": {"1": "test"},
+    }
     assert any("1 clip in neither split list" in note for note in corpus.notes)
 
 

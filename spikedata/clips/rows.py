@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spikedata.clips.frames import ClipFrames
-from spikedata.clips.rules import label_of
+from spikedata.clips.rules import label_of, parse_json
 from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
 from spikedata.errors import StoreError
@@ -59,7 +59,11 @@ def _check_part(part: Any) -> None:
 
 
 def _facts(part: Any, class_names: tuple[str, ...]) -> Iterator[StoredClip]:
-    for row in part.select_columns(sorted(_FACTS)):
+    columns = _FACTS | ({"provenance"} & {*part.column_names})
+    for row in part.select_columns(sorted(columns)):
+        text = (row.pop("provenance", None) or "{}").encode()
+        provenance = parse_json(text, "attributes_malformed", "provenance")
         label = label_of(row["label"], class_names)
-        known = row | {"label": label, "licence": None, "source": {}}
+        source = provenance.get("source", {})
+        known = row | {"label": label, "licence": None, "source": source}
         yield StoredClip.from_file(known, {}, row["height"], row["width"])

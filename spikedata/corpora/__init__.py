@@ -45,6 +45,7 @@ __all__ = [
     "as_text",
     "class_order",
     "clip_id_of",
+    "count",
     "draw_shapes",
     "find_corpus",
     "find_duplicates",

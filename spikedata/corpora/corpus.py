@@ -4,9 +4,10 @@ import difflib
 import hashlib
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spikedata.clip import Clip
 from spikedata.corpora.names import as_text, captions_of
@@ -64,6 +65,17 @@ class Corpus:
         if not 1 <= number <= of:
             raise ValueError(f"shard must be from 1 to {of}, got {number}")
         return replace(self, clips=self.clips[number - 1 :: of])
+
+
+def source_of(name: str, official_splits: Mapping[int, str | None]) -> dict[str, Any]:
+    """A clip's ``source``: its name, and the official splits that use it.
+
+    Args:
+        name: path in the corpus.
+        official_splits: what the clip is for in each split; None where a split does not use it.
+    """
+    used = {str(n): name for n, name in official_splits.items() if name is not None}
+    return {"name": name} | ({"official_splits": used} if used else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

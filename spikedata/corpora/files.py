@@ -3,9 +3,10 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from spikedata.corpora.corpus import count, some
 from spikedata.corpora.names import as_text
@@ -228,21 +229,49 @@ def _names(files: list[ListedFile]) -> str:
     return some([file.name for file in sorted(files, key=_parts)])
 
 
-def find_beside(root: Path, pattern: str, given: Path | None) -> list[Path]:
+def find_beside(
+    root: Path, pattern: str, given: Path | None, *, needed: bool = True
+) -> list[Path]:
     """Files of an official list: in or below the folder given, else ``root``, else just beside it.
 
     Below means within two folders: archives are often unpacked into folders of their own names.
 
     Raises:
-        CorpusError: a folder was given and holds none.
+        CorpusError: a folder was given and holds none, though it is ``needed``.
     """
     if given is not None:
         found = _within(given, pattern, depth=2)
-        if not found:
+        if needed and not found:
             raise CorpusError(f"{given}: holds no split file {pattern}")
         return found
     # What lies deeper beside it is more likely another corpus's.
     return _within(root, pattern, depth=2) or _within(root.resolve().parent, pattern, depth=1)
+
+
+Lists = TypeVar("Lists")
+
+
+def read_other_splits(
+    numbers: Iterable[int], read: Callable[[int], Lists | None]
+) -> tuple[dict[int, Lists], list[str]]:
+    """Lists of the official splits that were not chosen, and notes on those left out.
+
+    A defect in lists that nobody asked for must not stop a run that does without them.
+
+    Args:
+        numbers: the splits.
+        read: gives the lists of one; None if there are none.
+    """
+    lists, notes = {}, []
+    for number in numbers:
+        try:
+            found = read(number)
+        except CorpusError as error:
+            notes.append(f"official split {number} is not noted with the clips: {error}")
+            continue
+        if found:
+            lists[number] = found
+    return lists, notes
 
 
 def _within(folder: Path, pattern: str, *, depth: int) -> list[Path]:

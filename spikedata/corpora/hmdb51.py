@@ -8,8 +8,13 @@ import re
 from pathlib import Path
 
 from spikedata.clip import Clip
-from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
+from spikedata.corpora.corpus import CorpusClip, Found, count, source_of
+from spikedata.corpora.files import (
+    ListedFile,
+    find_beside,
+    numbered_lines,
+    read_other_splits,
+)
 from spikedata.corpora.names import as_text, class_of, clip_id_of
 from spikedata.corpora.places import Place, contradiction, find_places
 from spikedata.errors import CorpusError
@@ -31,6 +36,12 @@ STEM = re.compile(
 )
 """Film and class, then visible body part, camera motion, people, camera side, quality, number."""
 
+SPLIT_NUMBERS = (1, 2, 3)
+"""Of the official splits."""
+
+Listed = dict[str, tuple[str, str | None]]
+"""Class and split of each stem."""
+
 _SPLIT_NAMES = {"0": None, "1": "train", "2": "test"}
 
 
@@ -42,17 +53,25 @@ def read_hmdb51(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
 
     Clips of one film and class are a group (``TrumanShow_wave``): the official splits keep these
     together, though not one film's clips of different classes. Clips that a split leaves unused
-    have no split.
+    have no split. All official splits that have files are noted in a clip's source.
 
     Raises:
         CorpusError: no such split, or a split file has a line that is not one.
     """
-    if split not in (1, 2, 3):
+    if split not in SPLIT_NUMBERS:
         raise CorpusError(f"HMDB51 has splits 1, 2 and 3, got {split}")
     listed = _read_lists(root, split, splits)
+    others, unread = read_other_splits(
+        [number for number in SPLIT_NUMBERS if number != split],
+        lambda number: _read_lists(root, number, splits, needed=False),
+    )
+    lists = {split: listed} | others
     named = [video for video in videos if STEM.fullmatch(video.stem)]
     places = find_places(video.parts for video in named).of
-    clips = [_clip(video, places[video.parts], listed) for video in named]
+    clips = [
+        _clip(video, places[video.parts], listed, _official_splits(video.stem, lists))
+        for video in named
+    ]
     strange = [video.name for video in videos if not STEM.fullmatch(video.stem)]
     notes = _notes(clips, [video.stem for video in named], strange, listed, split)
     contrary = [
@@ -62,10 +81,17 @@ def read_hmdb51(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
     ]
     if contrary:
         notes.append(contradiction(contrary, "official lists"))
-    return Found(clips=clips, notes=notes)
+    return Found(clips=clips, notes=notes + unread)
 
 
-def _clip(video: ListedFile, place: Place, listed: dict[str, tuple[str, str | None]]) -> CorpusClip:
+def _official_splits(stem: str, lists: dict[int, Listed]) -> dict[int, str | None]:
+    """What a clip is for in each split that has files."""
+    return {number: lists[number].get(stem, ("", None))[1] for number in sorted(lists)}
+
+
+def _clip(
+    video: ListedFile, place: Place, listed: Listed, official_splits: dict[int, str | None]
+) -> CorpusClip:
     match = STEM.fullmatch(video.stem)
     head = match["head"] if match else video.stem
     listed_class, split = listed.get(video.stem, (None, None))
@@ -75,7 +101,7 @@ def _clip(video: ListedFile, place: Place, listed: dict[str, tuple[str, str | No
         label=_class_in_name(video, head) or listed_class,
         split=split,
         group=as_text(head),
-        source={"name": video.name},
+        source=source_of(video.name, official_splits),
     )
     return CorpusClip(clip=clip, path=video.path)
 
@@ -94,7 +120,7 @@ def _notes(
     clips: list[CorpusClip],
     stems: list[str],
     strange: list[str],
-    listed: dict[str, tuple[str, str | None]],
+    listed: Listed,
     split: int,
 ) -> list[str]:
     notes = []
@@ -125,11 +151,11 @@ def _notes(
     return notes
 
 
-def _read_lists(root: Path, split: int, splits: Path | None) -> dict[str, tuple[str, str | None]]:
+def _read_lists(root: Path, split: int, splits: Path | None, *, needed: bool = True) -> Listed:
     """Class and split of each stem; the class is in the name of the file that lists it."""
     ending = f"_test_split{split}.txt"
-    listed: dict[str, tuple[str, str | None]] = {}
-    for path in find_beside(root, f"*{ending}", splits):
+    listed: Listed = {}
+    for path in find_beside(root, f"*{ending}", splits, needed=needed):
         label = path.name.removesuffix(ending)
         for number, line in numbered_lines(path):
             name, use = (*line.rsplit(maxsplit=1), "")[:2]

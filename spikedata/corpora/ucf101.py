@@ -8,8 +8,13 @@ import re
 from pathlib import Path, PurePosixPath
 
 from spikedata.clip import Clip
-from spikedata.corpora.corpus import CorpusClip, Found, count
-from spikedata.corpora.files import ListedFile, find_beside, numbered_lines
+from spikedata.corpora.corpus import CorpusClip, Found, count, source_of
+from spikedata.corpora.files import (
+    ListedFile,
+    find_beside,
+    numbered_lines,
+    read_other_splits,
+)
 from spikedata.corpora.names import class_of, clip_id_of
 from spikedata.corpora.places import contradiction, find_places
 from spikedata.errors import CorpusError
@@ -25,7 +30,8 @@ def read_ucf101(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
 
     The group of a clip is its class and group number (``PullUps_g01``): group numbers begin anew
     in each class. Without the official lists the split follows from the group number, which
-    is how the lists were made.
+    is how the lists were made. All official splits that have lists are noted in a clip's source,
+    all three by that rule if none has.
 
     Raises:
         CorpusError: no such split, or a list has a line that is not a clip.
@@ -33,6 +39,7 @@ def read_ucf101(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
     if split not in TEST_GROUPS:
         raise CorpusError(f"UCF101 has splits 1, 2 and 3, got {split}")
     listed, official = _read_lists(root, split, splits)
+    lists, unread = _all_lists(root, split, splits, listed)
     matches = {video.parts: STEM.fullmatch(video.stem) for video in videos}
     named = [video for video in videos if matches[video.parts]]
     folders = find_places(video.parts for video in named).of
@@ -48,9 +55,36 @@ def read_ucf101(root: Path, videos: list[ListedFile], *, split: int, splits: Pat
         part = official_split if listed is not None else by_folder or by_rule
         if by_folder is not None and by_folder != (by_rule if listed is None else official_split):
             contrary.append(f"{video.name} ({by_folder})")
-        clips.append(_clip(video, match, part, official))
+        all_splits = _official_splits(video.stem, int(match["group"]), lists)
+        clips.append(_clip(video, match, part, official, all_splits))
     strange = [video.name for video in videos if not matches[video.parts]]
-    return Found(clips=clips, notes=_notes(clips, strange, contrary, listed is not None))
+    notes = _notes(clips, strange, contrary, listed is not None)
+    return Found(clips=clips, notes=notes + unread)
+
+
+def _all_lists(
+    root: Path, split: int, splits: Path | None, listed: dict[str, str] | None
+) -> tuple[dict[int, dict[str, str] | None], list[str]]:
+    """Split of each stem in every official split to note, None where the rule tells; and notes."""
+    others, notes = read_other_splits(
+        [number for number in TEST_GROUPS if number != split],
+        lambda number: _read_lists(root, number, splits, needed=False)[0],
+    )
+    by_rule = dict.fromkeys(TEST_GROUPS if not others and not notes and listed is None else ())
+    lists = by_rule | {split: listed} | others
+    return {number: lists[number] for number in sorted(lists)}, notes
+
+
+def _official_splits(
+    stem: str, group: int, lists: dict[int, dict[str, str] | None]
+) -> dict[int, str | None]:
+    """What a clip is for in each split: as its list says, or by the rule of the groups."""
+    return {
+        number: ("test" if group in TEST_GROUPS[number] else "train")
+        if listed is None
+        else listed.get(stem.casefold())
+        for number, listed in lists.items()
+    }
 
 
 def _notes(
@@ -75,7 +109,11 @@ def _notes(
 
 
 def _clip(
-    video: ListedFile, match: re.Match[str], split: str | None, official: dict[str, str]
+    video: ListedFile,
+    match: re.Match[str],
+    split: str | None,
+    official: dict[str, str],
+    official_splits: dict[int, str | None],
 ) -> CorpusClip:
     label = class_of(match["label"])
     folder = class_of(video.parts[-2]) if len(video.parts) > 1 else ""
@@ -87,16 +125,16 @@ def _clip(
         label=label,
         split=split,
         group=f"{label}_g{match['group']}",
-        source={"name": video.name},
+        source=source_of(video.name, official_splits),
     )
     return CorpusClip(clip=clip, path=video.path)
 
 
 def _read_lists(
-    root: Path, split: int, splits: Path | None
+    root: Path, split: int, splits: Path | None, *, needed: bool = True
 ) -> tuple[dict[str, str] | None, dict[str, str]]:
     """Split of each stem (case folded), and official spelling of each class."""
-    found = find_beside(root, f"trainlist{split:02d}.txt", splits)
+    found = find_beside(root, f"trainlist{split:02d}.txt", splits, needed=needed)
     if not found:
         return None, {}
     train = found[0]
