@@ -7,7 +7,7 @@ pack that to ``packed.zarr``, and train as the packaged recipe ``demo.yaml`` say
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -48,6 +48,11 @@ class DemoResult:
     """Time each step took; a step finished by an earlier call takes none."""
     metrics: dict[str, Any]
     """What the run's ``metrics.json`` holds."""
+    direction_top1: float
+    """Share of test clips whose answer moves as they do, whatever its shape; chance is 1 in 4."""
+    direction_top1_reversed: float
+    """The same, by the direction before, of the clips played backwards: a model that reads time
+    falls below chance."""
 
 
 def demo(
@@ -62,6 +67,9 @@ def demo(
 
     Squares, circles and triangles move left, right, up and down; they are simulated, packed, and
     SPKLIP learns to name them: minutes on two CPU cores. Run it again to go on.
+
+    Does it read time? The last lines tell how many answers have the right direction, and how many
+    still have it when the same clips are played backwards.
     """
     with errors_in_one_line():
         result = run_demo(out, DemoConfig(seed=seed), workers=workers)
@@ -94,7 +102,31 @@ def run_demo(out: Path, config: DemoConfig, *, workers: int | None = None) -> De
         with _timed("train and judge", seconds):
             _train(config)
         metrics = json.loads((RUN / "metrics.json").read_text(encoding="utf-8"))
-    return DemoResult(report=out / RUN / "report.html", seconds=seconds, metrics=metrics)
+    names = metrics["closed_set"]["spklip"]["class_names"]
+    return DemoResult(
+        report=out / RUN / "report.html",
+        seconds=seconds,
+        metrics=metrics,
+        direction_top1=direction_top1(names, metrics["closed_set"]["spklip"]["confusion"]),
+        direction_top1_reversed=direction_top1(names, metrics["order"]["reversed"]["confusion"]),
+    )
+
+
+def direction_top1(class_names: Sequence[str], confusion: Sequence[Sequence[int]]) -> float:
+    """Share of answers whose direction is right, whatever the shape.
+
+    Args:
+        class_names: C names that end in ``_`` and a direction.
+        confusion: C rows, one a true class, of C counts, one an answer.
+    """
+    ways = [name.rpartition("_")[2] for name in class_names]
+    right = sum(
+        count
+        for way, row in zip(ways, confusion, strict=True)
+        for answer, count in zip(ways, row, strict=True)
+        if answer == way
+    )
+    return right / sum(map(sum, confusion))
 
 
 def print_demo(result: DemoResult, *, as_json: bool) -> None:
@@ -105,6 +137,10 @@ def print_demo(result: DemoResult, *, as_json: bool) -> None:
         typer.echo(json.dumps(asdict(result), default=str))
         return
     typer.echo(summary_table(result.metrics))
+    typer.echo(
+        f"direction alone, whatever the shape: {result.direction_top1:.1%}; "
+        f"clips played backwards: {result.direction_top1_reversed:.1%}; chance: 25.0%"
+    )
     spent = ", ".join(f"{name} {spent:.0f} s" for name, spent in result.seconds.items())
     typer.echo(f"time: {spent}")
     typer.echo(f"report: {result.report}")

@@ -21,6 +21,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from spklip import PlannedRun
+from .explaining import check_explaining, explain_to_page
 from .searching import check_options, use_store
 
 PACKAGED = "spikedata_recipes"
@@ -162,7 +163,8 @@ Split = Annotated[
 EvaluationFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder to make; with --search the page.  [default: evaluation; search.html]"
+        help="Folder to make; with --search or --explain the page.  [default: evaluation; "
+        "search.html; explain.html]"
     ),
 ]
 OverwriteEvaluation = Annotated[
@@ -184,6 +186,26 @@ Embed = Annotated[
 Top = Annotated[
     int | None, typer.Option(min=1, help="Clips shown of each sentence.  [default: 24]")
 ]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Instead of judging, show on a page what the model looked at."),
+]
+ClipIds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--clip",
+        metavar="ID",
+        help="Test clip to explain; may be given again.  [default: 8, classes taking turns]",
+    ),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SENTENCE",
+        help="Explain the score of this sentence.  [default: the class that the model answers, "
+        "and the true one]",
+    ),
+]
 
 
 @eval_app.command()
@@ -195,6 +217,9 @@ def evaluate(
     search: Search = None,
     top: Top = None,
     embed: Embed = None,
+    explain: Explain = False,
+    clip: ClipIds = None,
+    text: Text = None,
     out: EvaluationFolder = None,
     overwrite: OverwriteEvaluation = False,
     as_json: AsJson = False,
@@ -202,8 +227,10 @@ def evaluate(
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance.
 
     With --search it finds clips by sentences, with --embed it writes their embeddings as Parquet,
-    with both it does both; then nothing is judged.
+    with both it does both; with --explain it shows what the model looked at. Then nothing is
+    judged.
     """
+    check_explaining(explain, clip or [], text, [search, top, embed])
     check_options(search or [], embed, top, out)
     words = [f"data.path={json.dumps(data)}"] if data else []
     with errors_in_one_line():
@@ -223,15 +250,30 @@ def evaluate(
                 as_json=as_json,
             )
             return
-        from spklip import evaluate_run
-
         words = [*(overrides or []), *words]
         words += [f"data.test_split={json.dumps(split)}"] if split else []
+        if explain:
+            explain_to_page(
+                checkpoint,
+                _settings(checkpoint, words),
+                clips=clip or [],
+                text=text,
+                out=out,
+                overwrite=overwrite,
+                as_json=as_json,
+            )
+            return
         folder = out or Path("evaluation")
-        metrics = evaluate_run(
-            checkpoint, _settings(checkpoint, words), folder, overwrite=overwrite
-        )
-    _print_metrics(metrics, folder, as_json)
+        _judge(checkpoint, words, folder, overwrite=overwrite, as_json=as_json)
+
+
+def _judge(
+    checkpoint: str, words: Sequence[str], out: Path, *, overwrite: bool, as_json: bool
+) -> None:
+    from spklip import evaluate_run
+
+    metrics = evaluate_run(checkpoint, _settings(checkpoint, words), out, overwrite=overwrite)
+    _print_metrics(metrics, out, as_json)
 
 
 def _settings(checkpoint: str, words: Sequence[str]) -> Any:

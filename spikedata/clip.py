@@ -106,7 +106,9 @@ class Clip:
         return {
             int(number): name
             for number, name in pairs
-            if name in SPLITS and isinstance(number, str) and re.fullmatch("[1-9][0-9]{0,3}", number)
+            if name in SPLITS
+            and isinstance(number, str)
+            and re.fullmatch("[1-9][0-9]{0,3}", number)
         }
 
     def to_dict(self) -> dict[str, Any]:

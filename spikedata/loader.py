@@ -7,7 +7,9 @@ Shapes: B clips, S segments a clip, T ticks a segment, G = ceil(T / 8) groups of
 H rows, W columns.
 """
 
+import copy
 import difflib
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ Sampling = Literal["start", "center", "random", "uniform"]
 
 UNLABELLED = -1
 """Label of a clip that has none."""
+_DIGEST_TICKS = 4096  # read at once where a digest has to be worked out
 
 
 class SpikeClips(Dataset[dict[str, Any]]):
@@ -40,8 +43,8 @@ class SpikeClips(Dataset[dict[str, Any]]):
     shorter than one stretch is repeated from its beginning.
 
     ``random`` depends on ``seed``, the epoch and the clip's id alone, not on the number of
-    workers, on the order of reading or on which other clips were chosen. It also draws one of the clip's captions; otherwise the
-    first is taken.
+    workers, on the order of reading or on which other clips were chosen. It also draws one of the
+    clip's captions; otherwise the first is taken.
 
     An item holds ``packed_sghw`` uint8 (S, G, H, W), ``ticks`` (of a segment), ``label``,
     ``caption`` and ``id``.
@@ -102,9 +105,17 @@ class SpikeClips(Dataset[dict[str, Any]]):
         self._clips = [
             stored for stored in chosen if split in (None, _split_of(stored.clip, official_split))
         ]
+        self._digests: dict[str, str] = {}
         # In shared memory, so that workers that outlive an epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def copy(self) -> "SpikeClips":
+        """The same items with an epoch of their own, which begins at 0."""
+        other = copy.copy(self)
+        other._epoch = torch.zeros((), dtype=torch.int64)
+        other._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        return other
 
     @property
     def opened(self) -> ClipSource:
@@ -136,6 +147,23 @@ class SpikeClips(Dataset[dict[str, Any]]):
         """All captions of each item."""
         return [stored.clip.captions for stored in self._clips]
 
+    def digest(self, index: int) -> str:
+        """Digest of an item's whole clip, hexadecimal: equal bits have equal ones.
+
+        That of the store where it tells one; else the clip is read.
+        """
+        stored = self._clips[index]
+        if stored.bits_sha256:
+            return stored.bits_sha256
+        if stored.clip.id not in self._digests:
+            read = hashlib.sha256(f"{stored.ticks} {stored.height_px} {stored.width_px}".encode())
+            for start in range(0, stored.ticks, _DIGEST_TICKS):
+                ticks = min(_DIGEST_TICKS, stored.ticks - start)
+                part = self._store.read(stored.clip.id, start, ticks).packed_ghw
+                read.update(np.ascontiguousarray(part).data)
+            self._digests[stored.clip.id] = read.hexdigest()
+        return self._digests[stored.clip.id]
+
     def set_epoch(self, epoch: int) -> None:
         """Draw other ``random`` windows; workers that are already running follow."""
         self._epoch.fill_(epoch)
@@ -145,9 +173,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         stored = self._clips[index]
-        clip_key = zlib.crc32(stored.clip.id.encode())
-        rng = np.random.default_rng([self.seed, int(self._epoch), clip_key])
-        starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
+        starts, caption = self._draw(stored)
         packed = np.stack([self._segment(stored, start) for start in starts])
         if self.size is not None:
             packed = to_size(packed, self.size)
@@ -155,9 +181,20 @@ class SpikeClips(Dataset[dict[str, Any]]):
             "packed_sghw": torch.from_numpy(packed),
             "ticks": self.segment_ticks,
             "label": self._label(stored),
-            "caption": self._caption(stored.clip, rng),
+            "caption": caption,
             "id": stored.clip.id,
         }
+
+    def caption(self, index: int) -> str:
+        """The caption that an item would have now; no bits are read."""
+        return self._draw(self._clips[index])[1]
+
+    def _draw(self, stored: StoredClip) -> tuple[list[int], str]:
+        """First ticks of a clip's segments and its caption, in this epoch."""
+        clip_key = zlib.crc32(stored.clip.id.encode())
+        rng = np.random.default_rng([self.seed, int(self._epoch), clip_key])
+        starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
+        return starts, self._caption(stored.clip, rng)
 
     def _segment(self, stored: StoredClip, start: int) -> NDArray[np.uint8]:
         wanted = self.segment_ticks

@@ -270,9 +270,7 @@ class _Run:
         changed = _changed_video(item.path, stored.clip)
         if changed is None:
             self.skipped += 1
-            self._other_official_splits += (
-                stored.clip.official_splits != item.clip.official_splits
-            )
+            self._other_official_splits += stored.clip.official_splits != item.clip.official_splits
             self._told.add(stored.size, stored.attributes)
             self.progress(stored)
         else:
@@ -320,9 +318,9 @@ class _Run:
         """Tell of clips from before whose store notes other official splits than are known now."""
         if self._other_official_splits:
             yield (
-                f"{count(self._other_official_splits, 'clip')} from before "
-                "stay with the official splits noted then, or none; to note those of today's "
-                "lists, simulate into another --out"
+                f"{count(self._other_official_splits, 'clip')} from before: official splits stay "
+                "as noted then, or not noted; to have those of today's lists, simulate into "
+                "another --out"
             )
 
     def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:

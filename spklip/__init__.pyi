@@ -1,5 +1,8 @@
 from .embedding import EmbeddingReport as EmbeddingReport
 from .embedding import embed_store as embed_store
+from .explain_page import ExplainedClip as ExplainedClip
+from .explain_page import ExplainedText as ExplainedText
+from .explain_page import explain_clips as explain_clips
 from .losses import contrastive_loss as contrastive_loss
 from .model import SpklipConfig as SpklipConfig
 from .model import SpklipModel as SpklipModel

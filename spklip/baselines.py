@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spklip.evaluate import fit_linear
-from spklip.model import exposures
+from spklip.model import ImageEncoder, exposures, full_range, interval_picture
 
 IMAGE_PX = 16
 """Longer side of the mean-rate image a classifier sees."""
 HISTOGRAM_BINS = 32
 """Bins of the firing-rate histogram, 0 to 1 spikes a tick."""
+COUNT_BINS = 16
+"""Bins in time of the counts that a 3-D CNN reads, over all segments of a window."""
 INTERVAL_BINS = 32
 """Bins of the inter-spike intervals: 1 to 31 ticks, and longer."""
 
@@ -163,21 +165,23 @@ def spike_counts(
 
 
 def standardise(x_nd: Tensor, train_nd: Tensor) -> Tensor:
-    """Features scaled so that the training set's have mean 0 and deviation 1, plus a constant.
+    """Features centred on the training set's mean and scaled by its deviations, plus a constant.
 
-    Features that never vary in training become 0. The constant lets a linear classifier have a
-    bias.
+    A feature is divided by its deviation plus the mean deviation of all, as the model does with an
+    image encoder's vectors: what a few training clips leave all but alike is not blown up. The
+    constant lets a linear classifier have a bias.
 
     Args:
         x_nd: float (N, D), features to scale.
         train_nd: float (M, D), features of the training set.
 
     Returns:
-        float (N, D + 1).
+        float (N, D + 1); zeros where no feature varies in training.
     """
     mean_d, spread_d = train_nd.mean(dim=0), train_nd.std(dim=0, correction=0)
-    keep_d = torch.where(spread_d > 1e-6, 1 / spread_d.clamp_min(1e-6), 0.0)
-    return torch.cat([(x_nd - mean_d) * keep_d, torch.ones(len(x_nd), 1)], dim=1)
+    scale_d = spread_d + spread_d.mean()
+    scaled_nd = torch.where(scale_d > 1e-9, (x_nd - mean_d) / scale_d.clamp_min(1e-9), 0.0)
+    return torch.cat([scaled_nd, torch.ones(len(x_nd), 1)], dim=1)
 
 
 def logistic_regression(
@@ -214,10 +218,67 @@ def chance(train_label_n: NDArray[Any], test_label_n: NDArray[Any], classes: int
 
 
 def features(packed_bsghw: Tensor, ticks: int) -> dict[str, Tensor]:
-    """Both baselines' features of a batch, on the CPU; see :func:`rate_image`."""
+    """What the baselines without a tower read of a batch, on the CPU."""
     rate_bhw = mean_rate(packed_bsghw, ticks)
-    return {"mean_rate": rate_image(rate_bhw).cpu(), "histogram": rate_histogram(rate_bhw).cpu()}
+    bins = max(1, COUNT_BINS // packed_bsghw.shape[1])
+    return {
+        "mean_rate": rate_image(rate_bhw).cpu(),
+        "histogram": rate_histogram(rate_bhw).cpu(),
+        "intervals": interval_histogram(packed_bsghw, ticks).cpu(),
+        "counts": spike_counts(
+            packed_bsghw, ticks, bins_per_segment=min(ticks, bins), longer_px=IMAGE_PX
+        ).cpu(),
+    }
 
 
-NAMES: Sequence[str] = ("mean_rate", "histogram")
-"""The baselines, in the order of a report."""
+class Towers:
+    """A frozen image encoder on other pictures than the model's, of the same segments.
+
+    One picture a segment, from its middle: ``tower`` is three exposures as colours, ``tower_tfp``
+    one exposure in grey (TFP), ``tower_tfi`` one over the inter-spike interval (TFI).
+    """
+
+    def __init__(self, encoder: ImageEncoder, names: Sequence[str]) -> None:
+        self.encoder, self.names = encoder.eval(), tuple(names)
+        self.key = {"weights": encoder.weights_sha256(), "px": encoder.size_px, "of": self.names}
+
+    @torch.no_grad()
+    def features(self, packed_bsghw: Tensor, ticks: int) -> dict[str, Tensor]:
+        """The encoder's mean vector over segments for each kind of picture, (B, C)."""
+        return {
+            name: torch.stack([self._clip(name, packed, ticks) for packed in packed_bsghw])
+            for name in self.names
+        }
+
+    def _clip(self, name: str, packed_sghw: Tensor, ticks: int) -> Tensor:
+        picture_schw = full_range(PICTURES[name](packed_sghw, ticks)).expand(-1, 3, -1, -1)
+        vector_sc = self.encoder(picture_schw, windows=len(packed_sghw))
+        mean_c: Tensor = vector_sc.mean(dim=0).float().cpu()
+        return mean_c
+
+
+def _colours(packed_nghw: Tensor, ticks: int) -> Tensor:
+    length = max(1, min(COLOUR_TICKS, ticks // 3))
+    step = min(2 * COLOUR_TICKS, (ticks - length) // 2)
+    first = (ticks - length - 2 * step) // 2
+    return exposures(packed_nghw, ticks, [first + i * step for i in range(3)], length)
+
+
+def _playback(packed_nghw: Tensor, ticks: int) -> Tensor:
+    length = min(TFP_TICKS, ticks)
+    return exposures(packed_nghw, ticks, [(ticks - length) // 2], length)
+
+
+def _interval(packed_nghw: Tensor, ticks: int) -> Tensor:
+    return interval_picture(packed_nghw, ticks, (ticks - 1) // 2)[:, None]
+
+
+COLOUR_TICKS, TFP_TICKS = 15, 31
+"""Ticks of an exposure of ``tower``, and of the one of ``tower_tfp``."""
+PICTURES = {"tower": _colours, "tower_tfp": _playback, "tower_tfi": _interval}
+LINEAR = ("tower", "tower_tfp", "tower_tfi", "mean_rate", "histogram", "intervals")
+"""Baselines that are features for a linear classifier, in the order of a report."""
+WITHOUT_TIME = ("tower_tfp", "tower_tfi", "mean_rate", "histogram", "intervals")
+"""Baselines that cannot see what comes first."""
+ROWS = ("spklip", "tower", "conv3d", *LINEAR[1:])
+"""The model and all baselines, in the order of a report."""

@@ -3,8 +3,9 @@
 Shapes: B clips, S segments, G groups of eight ticks, H rows, W columns, M texts, L tokens.
 """
 
+import contextlib
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spikedata import SpikeClips, collate
+from spikedata import SpikeClips, SpikeDataError, collate
 from spklip.recipe import DataConfig
 
 _AUGMENT = 1  # tells these draws from the loader's own
@@ -48,12 +49,14 @@ class Augmented(Dataset[dict[str, Any]]):
     def __init__(self, clips: SpikeClips, data: DataConfig) -> None:
         self._clips = clips
         self._crop, self._mirror, self._seed = data.crop, data.mirror, data.seed
+        self._views = data.views
         # In shared memory, so that workers that outlive an epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other windows, crops and mirrors."""
+        """Draw other windows, crops and mirrors; with ``views``, those of so many epochs ago."""
+        epoch = epoch % self._views if self._views else epoch
         self._epoch.fill_(epoch)
         self._clips.set_epoch(epoch)
 
@@ -94,19 +97,26 @@ class TextCollator:
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch for ``SpklipModel.forward``, and ``label_b``."""
-        batch = collate(items)
-        label_b: Tensor = batch["label_b"]
-        clips = zip(batch["ids"], batch["captions"], label_b.tolist(), strict=True)
+        ids = [item["id"] for item in items]
+        labels = [int(item["label"]) for item in items]
         texts = [
-            caption if clip_id in self._captioned else self._sentence(label, place)
-            for place, (clip_id, caption, label) in enumerate(clips)
+            item["caption"] if clip_id in self._captioned else self._sentence(label, place)
+            for place, (clip_id, item, label) in enumerate(zip(ids, items, labels, strict=True))
         ]
         return {
-            "packed_bsghw": batch["packed_bsghw"],
-            "ticks": batch["ticks"],
+            **self._clips_of(items),
             **tokenize(self._tokenizer, texts),
-            "label_b": label_b,
+            "label_b": torch.tensor(labels, dtype=torch.int64),
         }
+
+    @staticmethod
+    def _clips_of(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Packed bits, or the windows' features where they are kept."""
+        if "feature_vc" in items[0]:
+            feature_bvc = torch.stack([item["feature_vc"] for item in items])
+            return {"feature_bvc": feature_bvc, "centre_v": items[0]["centre_v"]}
+        batch = collate(items)
+        return {"packed_bsghw": batch["packed_bsghw"], "ticks": batch["ticks"]}
 
     def _sentence(self, label: int, place: int) -> str:
         sentences = self._prompts[label]
@@ -122,4 +132,20 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
         max_length=min(tokenizer.model_max_length, LONGEST_TEXT),
         return_tensors="pt",
     )
-    return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+    mask = tokens.get("attention_mask")
+    if mask is None:
+        mask = (tokens["input_ids"] != tokenizer.pad_token_id).long()
+    return {"input_ids": tokens["input_ids"], "attention_mask": mask}
+
+
+@contextlib.contextmanager
+def readers_told() -> Iterator[None]:
+    """Tell what a reading process told, in its own line; torch gives all of its traceback."""
+    try:
+        yield
+    except (RuntimeError, SpikeDataError) as error:
+        words = str(error).rstrip()
+        kind, _, told = words.rpartition("\n")[2].partition(": ")
+        if " in DataLoader worker process " not in words or not kind.startswith("spikedata."):
+            raise
+        raise SpikeDataError(told) from error

@@ -1,11 +1,12 @@
 """What a run costs before it begins: parameters and memory, counted."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from spklip.model import SpklipConfig, SpklipModel
+from spklip.model import SpklipConfig, SpklipModel, window_starts
 from spklip.recipe import Recipe
 
 
@@ -21,8 +22,9 @@ def count_parameters(config: SpklipConfig) -> dict[str, int]:
 
 def _without_weights(config: SpklipConfig, device: str) -> SpklipModel:
     """The architecture with weights of no account; those of a text encoder are not fetched."""
-    with torch.device(device):
-        return SpklipModel(config, pretrained_text=False)
+    own = ":" in config.image_encoder  # a function of the user's knows nothing of other devices
+    with torch.device("cpu" if own else device):
+        return SpklipModel(config, pretrained=False)
 
 
 def estimate_memory(
@@ -36,14 +38,20 @@ def estimate_memory(
     as float32: on a GPU, autocast runs the normalisations in float32 and they keep what
     convolutions in half precision save.
     """
-    shrink = 4 if min(height_px, width_px) // config.pool_px >= 96 else 1
+    # An image tower is given pictures of one size, whatever the clip's.
+    large = min(height_px, width_px) // config.pool_px >= 96 and not config.image_encoder
+    shrink = 4 if large else 1
     small = (height_px // shrink, width_px // shrink)
     ticks = recipe.data.window_ticks // recipe.data.segments
     shape = (1, recipe.data.segments, ticks, *small)
     model = _without_weights(config, "cpu")
     weights = sum(p.numel() * (16 if p.requires_grad else 4) for p in model.parameters())
-    planes = 5 * math.prod(shape)  # uint8, and float32 to pool it
-    clip = (planes + _saved_bytes(model, shape)) * shrink**2
+    if recipe.data.views and config.features_stay:
+        clip = _saved_bytes(model, lambda: _read_features(model, recipe))
+    else:
+        planes = 5 * math.prod(shape)  # uint8, and float32 to pool it
+        window = torch.zeros(shape, dtype=torch.uint8)
+        clip = (planes + _saved_bytes(model, lambda: model.encode_video(window))) * shrink**2
     activations = clip * recipe.train.batch_size
     return {
         "weights_and_adamw": round(weights / 1e9, 3),
@@ -52,7 +60,17 @@ def estimate_memory(
     }
 
 
-def _saved_bytes(model: SpklipModel, shape: tuple[int, ...]) -> int:
+def _read_features(model: SpklipModel, recipe: Recipe) -> None:
+    """One clip's embedding from features that are kept."""
+    config = model.config
+    ticks = recipe.data.window_ticks // recipe.data.segments
+    starts = window_starts(ticks, config.hsfe_ticks, config.step_ticks, config.windows_per_segment)
+    windows = recipe.data.segments * len(starts)
+    width = int(config.image_config["features"])
+    model.encode_features(torch.zeros(1, windows, width), torch.arange(float(windows)))
+
+
+def _saved_bytes(model: SpklipModel, embed: Callable[[], Any]) -> int:
     """Bytes autograd keeps for the backward of one embedding, parameters not counted."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, Any] = {}
@@ -63,5 +81,6 @@ def _saved_bytes(model: SpklipModel, shape: tuple[int, ...]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model.train().encode_video(torch.zeros(shape, dtype=torch.uint8))
+        model.train()
+        embed()
     return sum(storage.nbytes() for place, storage in kept.items() if place not in own)

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from spikedata import SpikeDataError, from_dict
-from spklip.model import SpklipConfig, SpklipModel, build_tokenizer, text_encoder_config
-from spklip.recipe import ModelConfig
+from spklip.model import (
+    SpklipConfig,
+    SpklipModel,
+    build_tokenizer,
+    note_image_encoder,
+    note_text_encoder,
+    text_place,
+)
+from spklip.recipe import FROM_SCRATCH, OF_THE_CONFIG, ModelConfig
 
 
 def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
@@ -27,7 +34,7 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise SpikeDataError(f"{model.checkpoint}: no SPKLIP model there: {first}") from error
-    if not config.text_encoder or _lacks_tokenizer(place):
+    if not text_place(config) or _lacks_tokenizer(place):
         return config, _tokenizer(config)
     from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
 
@@ -41,15 +48,24 @@ def new_config(model: ModelConfig) -> SpklipConfig:
         SpikeDataError: ``changes`` do not make a config.
     """
     try:
-        return SpklipConfig.preset(model.preset, **_typed(model.changes))
-    except ValueError as error:
-        raise SpikeDataError(f"recipe: model.changes: {error}") from error
+        named = {
+            field: getattr(model, key)
+            for key, field in OF_THE_CONFIG.items()
+            if getattr(model, key) != FROM_SCRATCH[key]
+        }
+        return SpklipConfig.preset(model.preset, **_typed(model.changes), **named)
+    except (TypeError, ValueError) as error:
+        raise SpikeDataError(f"recipe: model: {error}") from error
+
+
+FOUND = ("text_config", "text_pooling", "image_config")
+"""Fields that are noted when a model is built, and never set."""
 
 
 def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
     """``changes`` as the types of SpklipConfig's fields, by the rules of every recipe."""
     hints = SpklipConfig.__annotations__.items()
-    fields = [(name, hint, None) for name, hint in hints if name != "text_config"]  # found, not set
+    fields = [(name, hint, None) for name, hint in hints if name not in FOUND]
     kind: type[Any] = make_dataclass("Changes", fields)
     typed = from_dict(kind, changes, where="recipe: model.changes")
     return {name: getattr(typed, name) for name in changes}
@@ -57,15 +73,17 @@ def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tokenizer(config: SpklipConfig) -> Any:
     try:
-        text_encoder_config(config)
+        note_image_encoder(config)
+        note_text_encoder(config)
         return build_tokenizer(config)
     except (OSError, ValueError) as error:
-        raise SpikeDataError(_no_text_encoder(config, error)) from error
+        raise SpikeDataError(_no_encoder(config, error)) from error
 
 
-def _no_text_encoder(config: SpklipConfig, error: Exception) -> str:
+def _no_encoder(config: SpklipConfig, error: Exception) -> str:
     first = str(error).strip().splitlines()[0]
-    return f"model.changes.text_encoder {config.text_encoder!r}: cannot be loaded: {first}"
+    named = f"text_encoder {config.text_encoder!r}" if config.text_encoder else "its encoders"
+    return f"model: {named}: cannot be loaded: {first}"
 
 
 def _lacks_tokenizer(place: str) -> bool:
@@ -102,8 +120,8 @@ def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
     if model.checkpoint is None:
         try:
             return SpklipModel(config)
-        except OSError as error:
-            raise SpikeDataError(_no_text_encoder(config, error)) from error
+        except (OSError, ValueError) as error:
+            raise SpikeDataError(_no_encoder(config, error)) from error
     try:
         loaded: SpklipModel = SpklipModel.from_pretrained(find_checkpoint(model.checkpoint))
     except (OSError, ValueError, RuntimeError) as error:

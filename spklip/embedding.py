@@ -34,7 +34,7 @@ from spikedata import (
 from spklip.batches import middle
 from spklip.building import build_model, load_model_parts
 from spklip.check import check_window
-from spklip.judge import autocast
+from spklip.embed import autocast
 from spklip.recipe import ModelConfig, Recipe
 from spklip.run import package_versions
 from spklip.splits import find_data, open_source, smallest_size
@@ -121,7 +121,7 @@ class ClipEmbedder:
     def batches(self, *, progress: bool = True) -> Iterator[EmbeddedBatch]:
         """Embed all clips, in order of id; what cannot be read is added to ``failures``.
 
-        An embedding is that of :func:`spklip.judge.embed_clips`: the mean over ``eval.windows``
+        An embedding is that of :class:`spklip.embed.Embedder`: the mean over ``eval.windows``
         windows, scaled to unit length.
 
         Args:
@@ -169,7 +169,7 @@ class ClipEmbedder:
 
 
 def _all_clips(source: Any, recipe: Recipe, split: str | None) -> SpikeClips:
-    """Clips as :func:`spklip.judge.embed_clips` reads them."""
+    """Clips as :class:`spklip.embed.Embedder` reads them."""
     data = recipe.data
     return SpikeClips(
         source,

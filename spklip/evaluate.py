@@ -10,7 +10,7 @@ every class the same score gets nothing right.
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,16 +91,6 @@ class Episodes:
     """For each number of shots K: int64 (E, W, K), indexes of training clips."""
     query_ewq: NDArray[np.int64]
     """int64 (E, W, Q), indexes of test clips."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FewShot:
-    """Accuracy over episodes, by number of shots."""
-
-    top1: dict[int, Estimate] = field(default_factory=dict)
-    """Mean over episodes and its normal 95% interval: how well the episodes pin the mean."""
-    by_group: dict[int, Estimate] = field(default_factory=dict)
-    """The same mean with test groups resampled: how far other test scenes could move it."""
 
 
 def wilson(right: int, total: int) -> Estimate:
@@ -206,9 +196,6 @@ def closed_set(
     right_nc = torch.nn.functional.one_hot(label_n.cpu(), len(class_names)).bool()
     rank_n = ranks(score_nc.cpu(), right_nc)
     right_n, truth_n = rank_n == 1, label_n.cpu().numpy()
-    answer_n = score_nc.cpu().float().argmax(dim=1).numpy()
-    confusion_cc = np.zeros((len(class_names), len(class_names)), dtype=int)
-    np.add.at(confusion_cc, (truth_n, answer_n), 1)
     shares = [float(right_n[truth_n == c].mean()) for c in np.unique(truth_n)]
     return ClosedSet(
         clips=len(rank_n),
@@ -216,9 +203,23 @@ def closed_set(
         top5=float((rank_n <= 5).mean()) if len(class_names) > 5 else None,
         mean_class_top1=float(np.mean(shares)),
         per_class=_per_class(right_n, truth_n, class_names),
-        confusion=confusion_cc.tolist(),
+        confusion=confusion(score_nc, label_n),
         class_names=list(class_names),
     )
+
+
+def confusion(score_nc: Tensor, label_n: Tensor) -> list[list[int]]:
+    """How often each answer (columns) was given to clips of each true class (rows).
+
+    Args:
+        score_nc: float (N, C); the answer is the highest, of equal ones the first.
+        label_n: int64 (N,), true class.
+    """
+    answer_n = score_nc.cpu().float().argmax(dim=1).numpy()
+    count_cc = np.zeros((score_nc.shape[1], score_nc.shape[1]), dtype=int)
+    np.add.at(count_cc, (label_n.cpu().numpy(), answer_n), 1)
+    counts: list[list[int]] = count_cc.tolist()
+    return counts
 
 
 def _per_class(
@@ -344,7 +345,8 @@ def fit_linear(
     class texts. Convex, solved by L-BFGS in float64, so it is deterministic. It goes on until no
     element of the gradient is above ``GRADIENT_TOLERANCE``. The penalty makes the problem strongly
     convex: each classifier then lies within |gradient| / penalty of its own best weights, whichever
-    others were fitted beside it. Where ``steps`` do not suffice, a warning is logged.
+    others were fitted beside it. With fewer clips than features it is solved in the space that the
+    clips span, where the best weights lie. Where ``steps`` do not suffice, a warning is logged.
 
     Args:
         x_end: float (E, N, D) features.
@@ -360,10 +362,29 @@ def fit_linear(
     Vision-Language Models", arXiv:2312.12730.
     """
     x_end, start_ecd = x_end.double(), start_ecd.double()
+    basis_edr: Tensor | None = None
+    if x_end.shape[1] < x_end.shape[2]:
+        # The best weights differ from the start by a sum of the clips' features: look among those.
+        basis_edr, triangle_ern = torch.linalg.qr(x_end.transpose(1, 2))
+        reduced_enr = triangle_ern.transpose(1, 2)
+    else:
+        reduced_enr = x_end
+    offset_enc = x_end @ start_ecd.transpose(1, 2)
+    change_ecr = _solve(reduced_enr, label_en, offset_enc, penalty=penalty, steps=steps)
+    if basis_edr is None:
+        return start_ecd + change_ecr
+    return start_ecd + change_ecr @ basis_edr.transpose(1, 2)
+
+
+def _solve(
+    x_enr: Tensor, label_en: Tensor, offset_enc: Tensor, *, penalty: float, steps: int
+) -> Tensor:
+    """Changes of weights (E, C, R) that make the penalised cross-entropy least; from 0."""
+    shape = (len(x_enr), offset_enc.shape[2], x_enr.shape[2])
     with torch.enable_grad():
-        weight_ecd = start_ecd.clone().requires_grad_()
+        change_ecr = torch.zeros(shape, dtype=x_enr.dtype, requires_grad=True)
         solver = torch.optim.LBFGS(
-            [weight_ecd],
+            [change_ecr],
             max_iter=steps,
             max_eval=2 * steps,
             tolerance_grad=GRADIENT_TOLERANCE,
@@ -373,20 +394,20 @@ def fit_linear(
 
         def closure() -> Tensor:
             solver.zero_grad()
-            logit_enc = x_end @ weight_ecd.transpose(1, 2)
+            logit_enc = offset_enc + x_enr @ change_ecr.transpose(1, 2)
             error = torch.nn.functional.cross_entropy(
                 logit_enc.flatten(0, 1), label_en.flatten(), reduction="sum"
             )
-            loss: Tensor = error + penalty / 2 * (weight_ecd - start_ecd).square().sum()
+            loss: Tensor = error + penalty / 2 * change_ecr.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
         solver.step(closure)  # type: ignore[no-untyped-call]
         closure()
-    left = math.nan if weight_ecd.grad is None else float(weight_ecd.grad.abs().max())
+    left = math.nan if change_ecr.grad is None else float(change_ecr.grad.abs().max())
     if not left <= GRADIENT_TOLERANCE:
         _log.warning("a linear classifier has not converged: a gradient of %.2g is left", left)
-    return weight_ecd.detach()
+    return change_ecr.detach()
 
 
 def few_shot(
@@ -394,27 +415,24 @@ def few_shot(
     test_nd: Tensor,
     start_cd: Tensor,
     episodes: Episodes,
-    group_n: Sequence[str],
     *,
     from_text: bool,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> FewShot:
-    """Judge features on k-shot episodes with a linear classifier on frozen features.
+) -> dict[int, NDArray[np.bool_]]:
+    """Answer k-shot episodes with a linear classifier on frozen features.
 
     Args:
         train_nd: float (N, D), features of the training clips, already scaled.
         test_nd: float (N, D), features of the test clips, already scaled.
         start_cd: float (C, D), start of each class's weights: its text embedding, or 0.
         episodes: which clips to use.
-        group_n: group of each test clip.
         from_text: whether the start means something, so that 0 shots can be judged too.
-        resamples: bootstrap draws.
-        seed: of the draws.
+
+    Returns:
+        For each number of shots bool (E, W, Q), which queries were answered right.
     """
-    result = FewShot()
     start_ewd = start_cd[torch.from_numpy(episodes.class_ew)].double()
     query_ewqd = test_nd[torch.from_numpy(episodes.query_ewq)].double()
+    right: dict[int, NDArray[np.bool_]] = {}
     for k in ([0] if from_text else []) + list(episodes.support):
         weight_ewd = start_ewd
         if k:
@@ -422,10 +440,8 @@ def few_shot(
             label_en = torch.arange(episodes.ways).repeat_interleave(k)
             label_en = label_en.expand(len(start_ewd), -1)
             weight_ewd = fit_linear(support_ewkd.flatten(1, 2), label_en, start_ewd)
-        right_ewq = _right_answers(query_ewqd, weight_ewd)
-        result.top1[k] = _over_episodes(right_ewq)
-        result.by_group[k] = _over_groups(right_ewq, episodes, group_n, resamples, seed)
-    return result
+        right[k] = _right_answers(query_ewqd, weight_ewd)
+    return right
 
 
 def _right_answers(query_ewqd: Tensor, weight_ewd: Tensor) -> NDArray[np.bool_]:
@@ -437,31 +453,42 @@ def _right_answers(query_ewqd: Tensor, weight_ewd: Tensor) -> NDArray[np.bool_]:
     return right
 
 
-def _over_episodes(right_ewq: NDArray[np.bool_]) -> Estimate:
-    share_e = right_ewq.mean(axis=(1, 2))
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answered queries of the episodes of one training."""
+
+    right_ewq: NDArray[np.bool_]
+    """Which were right, (E, W, Q)."""
+    query_ewq: NDArray[np.int64]
+    """Test clip of each."""
+    group_n: Sequence[str]
+    """Group of each test clip."""
+
+
+def over_episodes(parts: Sequence[Answers]) -> Estimate:
+    """Mean over all episodes and its normal 95% interval: how well they pin the mean."""
+    share_e = np.concatenate([part.right_ewq.mean(axis=(1, 2)) for part in parts])
     half = _Z95 * float(share_e.std(ddof=1)) / math.sqrt(len(share_e)) if len(share_e) > 1 else 0.5
     mean = float(share_e.mean())
     return Estimate(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half))
 
 
-def _over_groups(
-    right_ewq: NDArray[np.bool_],
-    episodes: Episodes,
-    group_n: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> Estimate:
-    asked_n = np.bincount(episodes.query_ewq.ravel(), minlength=len(group_n))
-    right_n = np.bincount(
-        episodes.query_ewq.ravel(), weights=right_ewq.ravel(), minlength=len(group_n)
-    )
-    used_n = asked_n > 0
+def over_groups(parts: Sequence[Answers], *, resamples: int, seed: int) -> Estimate:
+    """The same mean with test groups resampled: how far other test scenes could move it."""
+    right: list[float] = []
+    weight: list[float] = []
+    groups: list[str] = []
+    for part in parts:
+        asked_n = np.bincount(part.query_ewq.ravel(), minlength=len(part.group_n))
+        right_n = np.bincount(
+            part.query_ewq.ravel(), weights=part.right_ewq.ravel(), minlength=len(part.group_n)
+        )
+        for n in np.flatnonzero(asked_n):
+            right.append(right_n[n] / asked_n[n])
+            weight.append(asked_n[n])
+            groups.append(part.group_n[int(n)])
     return bootstrap_groups(
-        right_n[used_n] / asked_n[used_n],
-        [group for group, used in zip(group_n, used_n, strict=True) if used],
-        weight_n=asked_n[used_n],
-        resamples=resamples,
-        seed=seed,
+        np.asarray(right), groups, weight_n=np.asarray(weight), resamples=resamples, seed=seed
     )
 
 

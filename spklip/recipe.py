@@ -28,6 +28,9 @@ class DataConfig:
     """Split to learn from."""
     test_split: str = "test"
     """Split to be judged on; never seen in training."""
+    official_split: int | None = None
+    """Take train and test from this official split of the corpus (UCF101 and HMDB51 have 1, 2 and
+    3) instead of the one the store was made with."""
     shots: int | None = None
     """Train on this many clips of each class instead of all of them (few-shot fine-tuning)."""
     window_ticks: int = 250
@@ -44,13 +47,16 @@ class DataConfig:
     clips are; where they have several sizes, the smallest height and width among them."""
     mirror: bool = False
     """Mirror half of the training windows; not where left and right mean something."""
+    views: int | None = None
+    """Drawings of windows, crops and mirrors of each clip that training turns about in; empty: new
+    ones each epoch. With a frozen image tower their features are kept beside the store."""
     workers: int = 0
     """Processes that read clips ahead; 0 reads in the training process."""
     seed: int = 0
     """Seed of the windows and of the choice of ``shots``."""
 
     def __post_init__(self) -> None:
-        _positive(self, "window_ticks", "segments", "shots")
+        _positive(self, "window_ticks", "segments", "shots", "official_split", "views")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"size must be a positive height and width, got {list(self.size)}")
         if not 0 < self.crop <= 1:
@@ -69,16 +75,54 @@ class DataConfig:
 class ModelConfig:
     """Which network, and what it starts from."""
 
-    preset: Literal["tiny", "paper"] = "tiny"
-    """Size of the network."""
+    preset: Literal["tiny", "paper", "tower"] = "tiny"
+    """Size of the network; ``tower`` is for an ``image_encoder``."""
+    image_encoder: str = ""
+    """Pretrained image tower: ``embedded`` (EfficientNet-Lite0, installed with this package), a
+    Hugging Face name or folder, or ``package.module:function``; empty: none, all from scratch."""
+    picture: Literal["colour", "tfp", "hsfe"] = "colour"
+    """What the tower is shown of a window: three successive exposures as its colours, one exposure
+    in grey, or an HSFE that begins as the first and learns."""
+    unfreeze: int = 0
+    """Stages of the image tower, from its end, that learn."""
+    lora_rank: int = 0
+    """Rank of low-rank adapters (LoRA) in the image tower; needs ``pip install 'spklip[lora]'``."""
+    text_encoder: str = ""
+    """Pretrained text encoder: ``embedded`` (all-MiniLM-L6-v2, installed with this package) or a
+    Hugging Face name or folder; empty: one from scratch, or the joint encoder's own."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of SpklipConfig that differ from the preset, for example ``pool_px: 4``."""
     checkpoint: str | None = None
     """Folder or Hub model to start from; its own config replaces ``preset`` and ``changes``."""
 
     def __post_init__(self) -> None:
-        if self.checkpoint and self.changes:
-            raise ValueError("changes cannot be combined with checkpoint, which has its own config")
+        own = [name for name in OF_THE_CONFIG if getattr(self, name) != FROM_SCRATCH[name]]
+        if self.checkpoint and (self.changes or own):
+            names = ", ".join(["changes"] * bool(self.changes) + own)
+            raise ValueError(
+                f"{names} cannot be combined with checkpoint, which has its own config"
+            )
+        if self.image_encoder and self.preset != "tower":
+            raise ValueError(f"image_encoder needs preset: tower, got {self.preset}")
+        if not self.image_encoder and self.preset == "tower":
+            raise ValueError("preset tower needs an image_encoder, for example embedded")
+
+
+FROM_SCRATCH: dict[str, Any] = {
+    "image_encoder": "",
+    "picture": "colour",
+    "unfreeze": 0,
+    "lora_rank": 0,
+    "text_encoder": "",
+}
+OF_THE_CONFIG = {
+    "image_encoder": "image_encoder",
+    "picture": "picture",
+    "unfreeze": "unfreeze_stages",
+    "lora_rank": "lora_rank",
+    "text_encoder": "text_encoder",
+}
+"""Keys of ``model`` that are fields of SpklipConfig, and the names of those."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,10 +174,14 @@ class TrainConfig:
     """Steps between two checkpoints that ``--resume`` can start from."""
     seed: int = 0
     """Seed of the weights and of the order of clips."""
+    seeds: tuple[int, ...] = ()
+    """Train once for each of these seeds and pool what is judged; empty: ``seed`` alone."""
 
     def __post_init__(self) -> None:
         _positive(self, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
         _positive(self, "log_every", "save_every")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
         for name in ("warmup_steps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -161,13 +209,30 @@ class EvalConfig:
     """Bootstrap resamples, whole groups at a time, behind each 95% interval."""
     leaks: Literal["refuse", "report"] = "refuse"
     """What to do when a group has clips in training and in test."""
-    baselines: bool = True
-    """Whether to judge the mean-rate image and the firing-rate histogram beside the model."""
+    splits: tuple[int, ...] = ()
+    """Official splits to train and judge on, one after another; what is judged is pooled. Empty:
+    ``data.official_split`` alone."""
+    unseen_classes: int = 5
+    """Classes kept out of training in each draw of ``unseen_draws``."""
+    unseen_draws: int = 0
+    """Further trainings, each without ``unseen_classes`` classes drawn anew: judged on those, by
+    their names alone and by a few clips of each."""
+    baselines: Literal["all", "quick", "none"] = "quick"
+    """What is judged beside the model: ``quick`` are mean-rate image and histograms of firing rates
+    and intervals; ``all`` are also a frozen image tower on three kinds of pictures and a 3-D CNN on
+    spike counts."""
     seed: int = 0
     """Seed of windows, episodes and resamples."""
 
     def __post_init__(self) -> None:
         _positive(self, "windows", "batch_size", "queries", "episodes", "resamples")
+        if self.unseen_draws < 0 or self.unseen_classes < 2:
+            raise ValueError(
+                "unseen_draws must be 0 or more and unseen_classes 2 or more, got "
+                f"{self.unseen_draws} and {self.unseen_classes}"
+            )
+        if len(set(self.splits)) < len(self.splits) or min(self.splits, default=1) < 1:
+            raise ValueError(f"splits must be different positive numbers, got {list(self.splits)}")
         if self.ways < 2:
             raise ValueError(f"ways must be 2 or more, got {self.ways}")
         if not self.shots or min(self.shots) < 1:

@@ -12,11 +12,19 @@ from spikedata import Page, new_figure, plain
 
 TITLES = {
     "spklip": "SPKLIP",
+    "tower": "Frozen image tower, time as colour, logistic regression",
+    "conv3d": "3-D CNN on spike counts",
+    "tower_tfp": "Frozen image tower, TFP, logistic regression",
+    "tower_tfi": "Frozen image tower, TFI, logistic regression",
     "mean_rate": "Mean-rate image, logistic regression",
     "histogram": "Firing-rate histogram, logistic regression",
+    "intervals": "Inter-spike intervals, logistic regression",
     "chance": "Chance",
 }
 """What the rows of a table are called."""
+
+
+ORDER_TITLES = {"shuffled": "windows shuffled", "reversed": "played backwards"}
 
 
 def render_report(metrics: Mapping[str, Any]) -> str:
@@ -24,11 +32,14 @@ def render_report(metrics: Mapping[str, Any]) -> str:
     page = Page(metrics["name"])
     _overview(page, metrics)
     _closed_set(page, metrics)
+    _order(page, metrics["order"])
     _few_shot(page, metrics["few_shot"])
+    _unseen(page, metrics["unseen"])
     _retrieval(page, metrics["retrieval"])
     if "skipped" not in metrics["closed_set"]:
         _confusion(page, metrics["closed_set"]["spklip"])
         _per_class(page, metrics)
+        _calibration(page, metrics["calibration"])
     _training(page, metrics["train"])
     page.heading("Recipe")
     page.code(yaml.safe_dump(metrics["recipe"], sort_keys=False))
@@ -47,7 +58,7 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]
         return []
     rows = []
     for name in (name for name in TITLES if name in closed and name != "chance"):
-        shots = few.get("top1", {}).get(name, {})
+        shots = few.get("by_group", {}).get(name, {})
         by_shots = [_estimate(shots[k]) if k in shots else "" for k in few.get("shots", [])]
         rows.append((TITLES[name], _estimate(closed[name]["top1"]), by_shots))
     uniform = f"{closed['chance']['uniform_top1']:.1%}"
@@ -69,7 +80,33 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     ]
     if "skipped" in few:
         lines.append(f"k-shot episodes: not done: {few['skipped']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_order_lines(metrics), *_unseen_lines(metrics)])
+
+
+def _order_lines(metrics: Mapping[str, Any]) -> list[str]:
+    told = [
+        f"{ORDER_TITLES[name]}: {_estimate(one['top1'])}" for name, one in metrics["order"].items()
+    ]
+    return ["SPKLIP where time is not its own: " + "; ".join(told)] if told else []
+
+
+def _unseen_lines(metrics: Mapping[str, Any]) -> list[str]:
+    unseen = metrics["unseen"]
+    if "skipped" in unseen:
+        return []
+    zero, few = unseen["zero_shot"], unseen["few_shot"]
+    lines = [
+        f"classes kept out of training ({len(unseen['draws'])} draws): by name alone "
+        f"{_estimate(zero['top1'])}, chance {zero['chance']:.1%}"
+    ]
+    if "skipped" not in few:
+        shown = ", ".join(
+            f"{few['ways']}-way {k}-shot {_estimate(few['by_group']['spklip'][k])}"
+            for k in few["shots"]
+            if k != "0"
+        )
+        lines.append(f"the same, by a few clips: {shown}")
+    return lines
 
 
 def _retrieval_lines(metrics: Mapping[str, Any]) -> str:
@@ -88,7 +125,8 @@ def _overview(page: Page, metrics: Mapping[str, Any]) -> None:
         f"{len(data['per_class'])} classes, from {data['path']}.",
         f"{train['parameters']:,} parameters; {train['steps']} steps of "
         f"{train['batch_size']} clips on {train['device']} ({train['precision']}), "
-        f"{train['seconds']:.0f} s; evaluation {metrics['evaluation_seconds']:.0f} s.",
+        f"{train['seconds']:.0f} s for {max(1, train['trainings'])} trainings; evaluation "
+        f"{metrics['evaluation_seconds']:.0f} s.",
     ]
     few = metrics["few_shot"]
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
@@ -121,13 +159,89 @@ def _closed_set(page: Page, metrics: Mapping[str, Any]) -> None:
     rows.append(["Chance: a uniform guess", uniform, uniform5, uniform])
     common = f"{chance['commonest_class_top1']:.1%}"
     rows.append(["Always the commonest training class", common, "", uniform])
+    answered, pooled = closed["spklip"]["clips"], metrics["pooled"]
+    trainings = len(pooled["trainings"])
+    several = f" ({pooled['different_clips']} clips, {trainings} trainings)" * (trainings > 1)
     page.text(
-        f"Each of {closed['spklip']['clips']} test clips against the text of all "
-        f"{len(closed['spklip']['class_names'])} classes. Interval: bootstrap over groups of "
-        "clips that share a scene. A tie counts as wrong."
+        f"Each of {answered} test clips{several} against the text of all "
+        f"{len(closed['spklip']['class_names'])} classes. Interval: bootstrap over "
+        f"{pooled['scenes']} groups of clips that share a scene. A tie counts as wrong."
     )
     page.table(["", "top-1", "top-5", "mean over classes"], rows)
+    differences = [[TITLES[name], _difference(one)] for name, one in metrics["differences"].items()]
+    page.text("SPKLIP's top-1 less that of each baseline, on the same clips (paired, by scene):")
+    page.table(["", "points"], differences)
     page.text(f"On the training clips themselves: top-1 {metrics['train_top1']:.1%}.", small=True)
+
+
+def _order(page: Page, order: Mapping[str, Any]) -> None:
+    """What is left of the model's answers where time is not the clips' own."""
+    page.heading("Order in time")
+    if "skipped" in order or not order:
+        page.text("Not done: clips of one window, or no classes.")
+        return
+    page.text(
+        "The same test clips with their windows in another order, and played backwards. Where "
+        "order tells classes apart, these fall; where they do not, the model read pictures alone."
+    )
+    rows = [
+        [
+            ORDER_TITLES[name],
+            _estimate(one["top1"]),
+            _difference(one["difference"]),
+            f"{one['other_answers']:.1%}",
+        ]
+        for name, one in order.items()
+    ]
+    page.table(["", "top-1", "points lost or won", "other answers"], rows)
+
+
+def _unseen(page: Page, unseen: Mapping[str, Any]) -> None:
+    page.heading("Classes kept out of training")
+    if "skipped" in unseen:
+        page.text(f"Not done: {unseen['skipped']}.")
+        return
+    zero, few = unseen["zero_shot"], unseen["few_shot"]
+    page.text(
+        f"{len(unseen['draws'])} further trainings, each without some classes, judged on those. By "
+        "their names alone, and, as control, with the names dealt at random among them:"
+    )
+    page.table(
+        ["", "top-1"],
+        [
+            ["SPKLIP, by name", _estimate(zero["top1"])],
+            ["names dealt at random", f"{zero['names_dealt_at_random']:.1%}"],
+            ["Chance", f"{zero['chance']:.1%}"],
+        ],
+    )
+    page.items(
+        f"{', '.join(draw)}: {share:.1%}"
+        for draw, share in zip(unseen["draws"], zero["by_draw"], strict=True)
+    )
+    if "skipped" in few:
+        page.text(f"k-shot episodes: not done: {few['skipped']}.")
+        return
+    page.text("By a few clips of each; interval over scenes, mean over draws:")
+    rows = [[TITLES[n], *_cells(few["by_group"][n], few["shots"])] for n in few["by_group"]]
+    rows.append([TITLES["chance"]] + [f"{few['chance']:.1%}"] * len(few["shots"]))
+    page.table([""] + [_shot_head(few, k) for k in few["shots"]], rows)
+
+
+def _calibration(page: Page, told: Mapping[str, Any]) -> None:
+    """Confidence against accuracy: a model that knows what it knows lies on the diagonal."""
+    page.heading("Calibration")
+    page.text(
+        f"Expected calibration error of SPKLIP's confidence: {told['ece']:.1%}. Each point is the "
+        "clips of one band of confidence; its size tells how many."
+    )
+    figure, axes = new_figure(4, 4)
+    axes.plot([0, 1], [0, 1], color="gray", linestyle=":")
+    bins = [
+        b for b in zip(told["confidence"], told["accuracy"], told["count"], strict=True) if b[2]
+    ]
+    axes.scatter([b[0] for b in bins], [b[1] for b in bins], s=[10 + 4 * b[2] for b in bins])
+    axes.set(xlabel="confidence", ylabel="top-1", xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    page.figure(figure)
 
 
 def _few_shot(page: Page, few: Mapping[str, Any]) -> None:
@@ -146,17 +260,16 @@ def _few_shot(page: Page, few: Mapping[str, Any]) -> None:
         text += " Too few clips, left out: " + ", ".join(few["left_out"]) + "."
     heads = [""] + [_shot_head(few, k) for k in few["shots"]]
     rows = []
-    for name, by_shots in few["top1"].items():
-        groups = few["by_group"][name]
-        rows.append([TITLES[name], *_cells(by_shots, few["shots"])])
-        rows.append(["… interval over test groups", *_cells(groups, few["shots"])])
+    for name, groups in few["by_group"].items():
+        rows.append([TITLES[name], *_cells(groups, few["shots"])])
+        rows.append(["… interval over episodes", *_cells(few["top1"][name], few["shots"])])
     rows.append([TITLES["chance"]] + [f"{few['chance']:.1%}"] * len(few["shots"]))
     page.text(text)
     page.table(heads, rows)
     page.text(
-        "First interval: mean over episodes, ±1.96 standard errors; it shrinks with more "
-        "episodes. Second: test groups resampled; it tells how far other test scenes could "
-        "move the mean, and is the one to compare by.",
+        "First interval: test groups resampled; it tells how far other test scenes could move the "
+        "mean, and is the one to compare by. Second: mean over episodes, ±1.96 standard errors; it "
+        "shrinks with more episodes and tells only how well these clips are known.",
         small=True,
     )
     page.figure(_few_shot_figure(few))
@@ -205,6 +318,11 @@ def _training(page: Page, train: Mapping[str, Any]) -> None:
 
 def _estimate(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
+
+
+def _difference(estimate: Mapping[str, float]) -> str:
+    points = [100 * estimate[key] for key in ("value", "low", "high")]
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points)
 
 
 def _curve_figure(curve: Sequence[Mapping[str, float]]) -> Any:

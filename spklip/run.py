@@ -4,17 +4,20 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 
 - ``recipe.yaml``: the resolved recipe, all defaults written out;
 - ``checkpoints/``: what ``resume`` goes on from;
+- ``trainings/``: where a run trains several models, what each of them answered;
 - ``model/``: the trained model and its tokenizer (``SpklipModel.from_pretrained`` reads it);
 - ``report.html``: the numbers to look at;
 - ``metrics.json``: the numbers to compute with. It is written last: a folder that has it is
   finished.
 """
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,18 +27,24 @@ import torch
 from accelerate import PartialState
 
 from spikedata import RecipeError, SpikeDataError, to_dict, write_whole
-from spklip.batches import Augmented, TextCollator
+from spklip.batches import TextCollator, readers_told
 from spklip.budget import count_parameters, estimate_memory
 from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips, check_training
-from spklip.judge import describe_splits, judge
+from spklip.describe import describe_splits, notes_on
+from spklip.embed import Embedder, baseline_towers, training_items
+from spklip.features import feature_root
+from spklip.judge import Judged, judge, read_judged, write_judged
+from spklip.model_card import model_card
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
 from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
 from spklip.splits import Splits, captioned_ids, open_splits
 from spklip.train import fit, pick_precision, processes_of
+from spklip.trainings import Training, main_trainings, unseen_trainings
+from spklip.verdict import verdict
 
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 """Version of the layout of ``metrics.json``."""
 ONLY_IN_TRAINING = ("model", "train", "data.sampling", "data.mirror")
 """Keys of a recipe that judging does not read, but for ``train.precision``."""
@@ -68,34 +77,129 @@ def run_recipe(
             diverged, or ``out`` holds something already.
     """
     processes = processes_of(recipe.train)
-    splits = open_splits(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
+    trainings = main_trainings(recipe)
+    splits = open_splits(trainings[0].recipe)
+    recipe = _settled(recipe, splits)
     config, tokenizer = load_model_parts(recipe.model)
     check_training(recipe, config, splits, processes=processes.num_processes)
     with processes.main_process_first():
         if processes.is_main_process:
             prepare_folder(recipe, out, resume=resume, overwrite=overwrite)
-    captions_count = recipe.text.captions == "store" or not splits.class_names
-    captioned = captioned_ids(splits.fit) if captions_count else frozenset()
+    run = _Run(recipe, config, tokenizer, out, processes, resume, progress)
     started = time.perf_counter()
-    model, curve = fit(
-        lambda: build_model(recipe.model, config),
-        Augmented(splits.fit, recipe.data),
-        TextCollator(tokenizer, splits.prompts, captioned),
-        recipe.train,
-        out / "checkpoints",
-        workers=recipe.data.workers,
-        resume=resume,
-        progress=progress and processes.is_main_process,
-    )
-    seconds = time.perf_counter() - started
+    judged = [run.train_and_judge(one, first=not n) for n, one in enumerate(trainings)]
+    further = unseen_trainings(trainings[0], recipe, splits)
+    unseen = [run.train_and_judge(one) for one in further]
     if not processes.is_main_process:
         return None
-    model.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
-    write_whole(out / "model" / "recipe.yaml", resolved_recipe(recipe))
-    train = _describe_training(recipe, model, curve, seconds)
-    return _judge_and_write(model, tokenizer, splits, recipe, out, train, progress)
+    seconds = time.perf_counter() - started
+    told = verdict([one for one in judged if one], [one for one in unseen if one], splits, recipe)
+    train = _describe_training(recipe, run.model, run.curve, run.train_seconds)
+    train["trainings"] = len(trainings) + len(further)
+    return _write(told, splits, recipe, out, train, seconds - run.train_seconds)
+
+
+class _Run:
+    """What all trainings of a run share, and what the first leaves."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: Any,
+        tokenizer: Any,
+        out: Path,
+        processes: Any,
+        resume: bool,
+        progress: bool,
+    ) -> None:
+        self.recipe, self.config, self.tokenizer, self.out = recipe, config, tokenizer, out
+        self.processes, self.resume = processes, resume
+        self.progress = progress and processes.is_main_process
+        self.root = feature_root(str(recipe.data.path), out)
+        self.towers: Any = None
+        self.model: Any = None
+        self.curve: list[dict[str, float]] = []
+        self.train_seconds = 0.0
+
+    def train_and_judge(self, training: Training, *, first: bool = False) -> Judged | None:
+        """Train one model and let it answer; what an earlier call of this run answered is kept.
+
+        Returns:
+            None in the other processes of a distributed run.
+        """
+        kept = training.folder(self.out) / "answers.pt"
+        if not first and self.resume and kept.is_file():
+            return read_judged(kept) if self.processes.is_main_process else None
+        recipe = _settled(training.recipe, None, like=self.recipe)
+        splits = open_splits(recipe)
+        check_training(recipe, self.config, splits, processes=self.processes.num_processes)
+        folder = self.out if first else training.folder(self.out)
+        started = time.perf_counter()
+        with out_of_memory_told(recipe), readers_told():
+            model, curve = self._fit(recipe, splits, folder / "checkpoints")
+        self.train_seconds += time.perf_counter() - started
+        if not self.processes.is_main_process:
+            return None
+        if first:
+            self.model, self.curve = model, curve
+            self._save(model, recipe)
+        with out_of_memory_told(recipe), readers_told():
+            judged = self._judge(model, splits, recipe, training.name)
+        if not first:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_judged(kept, judged)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return judged
+
+    def _fit(self, recipe: Recipe, splits: Splits, checkpoints: Path) -> Any:
+        captions_count = recipe.text.captions == "store" or not splits.class_names
+        captioned = captioned_ids(splits.fit) if captions_count else frozenset()
+        return fit(
+            lambda: build_model(recipe.model, self.config),
+            lambda model: training_items(model, splits, recipe, self.root, self.progress),
+            TextCollator(self.tokenizer, splits.prompts, captioned),
+            recipe.train,
+            checkpoints,
+            workers=recipe.data.workers,
+            resume=self.resume,
+            progress=self.progress,
+        )
+
+    def _save(self, model: Any, recipe: Recipe) -> None:
+        model.save_pretrained(self.out / "model")
+        self.tokenizer.save_pretrained(self.out / "model")
+        write_whole(self.out / "model" / "recipe.yaml", resolved_recipe(self.recipe))
+        write_whole(self.out / "model" / "README.md", model_card(model.config, recipe))
+
+    def _judge(self, model: Any, splits: Splits, recipe: Recipe, name: str) -> Judged:
+        if self.towers is None and recipe.eval.baselines == "all":
+            self.towers = baseline_towers(model)
+        embedder = Embedder(model, recipe, self.root, self.towers, progress=self.progress)
+        return judge(model, self.tokenizer, splits, recipe, embedder, name=name)
+
+
+def _settled(recipe: Recipe, splits: Splits | None, like: Recipe | None = None) -> Recipe:
+    """The recipe with the path and the size of pictures that its clips, or another recipe, tell."""
+    path = like.data.path if like else splits.path if splits else None
+    size = like.data.size if like else splits.size if splits else None
+    return replace(recipe, data=replace(recipe.data, path=path, size=size))
+
+
+@contextlib.contextmanager
+def out_of_memory_told(recipe: Recipe) -> Iterator[None]:
+    """Turn running out of memory into one line that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        lacks = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not lacks and "not enough memory" not in words and "can't allocate" not in words:
+            raise
+        raise SpikeDataError(
+            f"not enough memory for steps of {recipe.train.batch_size} clips. Lower "
+            "train.batch_size, data.window_ticks or eval.batch_size, or raise "
+            "model.changes.pool_px; --dry-run tells what a step needs"
+        ) from error
 
 
 def evaluate_run(
@@ -122,16 +226,24 @@ def evaluate_run(
         raise SpikeDataError(f"{out}: is a run, which has its own numbers; name another with --out")
     if (out / "metrics.json").exists() and not overwrite:
         raise SpikeDataError(f"{out}: holds an evaluation already; --overwrite replaces it")
+    recipe = main_trainings(recipe)[0].recipe  # a model has one split and one seed
     recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
     config, tokenizer = load_model_parts(recipe.model)
     splits = open_splits(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
+    recipe = _settled(recipe, splits)
     check_clips(recipe.data, config, splits)
     model = build_model(recipe.model, config)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     out.mkdir(parents=True, exist_ok=True)
-    train = _describe_training(recipe, model, [], 0.0) | {"steps": 0}
-    return _judge_and_write(model, tokenizer, splits, recipe, out, train, progress)
+    train = _describe_training(recipe, model, [], 0.0) | {"steps": 0, "trainings": 0}
+    started = time.perf_counter()
+    towers = baseline_towers(model) if recipe.eval.baselines == "all" else None
+    root = feature_root(splits.path, out)
+    embedder = Embedder(model, recipe, root, towers, progress=progress)
+    with out_of_memory_told(recipe), readers_told():
+        judged = judge(model, tokenizer, splits, recipe, embedder)
+    told = verdict([judged], [], splits, recipe)
+    return _write(told, splits, recipe, out, train, time.perf_counter() - started)
 
 
 def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -157,8 +269,9 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
     Raises:
         SpikeDataError: no data, no checkpoint, or parts that do not fit each other.
     """
-    splits = open_splits(recipe)
-    recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
+    trainings = main_trainings(recipe)
+    splits = open_splits(trainings[0].recipe)
+    recipe = _settled(recipe, splits)
     config, _ = load_model_parts(recipe.model)
     check_training(recipe, config, splits)
     height_px, width_px = splits.fit[0]["packed_sghw"].shape[-2:]
@@ -167,6 +280,8 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
         "parameters": count_parameters(config),
         "memory_gb": estimate_memory(recipe, config, int(height_px), int(width_px)),
         "clips": describe_splits(splits),
+        "trainings": [one.name for one in trainings]
+        + [one.name for one in unseen_trainings(trainings[0], recipe, splits)],
     }
 
 
@@ -187,23 +302,22 @@ def _describe_training(
     }
 
 
-def _judge_and_write(
-    model: Any,
-    tokenizer: Any,
+def _write(
+    told: dict[str, Any],
     splits: Splits,
     recipe: Recipe,
     out: Path,
     train: dict[str, Any],
-    progress: bool,
+    evaluation_seconds: float,
 ) -> dict[str, Any]:
-    started = time.perf_counter()
-    judged = judge(model, tokenizer, splits, recipe, progress=progress)
     metrics = {
         "metrics_version": METRICS_VERSION,
         "name": out.resolve().name,
-        **judged,
+        "data": describe_splits(splits),
+        "notes": notes_on(splits, recipe),
+        **told,
         "train": train,
-        "evaluation_seconds": round(time.perf_counter() - started, 2),
+        "evaluation_seconds": round(evaluation_seconds, 2),
         "recipe": to_dict(recipe),
         "versions": package_versions(),
     }

@@ -10,7 +10,15 @@ import yaml
 from spikedata import SpikeDataError, to_dict, write_whole
 from spklip.recipe import Recipe, read_recipe
 
-NAMES = ("recipe.yaml", "checkpoints", "model", "report.html", "metrics.json")
+NAMES = (
+    "recipe.yaml",
+    "checkpoints",
+    "trainings",
+    "features",
+    "model",
+    "report.html",
+    "metrics.json",
+)
 """All that a run writes, and all that is ever deleted."""
 HEADER = "# The resolved recipe of a run of spklip-train."
 """First words of a run's ``recipe.yaml``, by which a run's folder is known; a recipe written by
@@ -64,7 +72,8 @@ def is_finished(folder: Path) -> bool:
 
 def has_checkpoints(folder: Path) -> bool:
     """Whether a run in ``folder`` has got so far that there is something to go on from."""
-    return is_run(folder) and any(folder.glob("checkpoints/checkpoint-*"))
+    kept = ("checkpoints/checkpoint-*", "trainings/*/answers.pt")
+    return is_run(folder) and any(any(folder.glob(pattern)) for pattern in kept)
 
 
 def is_run(folder: Path) -> bool:

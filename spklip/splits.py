@@ -212,6 +212,7 @@ def _clips(
     return SpikeClips(
         source,
         split=split,
+        official_split=data.official_split,
         classes=list(data.classes) or None,
         window_ticks=data.window_ticks,
         segments=data.segments,

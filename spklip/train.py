@@ -155,16 +155,13 @@ def processes_of(config: TrainConfig) -> PartialState:
     return PartialState(cpu=trains_on_cpu(config))
 
 
-def training_arguments(
-    config: TrainConfig, folder: Path, *, workers: int = 0, drop_last: bool = False
-) -> Any:
+def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -> Any:
     """The recipe's ``train`` section as transformers understands it; nothing leaves the machine.
 
     Args:
         config: how to learn.
         folder: where checkpoints are kept.
         workers: reading processes.
-        drop_last: leave an epoch's last batch out if it is not a whole one.
     """
     precision = pick_precision(config)
     arguments = TrainingArguments(
@@ -186,7 +183,6 @@ def training_arguments(
         save_total_limit=2,
         seed=config.seed,
         data_seed=config.seed,
-        dataloader_drop_last=drop_last,
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
@@ -201,7 +197,7 @@ def training_arguments(
 
 def fit(
     build_model: Callable[[], Any],
-    dataset: Any,
+    read_items: Callable[[Any], Any],
     collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]],
     config: TrainConfig,
     folder: Path,
@@ -214,7 +210,8 @@ def fit(
 
     Args:
         build_model: makes the model; called after the seed is set.
-        dataset: torch Dataset with ``set_epoch``.
+        read_items: gives the torch Dataset, with ``set_epoch``, for the model; the first process
+            calls it before the others.
         collate: items to a batch with the model's inputs and ``label_b``.
         config: how to learn.
         folder: where checkpoints are kept.
@@ -231,39 +228,42 @@ def fit(
     """
     set_seed(config.seed)
     processes = processes_of(config)
+    model = build_model()
+    arguments = training_arguments(config, folder, workers=workers)
+    model.to(arguments.device)
+    with processes.main_process_first():
+        dataset = read_items(model)
     # A rest of one clip has no negatives: its loss is 0 whatever the model does.
-    drop_last = len(dataset) >= config.batch_size * processes.num_processes
+    whole = len(dataset) >= config.batch_size * processes.num_processes
+    arguments.dataloader_drop_last = whole
     trainer = SpklipTrainer(
-        model=build_model(),
-        args=training_arguments(config, folder, workers=workers, drop_last=drop_last),
-        train_dataset=dataset,
-        data_collator=collate,
+        model=model, args=arguments, train_dataset=dataset, data_collator=collate
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EpochOfDataset(dataset))
-    bar = ProgressOnStderr()
-    if progress:
-        trainer.add_callback(bar)
     last: Path | None = None
     if resume:
         with processes.main_process_first():
             last = last_checkpoint(folder)
-    try:
-        _train_from(trainer, last)
-    finally:
-        bar.close()
+    _train_from(trainer, last, progress=progress)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise _diverged("a weight is not a finite number after the last step")
     return model, _curve(trainer.state.log_history)
 
 
-def _train_from(trainer: SpklipTrainer, last: Path | None) -> None:
+def _train_from(trainer: SpklipTrainer, last: Path | None, *, progress: bool) -> None:
     """Train from a checkpoint, or from the beginning."""
     if last is not None and _step_of(last) >= trainer.args.max_steps:
         _load_finished(trainer, last)  # going on would add a step: the end is checked after one
-    else:
+        return
+    bar = ProgressOnStderr()
+    if progress:
+        trainer.add_callback(bar)
+    try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    finally:
+        bar.close()
 
 
 def _curve(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -120,8 +120,12 @@ def test_spike_counts_are_the_mean_planes_of_each_bin_in_time_order():
 
 def test_standardise_uses_training_statistics_only():
     train, test = torch.tensor([[0.0, 3.0], [2.0, 3.0]]), torch.tensor([[4.0, 9.0]])
-    assert standardise(train, train).tolist() == [[-1, 0, 1], [1, 0, 1]]
-    assert standardise(test, train).tolist() == [[3, 0, 1]]  # never varied in training: 0
+    # Deviations 1 and 0, their mean a half: divided by 1.5 and by 0.5.
+    want = torch.tensor([[-1 / 1.5, 0, 1], [1 / 1.5, 0, 1]])
+    torch.testing.assert_close(standardise(train, train), want)
+    torch.testing.assert_close(standardise(test, train), torch.tensor([[2.0, 12, 1]]))
+    flat = torch.full((2, 3), 7.0)
+    assert standardise(flat + 1, flat).tolist() == [[0, 0, 0, 1]] * 2
 
 
 def test_logistic_regression_learns_separable_classes_and_never_answers_an_unseen_one():

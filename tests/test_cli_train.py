@@ -20,7 +20,8 @@ from spikedata import Clip, SpikeDataError, create_store
 from spikedata.bits import pack_ticks
 from spklip.batches import Augmented, TextCollator
 from spklip.budget import estimate_memory
-from spklip.judge import embed_clips, scene_groups
+from spklip.embed import Embedder
+from spklip.judge import scene_groups
 from spklip.model import SpklipConfig, build_tokenizer
 from spklip.recipe import Recipe, read_recipe
 from spklip.run import recipe_of_run, run_recipe
@@ -132,7 +133,8 @@ def test_a_run_from_the_packed_store_leaves_everything(finished):
     assert metrics["data"]["path"] == "packed.zarr"
     assert metrics["data"]["train_clips"] == 12
     assert metrics["closed_set"]["spklip"]["clips"] == 6
-    assert set(metrics["closed_set"]) == {"spklip", "mean_rate", "histogram", "chance"}
+    names = {"spklip", "mean_rate", "histogram", "intervals", "chance"}
+    assert set(metrics["closed_set"]) == names
     assert metrics["closed_set"]["chance"]["uniform_top1"] == pytest.approx(1 / 3)
     assert metrics["few_shot"]["ways"] == 3
     assert metrics["few_shot"]["shots"] == ["0", "1", "2"]
@@ -149,7 +151,7 @@ def test_the_mean_rate_image_reads_the_band_that_is_bright(finished):
 
 def test_the_report_is_one_file_with_its_pictures_inside(finished):
     page = (finished.folder / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert not re.search(r'(src|href)="(?!#|data:)', page)
     for told in ("SPKLIP", "Mean-rate image", "Chance", "3-way 2-shot", "95% intervals"):
         assert told in page
@@ -553,7 +555,7 @@ def test_prompts_are_training_captions_or_templates(home, monkeypatch):
     assert splits.prompts[0] == ("a video of move left",)
 
 
-def test_judging_sees_the_middle_as_large_as_training_did(home, monkeypatch):
+def test_judging_sees_the_middle_as_large_as_training_did(home, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
     recipe: Recipe = read_recipe(os.devnull, [*SMALL, "data.crop=0.5"])
     splits = open_splits(recipe)
@@ -562,17 +564,24 @@ def test_judging_sees_the_middle_as_large_as_training_did(home, monkeypatch):
     class Watching(torch.nn.Module):
         device = torch.device("cpu")
 
-        def encode_packed(self, packed_bsghw, ticks):
-            seen.append(packed_bsghw)
-            return torch.ones(len(packed_bsghw), 3)
+        config = SpklipConfig.preset("tiny")
 
-    embed_clips(Watching(), splits.test, recipe, "embed", progress=False)
+        def window_features(self, packed_bsghw, ticks):
+            seen.append(packed_bsghw)
+            return torch.ones(len(packed_bsghw), 1, 3), torch.zeros(1)
+
+        def encode_features(self, feature_bvc, centre_v):
+            return feature_bvc.mean(dim=1)
+
+        head_features = encode_features
+
+    Embedder(Watching(), recipe, tmp_path, None, progress=False).vectors(splits.test, "embed")
     want = splits.test[0]["packed_sghw"]
     assert want.shape[-2:] == (12, 16)
     assert torch.equal(torch.cat(seen)[0], want[..., 3:9, 4:12])
 
 
-def test_augmented_windows_depend_on_seed_epoch_and_index_alone(home, monkeypatch):
+def test_augmented_windows_depend_on_seed_epoch_and_clip_alone(home, monkeypatch):
     monkeypatch.chdir(home)
     recipe: Recipe = read_recipe(os.devnull, [*SMALL, "data.crop=0.5", "data.mirror=true"])
     clips = Augmented(open_splits(recipe).fit, recipe.data)

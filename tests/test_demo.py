@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from spikedata_cli.demo import DemoConfig, recipe_path, run_demo
+from spikedata_cli.demo import DemoConfig, direction_top1, print_demo, recipe_path, run_demo
 
 from spikedata import SpikeDataError, open_store
 
@@ -67,6 +67,26 @@ def test_the_report_is_over_all_classes_beside_baselines(finished):
     assert {"spklip", "mean_rate", "chance"} <= set(closed)
     assert result.metrics["data"]["shared_groups"] == []
     assert result.metrics["recipe"]["train"]["seed"] == 5
+
+
+def test_directions_are_counted_over_all_shapes():
+    names = ["square_moves_left", "circle_moves_left", "square_moves_up"]
+    assert direction_top1(names, [[1, 2, 1], [3, 0, 0], [0, 1, 2]]) == 0.8
+
+
+def test_the_demo_tells_directions_as_they_are_and_backwards(finished, capsys):
+    _, result = finished
+    closed, order = result.metrics["closed_set"]["spklip"], result.metrics["order"]
+    assert sum(map(sum, order["reversed"]["confusion"])) == closed["clips"]
+    assert closed["top1"]["value"] <= result.direction_top1 <= 1
+    assert order["reversed"]["top1"]["value"] <= result.direction_top1_reversed <= 1
+    print_demo(result, as_json=False)
+    line = next(s for s in capsys.readouterr().out.splitlines() if s.startswith("direction"))
+    assert f"{result.direction_top1:.1%}; " in line
+    assert f"backwards: {result.direction_top1_reversed:.1%}; chance: 25.0%" in line
+    print_demo(result, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["direction_top1"] == result.direction_top1
 
 
 def test_a_finished_demo_is_not_done_again(finished):

@@ -15,6 +15,7 @@ from spikedata.clip import Clip
 from spikedata.clips import ChangedClips, create_store, open_store
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.loader import SpikeClips, collate, segment_starts
+from spikedata.pack import pack_clips
 from spikedata.stream import SpikeStream
 
 CLIPS = [
@@ -148,6 +149,89 @@ def test_items_do_not_depend_on_the_order_of_reading(store):
     forward = [clips[i]["packed_sghw"] for i in range(len(clips))]
     for i in reversed(range(len(clips))):
         assert torch.equal(clips[i]["packed_sghw"], forward[i])
+
+
+@given(ids=st.permutations([row[0] for row in CLIPS]), count=st.integers(1, 5))
+def test_a_clip_has_the_same_windows_in_every_selection(store, ids, count):
+    whole = {item["id"]: item for item in SpikeClips(store, window_ticks=20, segments=2, seed=7)}
+    for item in SpikeClips(store, window_ticks=20, segments=2, seed=7, ids=ids[:count]):
+        assert torch.equal(item["packed_sghw"], whole[item["id"]]["packed_sghw"])
+        assert item["caption"] == whole[item["id"]]["caption"]
+
+
+# --- official splits ----------------------------------------------------------------------------
+
+OFFICIAL = {
+    "a": {"1": "test", "2": "train"},
+    "b": {"1": "train", "2": "test", "3": "train"},
+    "c": {"1": "test"},  # unused in the second and third
+    "d": None,
+    "e": {"x": "test", "0": "test", "2": "holiday", "3": 4, "\u00b2": "test"},
+}
+
+
+def official_store(path):
+    with create_store(path, recipe={}, class_names=["run"]) as writer:
+        for clip_id, told in OFFICIAL.items():
+            source = {"name": f"{clip_id}.avi"} | (
+                {} if told is None else {"official_splits": told}
+            )
+            clip = Clip(id=clip_id, label="run", split="validation", source=source)
+            with writer.clip(clip, height_px=2, width_px=3, tick_rate_hz=250) as out:
+                out.append(pack_ticks(np.ones((9, 2, 3), bool)))
+                out.finish(ticks=9, attributes={})
+    return path
+
+
+@pytest.mark.parametrize("to", ["zarr", "parquet", "hdf5", "dat"])
+def test_official_splits_come_through_every_format(tmp_path, to):
+    packed = tmp_path / ("s.h5" if to == "hdf5" else f"s.{to}")
+    pack_clips([official_store(tmp_path / "spikes.zarr")], to=to, out=packed)
+    assert_official(packed)
+
+
+def test_official_splits_come_through_rows_of_datasets(tmp_path):
+    import datasets
+
+    pack_clips([official_store(tmp_path / "spikes.zarr")], to="parquet", out=tmp_path / "s.parquet")
+    loaded = datasets.load_dataset(str(tmp_path / "s.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert_official(loaded)
+    without = {name: part.remove_columns("provenance") for name, part in loaded.items()}
+    assert SpikeClips(datasets.DatasetDict(without)).official_splits == ()
+
+
+def assert_official(source):
+    clips = SpikeClips(source, official_split=1, split="test")
+    assert (clips.ids, clips.official_splits) == (["a", "c"], (1, 2, 3))
+    assert clips.opened.clips["b"].clip.source["official_splits"] == OFFICIAL["b"]
+    ids = {
+        (number, split): SpikeClips(source, official_split=number, split=split).ids
+        for number in (1, 2, 3)
+        for split in ("train", "test", "validation")
+    }
+    assert {key: found for key, found in ids.items() if found} == {
+        (1, "train"): ["b"],
+        (1, "test"): ["a", "c"],
+        (2, "train"): ["a"],
+        (2, "test"): ["b"],
+        (3, "train"): ["b"],
+    }
+    assert SpikeClips(source, split="validation").ids == list(OFFICIAL)
+    assert SpikeClips(source, official_split=3).ids == list(OFFICIAL)
+    with pytest.raises(
+        StoreError, match=r"tell no official split 4 \(only 1, 2, 3\); simulate again"
+    ):
+        SpikeClips(source, official_split=4)
+
+
+def test_a_store_without_official_splits_says_so_in_one_line(store):
+    assert SpikeClips(store).official_splits == ()
+    with pytest.raises(StoreError) as caught:
+        SpikeClips(store, official_split=2)
+    assert str(caught.value) == (
+        f"{store.path}: its clips tell no official split 2 (none at all); simulate again, with the "
+        "official lists in or beside the folder of videos"
+    )
 
 
 def test_batches_have_the_models_inputs(store):

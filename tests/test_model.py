@@ -357,7 +357,7 @@ def test_the_default_text_tower_is_from_scratch_and_an_adapter_follows_the_pooli
 
 def test_both_embeddings_are_centred_over_the_batch():
     model = make_model().train()
-    video_bd = model.video(planes(5, 1, 15, 8, 8))
+    video_bd = model.video.read(*model.video.window_features(planes(5, 1, 15, 8, 8)))
     text_bd = model.text(**{f"{k}_bl": v for k, v in tokens(model, list("abcde")).items()})
     for vector_bd in (video_bd, text_bd):
         assert vector_bd.mean(dim=0).abs().max() < 1e-5
@@ -411,7 +411,7 @@ def test_presets_are_strict():
     assert SpklipConfig.preset("paper").hsfe_ticks == 61
     assert SpklipConfig.preset("paper").branch_channels == (16, 15, 15, 14)
     assert SpklipConfig.preset("tiny").branch_channels == (8, 8, 8, 8)
-    with pytest.raises(ValueError, match="unknown preset 'huge'; there are paper, tiny"):
+    with pytest.raises(ValueError, match="unknown preset 'huge'; there are paper, tower, tiny"):
         SpklipConfig.preset("huge")
     with pytest.raises(ValueError, match=r"no field 'pool'. Did you mean 'pool_px'\?"):
         SpklipConfig.preset("tiny", pool=2)

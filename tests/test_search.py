@@ -32,7 +32,8 @@ from spikedata import (
 from spikedata.bits import pack_ticks
 from spklip import embed_store, read_recipe, recipe_of_run, search_store
 from spklip import embedding as embedding_module
-from spklip.judge import embed_clips, embed_texts
+from spklip.embed import Embedder
+from spklip.judge import embed_texts
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.run_folder import resolved_recipe
 
@@ -81,7 +82,8 @@ def home(tmp_path_factory) -> SimpleNamespace:
 def judged(home: Any, recipe: Any, split: str | None = None) -> tuple[list[str], torch.Tensor]:
     """Ids, and the embeddings (N, D) that judging makes of them."""
     clips = SpikeClips(home.store, split=split, window_ticks=32, segments=2)
-    return clips.ids, embed_clips(home.model, clips, recipe, "judged", False)["spklip"]
+    embedder = Embedder(home.model, recipe, home.folder / "features", None, progress=False)
+    return clips.ids, embedder.vectors(clips, "judged")["spklip"]
 
 
 @pytest.mark.parametrize("split", [None, "test"])

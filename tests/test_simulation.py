@@ -93,6 +93,22 @@ def test_a_store_made_with_other_settings_is_refused_with_both_values(tmp_path, 
     assert digest_of_folder(out) == before
 
 
+def test_a_store_without_official_splits_goes_on_and_tells_that_it_lacks_them(tmp_path):
+    for group in (1, 9):
+        video = tmp_path / "ucf" / "Diving" / f"v_Diving_g{group:02d}_c01.avi"
+        write_grey(video.with_suffix(".mkv"), random_frames(group))
+    corpus, out = find_corpus(tmp_path / "ucf"), tmp_path / "s.zarr"
+    first = corpus.clips[0]
+    plain = replace(first, clip=replace(first.clip, source={"name": first.clip.source["name"]}))
+    simulate_corpus(replace(corpus, clips=(plain,)), out, SimulationRecipe())
+    report = simulate_corpus(corpus, out, SimulationRecipe())
+    assert (report.written, report.skipped, report.failures) == (1, 1, ())
+    (note,) = report.notes
+    assert note.startswith("1 clip from before: official splits stay as noted then, or not noted")
+    splits = [stored.clip.official_splits for stored in open_store(out).clips.values()]
+    assert splits == [{}, {1: "train", 2: "test", 3: "train"}]
+
+
 def test_one_bad_video_never_stops_the_rest(tmp_path, corpus):
     bad = corpus.root / "class0" / "clip1.mkv"
     bad.write_text("not a video")

@@ -82,7 +82,7 @@ def _fit(
     usual = {"max_steps": 10, "batch_size": 4, "warmup_steps": 2, "save_every": 5, "log_every": 1}
     return fit(
         lambda: model or SpklipModel(config),
-        dataset or Moving(),
+        lambda _: dataset or Moving(),
         Collate(config),
         TrainConfig(**(usual | {"precision": "fp32"} | train)),
         folder,

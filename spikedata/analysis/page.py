@@ -47,11 +47,11 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
 {{ part.svg | safe }}
 {%- elif part.kind == "picture" %}
 <img alt="{{ part.alt }}" src="data:image/png;base64,{{ part.png }}">
-{%- elif part.kind == "animations" %}
+{%- elif part.kind == "tiles" %}
 <div class="tiles">
 {%- for tile in part.tiles %}
-<figure>{% if tile.webp %}<img alt="{{ tile.lines | join(", ") }}" loading="lazy"
- src="data:image/webp;base64,{{ tile.webp }}">{% endif %}
+<figure>{% if tile.data %}<img alt="{{ tile.lines | join(", ") }}" loading="lazy"
+ src="data:image/{{ part.format }};base64,{{ tile.data }}">{% endif %}
 <figcaption>{% for line in tile.lines %}{{ line }}<br>{% endfor %}</figcaption></figure>
 {%- endfor %}</div>
 {%- endif %}
@@ -110,24 +110,30 @@ class Page:
 
     def picture(self, grey_hw: NDArray[np.uint8], alt: str) -> None:
         """A grey picture, uint8 (H, W), and what it shows."""
-        from PIL import Image  # noqa: PLC0415  # only pictures need it
-
-        buffer = io.BytesIO()
-        Image.fromarray(grey_hw).save(buffer, format="PNG")
-        png = base64.b64encode(buffer.getvalue()).decode()
+        png = base64.b64encode(_png(grey_hw)).decode()
         self._parts.append({"kind": "picture", "png": png, "alt": alt})
+
+    def colour_pictures(self, tiles: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]) -> None:
+        """Coloured pictures, uint8 (H, W, 3), in a grid, each with lines of text under it.
+
+        Without tiles there is nothing.
+        """
+        self._tiles("png", ((_png(rgb_hwc), lines) for rgb_hwc, lines in tiles))
 
     def animations(self, tiles: Iterable[tuple[bytes | None, Sequence[str]]]) -> None:
         """Small moving pictures in a grid, each an animated WebP with lines of text under it.
 
         A tile without a picture shows its text alone; without tiles there is nothing.
         """
+        self._tiles("webp", tiles)
+
+    def _tiles(self, kind: str, tiles: Iterable[tuple[bytes | None, Sequence[str]]]) -> None:
         shown = [
-            {"webp": base64.b64encode(webp).decode() if webp else "", "lines": list(lines)}
-            for webp, lines in tiles
+            {"data": base64.b64encode(data).decode() if data else "", "lines": list(lines)}
+            for data, lines in tiles
         ]
         if shown:
-            self._parts.append({"kind": "animations", "tiles": shown})
+            self._parts.append({"kind": "tiles", "format": kind, "tiles": shown})
 
     def render(self) -> str:
         """The page as HTML."""
@@ -135,6 +141,15 @@ class Page:
 
         template = Environment(autoescape=True).from_string(_TEMPLATE)
         return template.render(title=self._title, parts=self._parts) + "\n"
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey (H, W) or coloured (H, W, 3) picture as a PNG file."""
+    from PIL import Image  # noqa: PLC0415  # only pictures need it
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def plain(text: str) -> str:

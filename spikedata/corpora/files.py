@@ -229,9 +229,7 @@ def _names(files: list[ListedFile]) -> str:
     return some([file.name for file in sorted(files, key=_parts)])
 
 
-def find_beside(
-    root: Path, pattern: str, given: Path | None, *, needed: bool = True
-) -> list[Path]:
+def find_beside(root: Path, pattern: str, given: Path | None, *, needed: bool = True) -> list[Path]:
     """Files of an official list: in or below the folder given, else ``root``, else just beside it.
 
     Below means within two folders: archives are often unpacked into folders of their own names.

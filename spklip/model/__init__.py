@@ -1,17 +1,39 @@
 """The SPKLIP model: towers, configuration, tokenizer, and pictures for an image tower."""
 
 from spklip.model.config import PRESETS, SpklipConfig
+from spklip.model.image_encoder import ImageEncoder, build_image_encoder, note_image_encoder
+from spklip.model.image_towers import stages_of
+from spklip.model.origins import encoders_of
+from spklip.model.picture_tower import PictureTower, full_range
 from spklip.model.pictures import exposures, interval_picture
+from spklip.model.pooling import reverse_packed
 from spklip.model.spklip import SpklipModel, SpklipOutput
-from spklip.model.text_tower import build_tokenizer, text_encoder_config
+from spklip.model.text_tower import (
+    build_tokenizer,
+    note_text_encoder,
+    text_encoder_config,
+    text_place,
+)
+from spklip.model.video_tower import window_starts
 
 __all__ = [
     "PRESETS",
+    "ImageEncoder",
+    "PictureTower",
     "SpklipConfig",
     "SpklipModel",
     "SpklipOutput",
+    "build_image_encoder",
     "build_tokenizer",
+    "encoders_of",
     "exposures",
+    "full_range",
     "interval_picture",
+    "note_image_encoder",
+    "note_text_encoder",
+    "reverse_packed",
+    "stages_of",
     "text_encoder_config",
+    "text_place",
+    "window_starts",
 ]

@@ -105,6 +105,8 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Learning rate of the text tower for one of the rest."""
     text_config: dict[str, Any] | None = None
     """Architecture of the text encoder, noted when the model is built."""
+    text_pooling: str | None = None
+    """How its states become a text's vector, noted when the model is built."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in ("branch_ticks", "branch_channels", "group_blocks"):
@@ -210,6 +212,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "windows_per_segment": 1,
         "branch_ticks": (75, 73, 71, 69),
         "branch_channels": (16, 15, 15, 14),
+        "branch_features": 2,
         "temporal_width": 256,
         "temporal_layers": 1,
         "temporal_heads": 4,

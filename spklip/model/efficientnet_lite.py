@@ -51,9 +51,13 @@ class InvertedBottleneck(nn.Module):
         inner = before * expansion
         layers: list[nn.Module] = []
         if expansion > 1:
-            layers += [SameConv2d(before, inner, 1, 1), _norm(inner), nn.ReLU6(inplace=True)]
+            layers += [
+                nn.Conv2d(before, inner, 1, bias=False),
+                _norm(inner),
+                nn.ReLU6(inplace=True),
+            ]
         layers += [SameConv2d(inner, inner, kernel, stride, groups=inner), _norm(inner)]
-        layers += [nn.ReLU6(inplace=True), SameConv2d(inner, after, 1, 1), _norm(after)]
+        layers += [nn.ReLU6(inplace=True), nn.Conv2d(inner, after, 1, bias=False), _norm(after)]
         self.body = nn.Sequential(*layers)
         self.keeps_shape = stride == 1 and before == after
 
@@ -83,7 +87,9 @@ class EfficientNetLite0(nn.Module):
                 )
                 before = after
         self.head = nn.Sequential(
-            SameConv2d(before, HEAD_CHANNELS, 1, 1), _norm(HEAD_CHANNELS), nn.ReLU6(inplace=True)
+            nn.Conv2d(before, HEAD_CHANNELS, 1, bias=False),
+            _norm(HEAD_CHANNELS),
+            nn.ReLU6(inplace=True),
         )
 
     def forward(self, picture_nchw: Tensor) -> Tensor:

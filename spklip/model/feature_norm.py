@@ -32,3 +32,21 @@ class FeatureNorm(nn.BatchNorm1d):
         if self.num_batches_tracked is not None:
             self.momentum = max(MOMENTUM, 1 / (int(self.num_batches_tracked) + 1))
         return own_rows(super().forward(gathered_nd))
+
+
+class DampedNorm(FeatureNorm):
+    """The same without blowing up what hardly varied: divides by deviation plus mean deviation.
+
+    A pretrained encoder's features that a few clips leave as they are differ for other clips, and
+    by much more than so few can tell.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False)
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        """Centre every feature and scale it, (N, D)."""
+        normal_nd = super().forward(x_nd)
+        assert self.running_var is not None
+        spread_d = (self.running_var + self.eps).sqrt()
+        return normal_nd * (spread_d / (spread_d + spread_d.mean()))

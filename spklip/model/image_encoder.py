@@ -5,8 +5,6 @@ picture's vector.
 """
 
 import hashlib
-from collections import deque
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spklip.model.config import SpklipConfig
-from spklip.model.embedded import EFFICIENTNET_LITE0
-from spklip.model.image_towers import ImageFacts, build_tower, find_facts, vector_of
+from spklip.model.image_towers import ImageFacts, build_tower, stages_of, vector_of
+from spklip.model.tower_adapters import TemporalAdapter, add_lora
+
+CPU_PICTURES = 4
+"""Pictures that a tower sees at once on a CPU, where nothing learns."""
 
 
 class ImageEncoder(nn.Module):
@@ -33,17 +34,30 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, tower: nn.Module, facts: ImageFacts, config: SpklipConfig) -> None:
         super().__init__()
+        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.tower = tower.requires_grad_(False).eval()
         self.facts = facts
         self.features, self.joint = facts.features, facts.joint
         self.size_px = config.picture_px or facts.size_px
         self.learning_stages = config.unfreeze_stages
         self._unfreeze()
+        if config.lora_rank:
+            add_lora(self.tower, config.lora_rank)
+        self.adapters = nn.ModuleList()
+        if config.temporal_adapter_width:
+            self._add_temporal_adapters(config.temporal_adapter_width)
 
     @property
     def stages(self) -> list[nn.Module]:
         """Stages of the tower, first to last."""
         return stages_of(self.tower)
+
+    def _add_temporal_adapters(self, width: int) -> None:
+        """After each stage, one through which neighbouring windows of a clip see each other."""
+        for stage, channels in zip(self.stages, self.facts.stage_widths, strict=True):
+            adapter = TemporalAdapter(channels, width)
+            self.adapters.append(adapter)
+            stage.register_forward_hook(adapter.after_stage)
 
     def _unfreeze(self) -> None:
         """Let the last stages learn, and everything that comes after them."""
@@ -89,7 +103,14 @@ class ImageEncoder(nn.Module):
             )
         if windows < 1 or len(picture_nchw) % windows:
             raise ValueError(f"{len(picture_nchw)} pictures are no clips of {windows} windows")
-        return vector_of(self.tower, self.facts, self._prepared(picture_nchw))
+        for adapter in self.adapters:
+            assert isinstance(adapter, TemporalAdapter)
+            adapter.windows = windows
+        if torch.is_grad_enabled() or picture_nchw.is_cuda or len(self.adapters):
+            return vector_of(self.tower, self.facts, self._prepared(picture_nchw))
+        # A few pictures at a time stay in the cache of a CPU: twice as fast as many.
+        parts = torch.split(picture_nchw, CPU_PICTURES)
+        return torch.cat([vector_of(self.tower, self.facts, self._prepared(p)) for p in parts])
 
     def _prepared(self, picture_nchw: Tensor) -> Tensor:
         size = (self.size_px, self.size_px)
@@ -99,7 +120,8 @@ class ImageEncoder(nn.Module):
             )
         mean_c11 = picture_nchw.new_tensor(self.facts.mean)[:, None, None]
         std_c11 = picture_nchw.new_tensor(self.facts.std)[:, None, None]
-        return (picture_nchw - mean_c11) / std_c11
+        prepared_nchw = (picture_nchw - mean_c11) / std_c11
+        return prepared_nchw.contiguous(memory_format=torch.channels_last)
 
     def weights_sha256(self) -> str:
         """Digest of all weights: names, types, shapes and bytes; for the keys of caches."""
@@ -109,17 +131,6 @@ class ImageEncoder(nn.Module):
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-def stages_of(tower: nn.Module) -> list[nn.Module]:
-    """Entries of the first ``nn.ModuleList`` of a tower, the outermost one; none without."""
-    waiting = deque([tower])
-    while waiting:
-        module = waiting.popleft()
-        if isinstance(module, nn.ModuleList):
-            return list(module)
-        waiting.extend(module.children())
-    return []
 
 
 def build_image_encoder(config: SpklipConfig, *, pretrained: bool) -> ImageEncoder:
@@ -132,19 +143,18 @@ def build_image_encoder(config: SpklipConfig, *, pretrained: bool) -> ImageEncod
         SpikeDataError: the encoder is missing, or is no image encoder.
         ValueError: ``unfreeze_stages`` is more than it has.
     """
-    tower, facts = build_tower(config, find_facts(config), pretrained=pretrained)
+    tower, facts = build_tower(config, pretrained=pretrained)
     config.image_config = facts.to_dict()
     return ImageEncoder(tower, facts, config)
 
 
-def licence_of(config: SpklipConfig) -> dict[str, Any]:
-    """Name, licence and source of the image encoder of ``config``."""
-    if config.image_encoder == "embedded":
-        weights = EFFICIENTNET_LITE0
-        return {
-            "name": weights.name,
-            "licence": weights.licence,
-            "source": weights.source,
-            "weights sha256": weights.sha256,
-        }
-    return {"name": config.image_encoder, "licence": "see its model card"}
+def note_image_encoder(config: SpklipConfig) -> None:
+    """Note in ``config.image_config`` what the image encoder is made of, if that is not known.
+
+    Whether it is a joint one decides where texts come from.
+
+    Raises:
+        SpikeDataError: the encoder is missing, or is no image encoder.
+    """
+    if config.image_encoder and config.image_config is None:
+        build_image_encoder(config, pretrained=True)

@@ -4,15 +4,24 @@ Shapes: N pictures, H rows, W columns, h and w those of a tower's map, L tokens,
 picture's vector.
 """
 
-from dataclasses import asdict, dataclass
+import importlib
+import logging
+import re
+from collections import deque
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.image_processing_base import ImageProcessingMixin
 
+from spikedata import SpikeDataError
 from spklip.model.config import SpklipConfig
 from spklip.model.efficientnet_lite import GROUPS, HEAD_CHANNELS, EfficientNetLite0
 from spklip.model.embedded import EFFICIENTNET_LITE0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,30 +71,29 @@ EMBEDDED = ImageFacts(
 )
 
 
-def find_facts(config: SpklipConfig) -> ImageFacts:
-    """What is known of the image tower of ``config`` before it is built.
-
-    Raises:
-        SpikeDataError: the encoder is missing, or is no image encoder.
-    """
-    if config.image_config is not None:
-        return ImageFacts.from_dict(config.image_config)
-    if config.image_encoder == "embedded":
-        return EMBEDDED
-    raise NotImplementedError
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+"""How a function of the user's is named: ``package.module:function``."""
+JOINT = ("clip", "siglip", "siglip2")
+"""Joint image and text models of transformers whose halves are known here."""
+DEFAULT_PX = 224
 
 
-def build_tower(
-    config: SpklipConfig, facts: ImageFacts, *, pretrained: bool
-) -> tuple[nn.Module, ImageFacts]:
+def build_tower(config: SpklipConfig, *, pretrained: bool) -> tuple[nn.Module, ImageFacts]:
     """Image tower of ``config``, and all that is known of it then.
 
     Raises:
         SpikeDataError: its weights are missing, or it is no image encoder.
     """
+    known = None if config.image_config is None else ImageFacts.from_dict(config.image_config)
     if config.image_encoder == "embedded":
-        return _embedded_tower(pretrained=pretrained), facts
-    raise NotImplementedError
+        return _embedded_tower(pretrained=pretrained), known or EMBEDDED
+    if FUNCTION.fullmatch(config.image_encoder):
+        tower, facts = _tower_of_function(config.image_encoder)
+    elif known is not None and not pretrained:
+        tower, facts = _tower_of_architecture(known), known
+    else:
+        tower, facts = _published_tower(config.image_encoder)
+    return tower, facts if facts.features else _measured(tower.eval(), facts, config)
 
 
 def _embedded_tower(*, pretrained: bool) -> EfficientNetLite0:
@@ -96,7 +104,156 @@ def _embedded_tower(*, pretrained: bool) -> EfficientNetLite0:
     return tower
 
 
+def _tower_of_function(name: str) -> tuple[nn.Module, ImageFacts]:
+    """A tower that a function of the user's makes; its attributes tell how to show it pictures."""
+    module, _, function = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise SpikeDataError(
+            f"image_encoder {name!r}: {error}. It names a function without arguments, "
+            "package.module:function, that gives a torch module; also where a saved model is loaded"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise SpikeDataError(f"image_encoder {name!r}: gave a {type(made).__name__}, no nn.Module")
+    facts = ImageFacts(
+        size_px=int(getattr(made, "size_px", DEFAULT_PX)),
+        mean=tuple(getattr(made, "mean", (0.5, 0.5, 0.5))),
+        std=tuple(getattr(made, "std", (0.5, 0.5, 0.5))),
+    )
+    return made, facts
+
+
+def _published_tower(name: str) -> tuple[nn.Module, ImageFacts]:
+    """A tower from a folder or from the Hugging Face Hub, with its weights."""
+    try:
+        architecture: Any = AutoConfig.from_pretrained(name)
+        joint = architecture.model_type in JOINT
+        whole, told = AutoModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise SpikeDataError(f"image_encoder {name!r}: cannot be loaded: {_line(error)}") from error
+    if not joint and whole.main_input_name != "pixel_values":
+        raise SpikeDataError(
+            f"image_encoder {name!r}: a {architecture.model_type} model takes "
+            f"{whole.main_input_name}, no pictures; name an image encoder"
+        )
+    lost = sorted(told["missing_keys"])
+    own_pooler = not any("pooler" in key for key in lost)
+    lost = [key for key in lost if "pooler" not in key]
+    if lost:
+        raise SpikeDataError(
+            f"image_encoder {name!r}: its file lacks {len(lost)} weights, first {lost[0]!r}"
+        )
+    if not own_pooler:
+        whole.pooler = None  # made up, not trained
+    facts = ImageFacts(
+        **_shown(name, architecture),
+        vector="joint" if joint else "pooler" if own_pooler else "mean",
+        logit_scale=float(whole.logit_scale.detach()) if joint else None,
+        architecture=architecture.to_dict(),
+    )
+    return (JointImageTower(whole) if joint else whole), facts
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _tower_of_architecture(facts: ImageFacts) -> nn.Module:
+    """The tower of a saved model, whose weights are still to come."""
+    kept: dict[str, Any] = dict(facts.architecture or {})
+    architecture = AutoConfig.for_model(kept.pop("model_type"), **kept)
+    whole: nn.Module = AutoModel.from_config(architecture)  # type: ignore[no-untyped-call]
+    if facts.vector == "mean" and hasattr(whole, "pooler"):
+        whole.pooler = None  # type: ignore[assignment]
+    return JointImageTower(whole) if facts.joint else whole
+
+
+def _shown(name: str, architecture: Any) -> dict[str, Any]:
+    """Size, mean and deviation that pictures are given, as published beside the weights."""
+    vision = getattr(architecture, "vision_config", architecture)
+    size = getattr(vision, "image_size", None) or DEFAULT_PX
+    try:
+        told, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except (OSError, ValueError):
+        told = {}
+        _log.warning(
+            "%s: no preprocessor_config.json; pictures of %s px with mean and deviation 0.5",
+            name,
+            size,
+        )
+    wanted = told.get("crop_size") or told.get("size") or size
+    if isinstance(wanted, dict):
+        wanted = wanted.get("height") or wanted.get("shortest_edge") or size
+    return {
+        "size_px": int(wanted[0] if isinstance(wanted, list | tuple) else wanted),
+        "mean": tuple(told.get("image_mean") or (0.5, 0.5, 0.5)),
+        "std": tuple(told.get("image_std") or (0.5, 0.5, 0.5)),
+    }
+
+
+class JointImageTower(nn.Module):
+    """The image half of a joint model: pictures to vectors in the space it shares with texts."""
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__()
+        self.vision_model = whole.vision_model
+        # SigLIP's pooling ends in its shared space; CLIP's has a projection after it.
+        self.projection: nn.Module = getattr(whole, "visual_projection", nn.Identity())
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pictures (N, 3, H, W) to vectors (N, C), not of unit length."""
+        pooled_nc = self.vision_model(pixel_values=pixel_values).pooler_output
+        vector_nc: Tensor = self.projection(pooled_nc)
+        return vector_nc
+
+
+def _measured(tower: nn.Module, facts: ImageFacts, config: SpklipConfig) -> ImageFacts:
+    """What a black picture tells of a tower: width of its vector, and of what leaves its stages."""
+    size = config.picture_px or facts.size_px
+    widths: list[int] = []
+    hooks = [
+        stage.register_forward_hook(lambda _, __, out: widths.append(width_of(out)))
+        for stage in stages_of(tower)
+    ]
+    try:
+        with torch.no_grad():
+            vector_nc = vector_of(tower, facts, torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise SpikeDataError(
+            f"image_encoder {config.image_encoder!r}: takes no pictures of {size}x{size} px: "
+            f"{_line(error)}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return replace(facts, features=int(vector_nc.shape[1]), stage_widths=tuple(widths))
+
+
+def width_of(output: Any) -> int:
+    """Channels of what a stage gives: a map (N, C, h, w) or tokens (N, L, C), alone or first."""
+    tensor = output[0] if isinstance(output, tuple) else output
+    return int(tensor.shape[1] if tensor.ndim == 4 else tensor.shape[-1])
+
+
+def stages_of(tower: nn.Module) -> list[nn.Module]:
+    """Entries of the first ``nn.ModuleList`` of a tower, the outermost one; none without."""
+    waiting = deque([tower])
+    while waiting:
+        module = waiting.popleft()
+        if isinstance(module, nn.ModuleList):
+            return list(module)
+        waiting.extend(module.children())
+    return []
+
+
 def vector_of(tower: nn.Module, facts: ImageFacts, picture_nchw: Tensor) -> Tensor:
     """Vectors (N, C) of normalised pictures (N, 3, H, W)."""
-    output_nchw: Tensor = tower(picture_nchw)
-    return output_nchw.mean(dim=(2, 3))
+    output: Any = tower(picture_nchw)
+    pooled = getattr(output, "pooler_output", None)
+    if facts.vector == "pooler" and pooled is not None:
+        return pooled.flatten(1)  # type: ignore[no-any-return]
+    found: Tensor = getattr(output, "last_hidden_state", output)
+    if found.ndim == 2:
+        return found
+    return found.mean(dim=(2, 3)) if found.ndim == 4 else found.mean(dim=1)

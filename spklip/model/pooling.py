@@ -60,3 +60,21 @@ def _ticks_to_bytes(device: torch.device) -> Tensor:
     byte_n1 = torch.arange(256, dtype=torch.int64)[:, None]
     bit_nk = byte_n1 >> torch.arange(8) & 1
     return (bit_nk << 8 * torch.arange(8)).sum(dim=1).to(device)
+
+
+def pack_planes(planes_xthw: Tensor) -> Tensor:
+    """Pack spikes (..., T, H, W), as 0 and 1, eight ticks to a byte: uint8 (..., G, H, W)."""
+    *lead, ticks, height, width = planes_xthw.shape
+    groups = -(-ticks // 8)
+    padded = planes_xthw.new_zeros((*lead, groups * 8, height, width), dtype=torch.uint8)
+    padded[..., :ticks, :, :] = planes_xthw
+    bit_xg8hw = padded.reshape(*lead, groups, 8, height, width)
+    place_8 = torch.arange(8, dtype=torch.uint8, device=planes_xthw.device)
+    packed_xghw: Tensor = (bit_xg8hw << place_8[:, None, None]).sum(dim=-3, dtype=torch.uint8)
+    return packed_xghw
+
+
+def reverse_packed(packed_xsghw: Tensor, ticks: int) -> Tensor:
+    """The same clips played backwards, uint8 (..., S, G, H, W): segments and ticks turned round."""
+    check_packing(packed_xsghw, ticks)
+    return pack_planes(unpack_planes(packed_xsghw, ticks).flip(-3)).flip(-4)

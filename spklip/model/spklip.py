@@ -18,8 +18,10 @@ from transformers.utils.generic import ModelOutput
 
 from spklip.losses import contrastive_loss
 from spklip.model.config import SpklipConfig
-from spklip.model.pooling import pool_packed, pool_planes
-from spklip.model.text_tower import TextTower
+from spklip.model.image_encoder import note_image_encoder
+from spklip.model.picture_tower import PictureTower
+from spklip.model.pooling import pack_planes, pool_packed, pool_planes
+from spklip.model.text_tower import TextTower, note_text_encoder
 from spklip.model.video_tower import VideoTower
 
 MAX_SCALE = 100.0
@@ -52,19 +54,29 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     base_model_prefix = "spklip"
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: SpklipConfig, *, pretrained_text: bool = True) -> None:
+    def __init__(self, config: SpklipConfig, *, pretrained: bool = True) -> None:
         """Build a model with new weights.
 
         Args:
             config: its shape; copied, so that one config builds any number of models.
-            pretrained_text: give a named text encoder its pretrained weights. Loading a
-                checkpoint, which brings all weights, leaves them out.
+            pretrained: give named encoders their pretrained weights. Loading a checkpoint, which
+                brings all weights, leaves them out.
         """
         config = copy.deepcopy(config)
         super().__init__(config)
-        self.video = VideoTower(config)
-        self.text = TextTower(config, pretrained=pretrained_text)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
+        note_image_encoder(config)
+        note_text_encoder(config)
+        start: float | None = None
+        self.video: PictureTower | VideoTower
+        if config.image_encoder:
+            self.video = PictureTower(config, pretrained=pretrained)
+            start = self.video.encoder.facts.logit_scale
+        else:
+            self.video = VideoTower(config)
+        self.text = TextTower(config, pretrained=pretrained)
+        log_scale = math.log(START_SCALE) if start is None else start
+        self._most_log_scale = max(log_scale, math.log(MAX_SCALE))
+        self.log_scale = nn.Parameter(torch.tensor(log_scale))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -80,7 +92,7 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """
         tell = kwargs.pop("output_loading_info", False)
         result: Any = super().from_pretrained(
-            *args, output_loading_info=True, pretrained_text=False, **kwargs
+            *args, output_loading_info=True, pretrained=False, **kwargs
         )
         model, loaded = result
         if loaded["missing_keys"]:
@@ -93,27 +105,32 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
         The text tower learns at ``config.text_rate`` of the learning rate: a text is easy to move
         and a clip hard to read, so that at one rate the texts run to where no clip is told from
-        another before there is anything to align with. Norms, biases and the temperature do not
-        decay.
+        another before there is anything to align with. A pretrained image tower, and an HSFE
+        before it, learn at ``config.image_rate``. Norms, biases and the temperature do not decay.
         """
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        rates = {
+            "text.": self.config.text_rate,
+            "video.encoder.": self.config.image_rate,
+            "video.picture.": self.config.image_rate,
+        }
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                kind = name.startswith("text."), parameter.ndim > 1
-                groups.setdefault(kind, []).append(parameter)
+                rate = next((rates[part] for part in rates if name.startswith(part)), 1.0)
+                groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
         return [
             {
                 "params": parameters,
-                "lr": learning_rate * (self.config.text_rate if of_text else 1.0),
+                "lr": learning_rate * rate,
                 "weight_decay": weight_decay if decays else 0.0,
             }
-            for (of_text, decays), parameters in groups.items()
+            for (rate, decays), parameters in groups.items()
         ]
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature, at most 100."""
-        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+        """Inverse temperature, at most 100, or what a joint image and text encoder came with."""
+        return self.log_scale.clamp(max=self._most_log_scale).exp()
 
     @torch.no_grad()
     def limit_scale_(self) -> None:
@@ -122,7 +139,7 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         Beyond the limit ``scale`` has no gradient: a parameter that a step carried there would
         stay for good.
         """
-        self.log_scale.clamp_(max=math.log(MAX_SCALE))
+        self.log_scale.clamp_(max=self._most_log_scale)
 
     def encode_video(self, planes_bsthw: Tensor) -> Tensor:
         """Embed clips.
@@ -138,8 +155,10 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             ValueError: wrong shape, too few ticks for one window, or too few pixels for one cell.
         """
         self._check_planes("spike planes (B, S, T, H, W)", planes_bsthw)
+        if isinstance(self.video, PictureTower):
+            return self.encode_packed(pack_planes(planes_bsthw), planes_bsthw.shape[2])
         pooled_bsthw = pool_planes(planes_bsthw, self.config.pool_px)
-        return F.normalize(self.video(pooled_bsthw), dim=-1)
+        return self.encode_features(*self.video.window_features(pooled_bsthw))
 
     def encode_packed(self, packed_bsghw: Tensor, ticks: int) -> Tensor:
         """Embed clips given packed, uint8 (B, S, G, H, W) of ``ticks`` ticks a segment.
@@ -150,9 +169,30 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         Raises:
             ValueError: as :meth:`encode_video`.
         """
+        return self.encode_features(*self.window_features(packed_bsghw, ticks))
+
+    def window_features(self, packed_bsghw: Tensor, ticks: int) -> tuple[Tensor, Tensor]:
+        """What :meth:`encode_features` takes, of clips given packed as in :meth:`encode_packed`.
+
+        Returns:
+            feature_bvc: float (B, V, C), one vector a window, before windows see each other.
+            centre_v: float (V,), middle tick of each window; segments are laid end to end.
+
+        Raises:
+            ValueError: as :meth:`encode_video`.
+        """
         self._check_planes("packed planes (B, S, G, H, W)", packed_bsghw)
-        pooled_bsthw = pool_packed(packed_bsghw, ticks, self.config.pool_px)
-        return F.normalize(self.video(pooled_bsthw), dim=-1)
+        if isinstance(self.video, PictureTower):
+            return self.video.window_features(packed_bsghw, ticks)
+        return self.video.window_features(pool_packed(packed_bsghw, ticks, self.config.pool_px))
+
+    def encode_features(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
+        """Embed clips given as their windows' features; see :meth:`window_features`.
+
+        Returns:
+            Unit vectors, (B, D).
+        """
+        return F.normalize(self.video.read(feature_bvc, centre_v), dim=-1)
 
     def _check_planes(self, expected: str, planes: Tensor) -> None:
         if planes.ndim != 5 or 0 in planes.shape:
@@ -166,6 +206,28 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 f"pool_px {self.config.pool_px}"
             )
 
+    def head_features(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
+        """What a few-shot head reads of clips, (B, F), given as their windows' features.
+
+        With the weights that :meth:`head_weights` makes of texts, a linear head on them scores
+        clips as this model does; but where the image encoder sees more than the shared space
+        holds, a head that learns from a few clips can use it.
+        """
+        if isinstance(self.video, PictureTower) and not self.video.joint:
+            clip_bc = self.video.clip_features(feature_bvc, centre_v)
+            length_b1 = self.video.leave(clip_bc).norm(dim=-1, keepdim=True)
+            head_bc: Tensor = clip_bc / length_b1.clamp_min(1e-6)
+            return head_bc
+        return self.encode_features(feature_bvc, centre_v)
+
+    def head_weights(self, text_cd: Tensor) -> Tensor:
+        """Weights (C, F) of the head that scores clips against these texts; see above."""
+        if isinstance(self.video, PictureTower) and not self.video.joint:
+            leave = self.video.leave
+            assert isinstance(leave, nn.Linear)
+            return text_cd @ leave.weight
+        return text_cd
+
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embed texts, given as the tokenizer of :func:`build_tokenizer` gives them, (B, L).
 
@@ -176,14 +238,27 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def forward(
         self,
-        packed_bsghw: Tensor,
-        ticks: int,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        packed_bsghw: Tensor | None = None,
+        ticks: int = 0,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         label_b: Tensor | None = None,
+        feature_bvc: Tensor | None = None,
+        centre_v: Tensor | None = None,
     ) -> SpklipOutput:
-        """Embed clips and texts; with labels, also compare them."""
-        video_bd = self.encode_packed(packed_bsghw, ticks)
+        """Embed clips, packed or as their windows' features, and texts; with labels, compare them.
+
+        Raises:
+            ValueError: neither clips nor features, or no texts.
+        """
+        if input_ids is None or attention_mask is None:
+            raise ValueError("forward needs texts: input_ids and attention_mask")
+        if feature_bvc is not None and centre_v is not None:
+            video_bd = self.encode_features(feature_bvc, centre_v)
+        elif packed_bsghw is not None:
+            video_bd = self.encode_packed(packed_bsghw, ticks)
+        else:
+            raise ValueError("forward needs clips: packed_bsghw, or feature_bvc and centre_v")
         text_bd = self.encode_text(input_ids, attention_mask)
         loss = None
         if label_b is not None:

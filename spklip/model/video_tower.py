@@ -46,6 +46,13 @@ def window_starts(ticks: int, hsfe_ticks: int, step_ticks: int, windows: int | N
     return [round(i * last / (windows - 1)) for i in range(windows)]
 
 
+def window_centres(starts: Sequence[int], segments: int, ticks: int, hsfe_ticks: int) -> Tensor:
+    """Middle tick of every window, float (S V); segments of ``ticks`` are laid end to end."""
+    start_v = torch.tensor(starts, dtype=torch.float32)
+    segment_s = torch.arange(segments)
+    return (segment_s[:, None] * ticks + start_v + hsfe_ticks // 2).flatten()
+
+
 def sine_positions(position_x: Tensor, width: int) -> Tensor:
     """Sines and cosines of real positions, (..., width), for any position (no table to outgrow)."""
     half = width // 2
@@ -226,10 +233,8 @@ class VideoTower(nn.Module):
         windows = [planes_bsthw[:, :, first : first + self.hsfe_ticks] for first in starts]
         window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
         window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
-        start_v = torch.tensor(starts, device=planes_bsthw.device, dtype=torch.float32)
-        segment_s = torch.arange(segments, device=planes_bsthw.device)
-        centre_sv = segment_s[:, None] * ticks + start_v + self.hsfe_ticks // 2
-        return window_nkhw, centre_sv.flatten()
+        centre_sv = window_centres(starts, segments, ticks, self.hsfe_ticks)
+        return window_nkhw, centre_sv.to(planes_bsthw.device)
 
     def window_features(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
         """One vector a window, before windows see each other.
@@ -243,9 +248,8 @@ class VideoTower(nn.Module):
         feature_bvd = feature_nd.reshape(len(planes_bsthw), len(centre_v), -1)
         return feature_bvd, centre_v
 
-    def forward(self, planes_bsthw: Tensor) -> Tensor:
-        """Planes (B, S, T, H, W) to clip vectors (B, embed_dim), not normalised."""
-        feature_bvd, centre_v = self.window_features(planes_bsthw)
+    def read(self, feature_bvd: Tensor, centre_v: Tensor) -> Tensor:
+        """Window vectors (B, V, D) to clip vectors (B, embed_dim), not normalised."""
         position_vd = sine_positions(centre_v / self.step_ticks, feature_bvd.shape[-1])
         feature_bvd = feature_bvd + self.time(position_vd.to(feature_bvd.dtype))
         clip_bd: Tensor = self.leave(self.temporal(feature_bvd).mean(dim=1))
