@@ -88,7 +88,7 @@ class TextCollator:
 
         Args:
             tokenizer: that of the model's text tower.
-            prompts: sentences of each class, taken in turn.
+            prompts: sentences of each class; each clip has one of them.
             captioned: ids of the clips that have captions to use.
         """
         self._tokenizer = tokenizer
@@ -100,8 +100,8 @@ class TextCollator:
         ids = [item["id"] for item in items]
         labels = [int(item["label"]) for item in items]
         texts = [
-            item["caption"] if clip_id in self._captioned else self._sentence(label, place)
-            for place, (clip_id, item, label) in enumerate(zip(ids, items, labels, strict=True))
+            item["caption"] if clip_id in self._captioned else self._sentence(label, clip_id)
+            for clip_id, item, label in zip(ids, items, labels, strict=True)
         ]
         return {
             **self._clips_of(items),
@@ -118,9 +118,10 @@ class TextCollator:
         batch = collate(items)
         return {"packed_bsghw": batch["packed_bsghw"], "ticks": batch["ticks"]}
 
-    def _sentence(self, label: int, place: int) -> str:
+    def _sentence(self, label: int, clip_id: str) -> str:
+        """One of the class's sentences, by the clip: whatever batch or process it comes to."""
         sentences = self._prompts[label]
-        return sentences[place % len(sentences)]
+        return sentences[zlib.crc32(clip_id.encode()) % len(sentences)]
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -241,3 +244,25 @@ def test_a_clip_that_a_reading_process_cannot_read_is_the_same_one_line(store, t
         told.append(str(caught.value))
     assert told[0] == told[1]
     assert "\n" not in told[0]
+
+
+@pytest.mark.slow  # two processes that import torch: about 10 s
+def test_two_processes_train_on_kept_features_what_one_does_on_batches_twice_as_large(
+    store, tmp_path
+):
+    program = Path(sys.executable).with_name("spklip-train")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    words = [*WORDS, f"data.path={store}", "train.log_every=1", "eval.baselines=none"]
+    for name, command, batch in (
+        ("one", [program], 4),
+        ("two", [*torchrun, "--no-python", program], 2),
+    ):
+        own = ["smoke.yaml", *words, f"train.batch_size={batch}", "--out", str(tmp_path / name)]
+        subprocess.run([*command, *own], cwd=tmp_path, check=True, capture_output=True)
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["train"]
+        for name in ("one", "two")
+    )
+    assert two["batch_size"] == one["batch_size"] == 4
+    for left, right in zip(one["curve"], two["curve"], strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
