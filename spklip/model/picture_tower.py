@@ -135,3 +135,7 @@ class PictureTower(nn.Module):
         """Window vectors (B, V, C) to clip vectors (B, embed_dim), not normalised."""
         clip_bd: Tensor = self.leave(self.drop(self.clip_features(feature_bvc, centre_v)))
         return clip_bd
+
+    def forward(self, packed_bsghw: Tensor, ticks: int) -> Tensor:
+        """Packed planes (B, S, G, H, W) to clip vectors (B, embed_dim), not normalised."""
+        return self.read(*self.window_features(packed_bsghw, ticks))

@@ -254,3 +254,7 @@ class VideoTower(nn.Module):
         feature_bvd = feature_bvd + self.time(position_vd.to(feature_bvd.dtype))
         clip_bd: Tensor = self.leave(self.temporal(feature_bvd).mean(dim=1))
         return clip_bd
+
+    def forward(self, planes_bsthw: Tensor) -> Tensor:
+        """Planes (B, S, T, H, W) to clip vectors (B, embed_dim), not normalised."""
+        return self.read(*self.window_features(planes_bsthw))
