@@ -139,7 +139,8 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         Beyond the limit ``scale`` has no gradient: a parameter that a step carried there would
         stay for good.
         """
-        self.log_scale.clamp_(max=self._most_log_scale)
+        # A hair below: where rounding puts it above, the limit would again have no gradient.
+        self.log_scale.clamp_(max=self._most_log_scale - 5e-7)
 
     def encode_video(self, planes_bsthw: Tensor) -> Tensor:
         """Embed clips.
