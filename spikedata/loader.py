@@ -164,6 +164,11 @@ class SpikeClips(Dataset[dict[str, Any]]):
             self._digests[stored.clip.id] = read.hexdigest()
         return self._digests[stored.clip.id]
 
+    @property
+    def epoch(self) -> int:
+        """What ``set_epoch`` said last; 0 at first."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Draw other ``random`` windows; workers that are already running follow."""
         self._epoch.fill_(epoch)
@@ -192,7 +197,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
     def _draw(self, stored: StoredClip) -> tuple[list[int], str]:
         """First ticks of a clip's segments and its caption, in this epoch."""
         clip_key = zlib.crc32(stored.clip.id.encode())
-        rng = np.random.default_rng([self.seed, int(self._epoch), clip_key])
+        rng = np.random.default_rng([self.seed, self.epoch, clip_key])
         starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
         return starts, self._caption(stored.clip, rng)
 

@@ -50,15 +50,10 @@ class Augmented(Dataset[dict[str, Any]]):
         self._clips = clips
         self._crop, self._mirror, self._seed = data.crop, data.mirror, data.seed
         self._views = data.views
-        # In shared memory, so that workers that outlive an epoch see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other windows, crops and mirrors; with ``views``, those of so many epochs ago."""
-        epoch = epoch % self._views if self._views else epoch
-        self._epoch.fill_(epoch)
-        self._clips.set_epoch(epoch)
+        self._clips.set_epoch(epoch % self._views if self._views else epoch)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -66,7 +61,7 @@ class Augmented(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._clips[index]
         clip_key = zlib.crc32(item["id"].encode())
-        rng = np.random.default_rng([self._seed, int(self._epoch), clip_key, _AUGMENT])
+        rng = np.random.default_rng([self._seed, self._clips.epoch, clip_key, _AUGMENT])
         packed_sghw = item["packed_sghw"]
         height_px, width_px = packed_sghw.shape[-2:]
         kept_h, kept_w = kept_px(height_px, self._crop), kept_px(width_px, self._crop)

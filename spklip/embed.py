@@ -27,8 +27,8 @@ from spklip.model import SpklipConfig, build_image_encoder, reverse_packed
 from spklip.recipe import Recipe
 from spklip.splits import Splits
 
-ORDERS = ("spklip", "shuffled", "reversed")
-"""The model's vectors of clips as they are, with windows in another order, and played backwards."""
+OTHER_ORDERS = ("shuffled", "reversed")
+"""The model's vectors of clips with windows in another order, and played backwards."""
 
 
 class Embedder:
@@ -275,15 +275,14 @@ def training_items(
 def baseline_towers(model: Any) -> baselines.Towers:
     """The frozen encoder that baselines look through: the model's own, or the embedded one."""
     config = model.config
-    own = config.features_stay
-    name = config.image_encoder if own else "embedded"
-    encoder = build_image_encoder(
-        SpklipConfig.preset("tower", image_encoder=name), pretrained=True
-    ).to(model.device)
     names = list(baselines.PICTURES)
-    if own and config.picture == "colour":
+    if not config.features_stay:
+        embedded = SpklipConfig.preset("tower", image_encoder="embedded")
+        encoder = build_image_encoder(embedded, pretrained=True).to(model.device)
+        return baselines.Towers(encoder, names)
+    if config.picture == "colour":
         names.remove("tower")  # the model's own features
-    return baselines.Towers(encoder, names)
+    return baselines.Towers(model.video.encoder, names)
 
 
 def window_encoder(model: Any, backwards: bool = False) -> Encode:

@@ -168,20 +168,16 @@ class KeptViews(Dataset[dict[str, Any]]):
     def __init__(self, clips: SpikeClips, folder: FeatureFolder, views: int) -> None:
         self._clips, self._folder, self._views = clips, folder, views
         self._ids, self._labels = clips.ids, clips.labels
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Take other drawings."""
-        self._epoch.fill_(epoch)
         self._clips.set_epoch(epoch % self._views)
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        drawing = int(self._epoch) % self._views
-        kept = self._folder.read(self._clips.digest(index), drawing)
+        kept = self._folder.read(self._clips.digest(index), self._clips.epoch % self._views)
         return {
             "feature_vc": kept["windows"],
             "centre_v": kept["centres"],

@@ -18,7 +18,7 @@ from spikedata import SpikeClips, write_whole
 from spklip import baselines
 from spklip.batches import tokenize
 from spklip.conv3d import conv3d_scores, fit_conv3d
-from spklip.embed import ORDERS, Embedder
+from spklip.embed import OTHER_ORDERS, Embedder
 from spklip.evaluate import Episodes, draw_episodes, few_shot, ranks
 from spklip.recipe import Recipe
 from spklip.splits import Splits
@@ -94,7 +94,8 @@ def judge(
     train = embedder.vectors(splits.support, "judge train clips")
     text_cd = torch.cat([_mean_unit(model, tokenizer, own) for own in splits.prompts])
     fitted_n = fitted_clips(splits)
-    judged.scores = {order: test[order] @ text_cd.T for order in ORDERS if order in test}
+    orders = [order for order in ("spklip", *OTHER_ORDERS) if order in test]
+    judged.scores = {order: test[order] @ text_cd.T for order in orders}
     _add_baselines(judged, train, test, fitted_n, len(splits.class_names), recipe)
     own_nc = torch.nn.functional.one_hot(judged.fit_label_n, len(splits.class_names)).bool()
     fit_nd = train["spklip"][fitted_n]

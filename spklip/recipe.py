@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,13 +108,6 @@ class ModelConfig:
             raise ValueError("preset tower needs an image_encoder, for example embedded")
 
 
-FROM_SCRATCH: dict[str, Any] = {
-    "image_encoder": "",
-    "picture": "colour",
-    "unfreeze": 0,
-    "lora_rank": 0,
-    "text_encoder": "",
-}
 OF_THE_CONFIG = {
     "image_encoder": "image_encoder",
     "picture": "picture",
@@ -123,6 +116,8 @@ OF_THE_CONFIG = {
     "text_encoder": "text_encoder",
 }
 """Keys of ``model`` that are fields of SpklipConfig, and the names of those."""
+FROM_SCRATCH = {one.name: one.default for one in fields(ModelConfig) if one.name in OF_THE_CONFIG}
+"""What they are where nothing pretrained is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

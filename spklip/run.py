@@ -77,9 +77,9 @@ def run_recipe(
             diverged, or ``out`` holds something already.
     """
     processes = processes_of(recipe.train)
-    trainings = main_trainings(recipe)
-    splits = open_splits(trainings[0].recipe)
+    splits = open_splits(main_trainings(recipe)[0].recipe)
     recipe = _settled(recipe, splits)
+    trainings = main_trainings(recipe)
     config, tokenizer = load_model_parts(recipe.model)
     check_training(recipe, config, splits, processes=processes.num_processes)
     with processes.main_process_first():
@@ -87,7 +87,8 @@ def run_recipe(
             prepare_folder(recipe, out, resume=resume, overwrite=overwrite)
     run = _Run(recipe, config, tokenizer, out, processes, resume, progress)
     started = time.perf_counter()
-    judged = [run.train_and_judge(one, first=not n) for n, one in enumerate(trainings)]
+    judged = [run.train_and_judge(trainings[0], splits)]
+    judged += [run.train_and_judge(one) for one in trainings[1:]]
     further = unseen_trainings(trainings[0], recipe, splits)
     unseen = [run.train_and_judge(one) for one in further]
     if not processes.is_main_process:
@@ -121,18 +122,23 @@ class _Run:
         self.curve: list[dict[str, float]] = []
         self.train_seconds = 0.0
 
-    def train_and_judge(self, training: Training, *, first: bool = False) -> Judged | None:
+    def train_and_judge(self, training: Training, splits: Splits | None = None) -> Judged | None:
         """Train one model and let it answer; what an earlier call of this run answered is kept.
+
+        Args:
+            training: which.
+            splits: its clips, opened and checked, where it is the first, whose model the run keeps.
 
         Returns:
             None in the other processes of a distributed run.
         """
+        first, recipe = splits is not None, training.recipe
         kept = training.folder(self.out) / "answers.pt"
         if not first and self.resume and kept.is_file():
             return read_judged(kept) if self.processes.is_main_process else None
-        recipe = _settled(training.recipe, None, like=self.recipe)
-        splits = open_splits(recipe)
-        check_training(recipe, self.config, splits, processes=self.processes.num_processes)
+        if splits is None:
+            splits = open_splits(recipe)
+            check_training(recipe, self.config, splits, processes=self.processes.num_processes)
         folder = self.out if first else training.folder(self.out)
         started = time.perf_counter()
         with out_of_memory_told(recipe), readers_told():
@@ -178,11 +184,9 @@ class _Run:
         return judge(model, self.tokenizer, splits, recipe, embedder, name=name)
 
 
-def _settled(recipe: Recipe, splits: Splits | None, like: Recipe | None = None) -> Recipe:
-    """The recipe with the path and the size of pictures that its clips, or another recipe, tell."""
-    path = like.data.path if like else splits.path if splits else None
-    size = like.data.size if like else splits.size if splits else None
-    return replace(recipe, data=replace(recipe.data, path=path, size=size))
+def _settled(recipe: Recipe, splits: Splits) -> Recipe:
+    """The recipe with the path and the size of pictures that its clips tell."""
+    return replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
 
 
 @contextlib.contextmanager

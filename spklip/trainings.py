@@ -22,8 +22,6 @@ class Training:
     """Folder name: ``split-2``, ``seed-1``, ``unseen-3``."""
     recipe: Recipe
     """What to do: the run's recipe with one split, one seed and the classes that are kept out."""
-    unseen: bool = False
-    """Whether it is judged on the classes kept out of it alone."""
 
     def folder(self, out: Path) -> Path:
         """Where its checkpoints and answers are kept."""
@@ -79,4 +77,4 @@ def _without(first: Training, recipe: Recipe, splits: Splits) -> Iterator[Traini
     for number, draw in enumerate(draws, 1):
         out = tuple(names[asked[c]] for c in draw)
         own = replace(first.recipe, eval=replace(first.recipe.eval, held_out_classes=out))
-        yield Training(name=f"unseen-{number}", recipe=own, unseen=True)
+        yield Training(name=f"unseen-{number}", recipe=own)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from spklip import baselines
+from spklip.embed import OTHER_ORDERS
 from spklip.evaluate import (
     Answers,
     bootstrap_groups,
@@ -28,8 +29,6 @@ from spklip.judge import Judged
 from spklip.measures import calibration_error, name_controls, paired_difference
 from spklip.recipe import EvalConfig, Recipe
 from spklip.splits import Splits
-
-ORDERS = ("shuffled", "reversed")
 
 
 def verdict(
@@ -133,7 +132,7 @@ def _order(judged: Sequence[Judged], config: EvalConfig) -> dict[str, Any]:
     as_it_is_n, group_n = _right(judged, "spklip"), _groups(judged)
     options: Any = {"resamples": config.resamples, "seed": config.seed}
     told: dict[str, Any] = {}
-    for name in (n for n in ORDERS if all(n in one.scores for one in judged)):
+    for name in (n for n in OTHER_ORDERS if all(n in one.scores for one in judged)):
         right_n = _right(judged, name)
         other_n = _pooled(judged, name).argmax(dim=1) != _pooled(judged, "spklip").argmax(dim=1)
         told[name] = {

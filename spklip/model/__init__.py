@@ -11,7 +11,6 @@ from spklip.model.spklip import SpklipModel, SpklipOutput
 from spklip.model.text_tower import (
     build_tokenizer,
     note_text_encoder,
-    text_encoder_config,
     text_place,
 )
 from spklip.model.video_tower import window_starts
@@ -33,7 +32,6 @@ __all__ = [
     "note_text_encoder",
     "reverse_packed",
     "stages_of",
-    "text_encoder_config",
     "text_place",
     "window_starts",
 ]

@@ -170,15 +170,14 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     @property
     def picture_ticks(self) -> int:
         """Ticks from the first to the last of a picture, in the middle of a window."""
-        exposures = 1 if self.picture == "tfp" else 3
-        return (exposures - 1) * self.exposure_step_ticks + self.exposure_ticks
+        return self.picture_starts[-1] - self.picture_starts[0] + self.exposure_ticks
 
     @property
     def picture_starts(self) -> tuple[int, ...]:
         """First tick of each exposure of a picture, counted from the start of a window."""
-        first = (self.hsfe_ticks - self.picture_ticks) // 2
-        count = 1 if self.picture == "tfp" else 3
-        return tuple(first + i * self.exposure_step_ticks for i in range(count))
+        steps = 0 if self.picture == "tfp" else 2
+        spare = self.hsfe_ticks - steps * self.exposure_step_ticks - self.exposure_ticks
+        return tuple(spare // 2 + i * self.exposure_step_ticks for i in range(steps + 1))
 
     @property
     def features_stay(self) -> bool:
@@ -188,7 +187,7 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "SpklipConfig":
-        """Configuration by name, ``paper`` or ``tiny``, with some fields changed.
+        """Configuration by name, ``paper``, ``tower`` or ``tiny``, with some fields changed.
 
         Raises:
             ValueError: there is no preset or no field of that name.

@@ -14,7 +14,12 @@ from spklip.model.feature_norm import DampedNorm
 from spklip.model.hsfe_picture import HsfePicture
 from spklip.model.image_encoder import build_image_encoder
 from spklip.model.pictures import exposures
-from spklip.model.video_tower import sine_positions, window_centres, window_starts
+from spklip.model.video_tower import (
+    sine_positions,
+    window_centres,
+    window_starts,
+    window_transformer,
+)
 
 WHITE_SHARE = 0.99
 """This share of a picture's pixels is shown below full white."""
@@ -59,18 +64,7 @@ class PictureTower(nn.Module):
         self.norm: nn.Module = nn.Identity() if self.joint else DampedNorm(features)
         self.enter = nn.Linear(features, width)
         self.time = nn.Linear(width, width)
-        layer = nn.TransformerEncoderLayer(
-            width,
-            config.temporal_heads,
-            4 * width,
-            dropout=config.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.temporal = nn.TransformerEncoder(
-            layer, config.temporal_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
-        )
+        self.temporal = window_transformer(config)
         self.add = nn.Linear(width, features)
         nn.init.zeros_(self.add.weight)
         nn.init.zeros_(self.add.bias)

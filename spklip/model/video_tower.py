@@ -61,6 +61,23 @@ def sine_positions(position_x: Tensor, width: int) -> Tensor:
     return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, width - 2 * half))
 
 
+def window_transformer(config: SpklipConfig) -> nn.TransformerEncoder:
+    """The Transformer through which the windows of a clip see each other."""
+    width = config.temporal_width
+    layer = nn.TransformerEncoderLayer(
+        width,
+        config.temporal_heads,
+        4 * width,
+        dropout=config.dropout,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
+    return nn.TransformerEncoder(
+        layer, config.temporal_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+    )
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions around a shortcut; the 3x3 one carries the stride."""
 
@@ -200,18 +217,7 @@ class VideoTower(nn.Module):
             nn.Linear(self.backbone.out_channels, width, bias=False), FeatureNorm(width)
         )
         self.time = nn.Linear(width, width)
-        layer = nn.TransformerEncoderLayer(
-            width,
-            config.temporal_heads,
-            4 * width,
-            dropout=config.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.temporal = nn.TransformerEncoder(
-            layer, config.temporal_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
-        )
+        self.temporal = window_transformer(config)
         self.leave = nn.Sequential(
             nn.Linear(width, config.embed_dim, bias=False),
             FeatureNorm(config.embed_dim, affine=False),
