@@ -14,16 +14,7 @@ import torch
 from PIL import Image
 from spikedata_cli.train import eval_app
 from test_train import TINY
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    ResNetConfig,
-    ResNetModel,
-    SiglipConfig,
-    SiglipModel,
-    ViTConfig,
-    ViTModel,
-)
+from tiny_encoders import write_encoders
 from typer.testing import CliRunner
 
 from spikedata import Clip, Page, SpikeDataError, create_store, open_clips
@@ -34,35 +25,13 @@ from spklip.explain_page import lay_heat, take_turns
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.run_folder import resolved_recipe
 
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-PICTURES = {"image_size": 32, "patch_size": 8}
 TICKS, WINDOWS = 128, 5
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """Folder with small image encoders of several kinds, of random weights."""
-    folder = tmp_path_factory.mktemp("encoders")
-    torch.manual_seed(0)
-    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    words = SMALL | ends | {"vocab_size": 99, "max_position_embeddings": 16}
-    made = {
-        "clip": CLIPModel(
-            CLIPConfig(text_config=words, vision_config=SMALL | PICTURES, projection_dim=24)
-        ),
-        "siglip": SiglipModel(SiglipConfig(text_config=words, vision_config=SMALL | PICTURES)),
-        "vit": ViTModel(ViTConfig(**SMALL, **PICTURES)),
-        "headless": ViTModel(ViTConfig(**SMALL, **PICTURES), add_pooling_layer=False),
-        "resnet": ResNetModel(ResNetConfig(hidden_sizes=[16, 32], depths=[1, 1], embedding_size=8)),
-    }
-    for name, model in made.items():
-        model.save_pretrained(folder / name)
-    return folder
+    """Folder with small encoders of several kinds, of random weights."""
+    return write_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 def build(encoders, kind, **changes):
