@@ -115,6 +115,14 @@ def print_failures(failures: "Iterable[Failure]") -> None:
         typer.echo(failure_line(failure), err=True)
 
 
+def end_with_failures(failures: "Sequence[Failure]") -> None:
+    """Print which clips could not be read, and end with status 1 if there are any."""
+    print_failures(failures)
+    if failures:
+        count = len({failure.id for failure in failures})
+        fail(f"{count} clips could not be read; the rest is done")
+
+
 def failure_line(failure: "Failure") -> str:
     """What failed, and why."""
     return printable(f"failed: {failure.id}: {failure.error}")

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .common import STATUS_USAGE, fail, printable, usage_errors_in_one_line
+from .common import (
+    STATUS_USAGE,
+    end_with_failures,
+    fail,
+    printable,
+    usage_errors_in_one_line,
+)
 
 if TYPE_CHECKING:
     from spklip import ExplainedClip, Recipe
@@ -36,10 +42,10 @@ def explain_to_page(
             checkpoint, settings, page, clips=clips, text=text, overwrite=overwrite
         )
     if as_json:
-        told = {"clips": [asdict(clip) for clip in found], "page": str(page)}
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(asdict(found) | {"page": str(page)}))
     else:
-        typer.echo("\n".join([*_lines(found), f"page: {page}"]))
+        typer.echo("\n".join([*_lines(found.clips), f"page: {page}"]))
+    end_with_failures(found.failures)
 
 
 def check_explaining(

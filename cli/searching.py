@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .common import STATUS_USAGE, fail, print_failures, printable, usage_errors_in_one_line
+from .common import (
+    STATUS_USAGE,
+    end_with_failures,
+    fail,
+    printable,
+    usage_errors_in_one_line,
+)
 
 if TYPE_CHECKING:
-    from spikedata import Failure
     from spklip import Recipe, SearchReport
 
 PAGE = Path("search.html")
@@ -59,7 +64,7 @@ def use_store(
     told |= {"embeddings": str(embed) if embed else None}
     told |= {"failures": [asdict(failure) for failure in failures]}
     typer.echo(json.dumps(told) if as_json else "\n".join(_text(told)))
-    _end(failures)
+    end_with_failures(failures)
 
 
 def check_options(
@@ -97,10 +102,3 @@ def _text(told: dict[str, Any]) -> Iterator[str]:
     for name in ("page", "embeddings"):
         if told.get(name):
             yield f"{name}: {told[name]}"
-
-
-def _end(failures: Sequence["Failure"]) -> None:
-    print_failures(failures)
-    if failures:
-        count = len({failure.id for failure in failures})
-        fail(f"{count} clips could not be read; the rest is done")

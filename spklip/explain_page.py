@@ -7,7 +7,7 @@ byte, H rows, W columns, V windows.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spikedata import Page, SpikeDataError, StoredClip, new_figure, plain, write_whole
+from spikedata import Failure, Page, SpikeDataError, StoredClip, new_figure, plain, write_whole
 from spklip.batches import middle
 from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips
@@ -66,6 +66,16 @@ class ExplainedClip:
     """What it was compared with."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExplainReport:
+    """What became of the clips that were to be explained."""
+
+    clips: tuple[ExplainedClip, ...]
+    """Those on the page."""
+    failures: tuple[Failure, ...]
+    """Those that could not be read, and why."""
+
+
 def explain_clips(
     checkpoint: Path | str,
     recipe: Recipe,
@@ -74,7 +84,7 @@ def explain_clips(
     clips: Sequence[str] = (),
     text: str | None = None,
     overwrite: bool = False,
-) -> tuple[ExplainedClip, ...]:
+) -> ExplainReport:
     """Show on a page what a model looked at: which windows of a clip, and where in them.
 
     Of each clip the middle is seen, as with ``eval.windows=1``. A class stands for its sentences,
@@ -89,11 +99,11 @@ def explain_clips(
         overwrite: replace ``out``.
 
     Returns:
-        The clips with scores and weights, as on the page.
+        The clips with scores and weights, as on the page, and those that cannot be read.
 
     Raises:
         ValueError: an empty sentence.
-        SpikeDataError: no such checkpoint, no such clip or none that can be read, no map of places
+        SpikeDataError: no such checkpoint, no such clip, none that can be read, no map of places
             in the image encoder, or ``out`` is there and ``overwrite`` is False.
     """
     if text is not None and not text.strip():
@@ -111,10 +121,10 @@ def explain_clips(
     asker = _Asker(model.eval(), tokenizer, splits, text)
     page = Page(f"What {checkpoint} looked at")
     page.text(_HOW, small=True)
-    explained = tuple(asker.add(page, index, data.crop) for index in chosen)
+    report = asker.add_all(page, chosen, data.crop)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.render(), overwrite=overwrite)
-    return explained
+    return report
 
 
 _HOW = (
@@ -166,10 +176,31 @@ class _Asker:
         """Mean embedding (D,) of sentences."""
         return embed_texts(self.model, self.tokenizer, sentences).mean(dim=0)
 
-    def add(self, page: Page, index: int, crop: float) -> ExplainedClip:
-        """Explain a test clip, and add it to a page."""
+    def add_all(self, page: Page, chosen: Sequence[int], crop: float) -> ExplainReport:
+        """Explain test clips, and add them to a page; of those that cannot be read, the reason.
+
+        Raises:
+            SpikeDataError: none of them can be read.
+        """
+        test, clips, failures = self.splits.test, [], []
+        for index in chosen:
+            try:
+                item = test[index]
+            except (SpikeDataError, OSError) as error:
+                clip_id = test.ids[index]
+                failures.append(Failure(id=clip_id, path=self.splits.path, error=str(error)))
+                continue
+            clips.append(self.add(page, index, item, crop))
+        if not clips:
+            raise SpikeDataError(f"no clip can be read; {failures[0].error}")
+        if failures:
+            page.heading("Not read")
+            page.items(f"{failure.id}: {failure.error}" for failure in failures)
+        return ExplainReport(clips=tuple(clips), failures=tuple(failures))
+
+    def add(self, page: Page, index: int, item: Mapping[str, Any], crop: float) -> ExplainedClip:
+        """Explain a test clip that was read, and add it to a page."""
         test, names = self.splits.test, self.splits.class_names
-        item = test[index]
         packed_sghw, ticks = middle(item["packed_sghw"], crop).to(self.model.device), item["ticks"]
         stored = test.opened.clips[test.ids[index]]
         answer = self._answer(packed_sghw, ticks) if names else None

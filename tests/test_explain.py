@@ -17,7 +17,7 @@ from test_train import TINY
 from tiny_encoders import write_encoders
 from typer.testing import CliRunner
 
-from spikedata import Clip, Page, SpikeDataError, create_store, open_clips
+from spikedata import Clip, Page, SpikeClips, SpikeDataError, create_store, open_clips
 from spikedata.bits import pack_ticks
 from spklip import explain_clips, read_recipe, recipe_of_run
 from spklip.explain import as_map, explain
@@ -330,6 +330,30 @@ def test_clips_and_a_sentence_are_chosen(home, tmp_path, monkeypatch):
     assert "a &lt;i&gt;b" in (tmp_path / "p").read_text(encoding="utf-8")
 
 
+def test_a_clip_that_cannot_be_read_is_left_out(home, tmp_path, monkeypatch):
+    read = SpikeClips.__getitem__
+
+    def damaged(clips, index):
+        if clips.ids[index] in lost:
+            raise SpikeDataError("chunk 0 is damaged")
+        return read(clips, index)
+
+    monkeypatch.setattr(SpikeClips, "__getitem__", damaged)
+    lost = ["clip&03"]
+    words = ["--explain", "--clip", "clip&03", "--clip", "clip&01", "--json", "--out", "p"]
+    done = evaluate(home, monkeypatch, tmp_path, *words)
+    told = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert [clip["id"] for clip in told["clips"]] == ["clip&01"]
+    assert [failure["id"] for failure in told["failures"]] == ["clip&03"]
+    assert "failed: clip&03: chunk 0 is damaged" in done.stderr
+    assert "clip&amp;03: chunk 0 is damaged" in (tmp_path / "p").read_text(encoding="utf-8")
+    lost.append("clip&01")
+    done = evaluate(home, monkeypatch, tmp_path, *words, "--overwrite")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no clip can be read; chunk 0 is damaged" in done.stderr
+
+
 def test_the_same_clips_make_the_same_page(home, tmp_path):
     recipe = recipe_of_run(home.runs["tiny"])
     pages = [tmp_path / name for name in "ab"]
@@ -360,10 +384,15 @@ def test_a_damaged_clip_is_told_in_one_line(home, tmp_path, monkeypatch):
     store = write_clips(tmp_path / "damaged.zarr")
     (shard,) = (store / "clips" / "clip&02").glob("c.*")
     shard.write_bytes(b"x")
-    done = evaluate(home, monkeypatch, tmp_path, "--explain", "--data", "damaged.zarr")
+    words = ["--explain", "--data", "damaged.zarr"]
+    done = evaluate(home, monkeypatch, tmp_path, *words, "--clip", "clip&02")
     assert done.exit_code == 1, done.output
-    assert re.search("error: .*clip&02", done.stderr)
+    assert re.search("error: no clip can be read; .*clip&02", done.stderr)
     assert not (tmp_path / "explain.html").exists()
+    done = evaluate(home, monkeypatch, tmp_path, *words)
+    assert done.exit_code == 1, done.output
+    assert re.search("failed: clip&02: .*clip&02: shard .* is cut off", done.stderr)
+    assert (tmp_path / "explain.html").exists()
 
 
 @pytest.mark.parametrize(
