@@ -34,6 +34,7 @@ from .clips import validate as validate
 from .corpora import SHAPE_CLASSES as SHAPE_CLASSES
 from .corpora import Corpus as Corpus
 from .corpora import CorpusClip as CorpusClip
+from .corpora import draw_directions as draw_directions
 from .corpora import draw_shapes as draw_shapes
 from .corpora import find_corpus as find_corpus
 from .corpora import spoken_name as spoken_name

@@ -252,7 +252,7 @@ class Towers:
 
     def _clip(self, name: str, packed_sghw: Tensor, ticks: int) -> Tensor:
         picture_schw = full_range(PICTURES[name](packed_sghw, ticks)).expand(-1, 3, -1, -1)
-        vector_sc = self.encoder(picture_schw, windows=len(packed_sghw))
+        vector_sc, _ = self.encoder(picture_schw, windows=len(packed_sghw))
         mean_c: Tensor = vector_sc.mean(dim=0).float().cpu()
         return mean_c
 

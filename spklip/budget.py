@@ -66,7 +66,8 @@ def _read_features(model: SpklipModel, recipe: Recipe) -> None:
     ticks = recipe.data.window_ticks // recipe.data.segments
     starts = window_starts(ticks, config.hsfe_ticks, config.step_ticks, config.windows_per_segment)
     windows = recipe.data.segments * len(starts)
-    width = int(config.image_config["features"])
+    encoder: Any = model.video.encoder
+    width = encoder.features + encoder.moments
     model.encode_features(torch.zeros(1, windows, width), torch.arange(float(windows)))
 
 

@@ -155,7 +155,8 @@ class Embedder:
                 centre_v = kept["centres"][0].to(self.model.device)
                 read = self._read(feature_evc, centre_v, name)
                 if name == "spklip" and self.tower_is_the_model_s and self.towers:
-                    read["tower"] = feature_evc.mean(dim=(0, 1)).cpu()
+                    vector_evc = feature_evc[..., : self.model.video.encoder.features]
+                    read["tower"] = vector_evc.mean(dim=(0, 1)).cpu()
                 for key, row in read.items():
                     rows.setdefault(key, []).append(row)
                 if orders and name == "spklip" and len(centre_v) > 1:
@@ -208,7 +209,7 @@ class Embedder:
                 )
                 parts: dict[str, list[Tensor]] = {}
                 for batch in loader:
-                    for name, part in self._embed(batch, orders).items():
+                    for name, part in self.embed(batch, orders=orders).items():
                         parts.setdefault(name, []).append(part)
                     bar.update()
                 for name, own in parts.items():
@@ -217,7 +218,9 @@ class Embedder:
         unit = torch.nn.functional.normalize
         return {name: mean if name == "head" else unit(mean, dim=1) for name, mean in means.items()}
 
-    def _embed(self, batch: Mapping[str, Any], orders: bool) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def embed(self, batch: Mapping[str, Any], *, orders: bool = False) -> dict[str, Tensor]:
+        """Vectors (B, F) of a batch as a loader gives it, from its bits; see :meth:`vectors`."""
         model, ticks = self.model, batch["ticks"]
         packed_bsghw = middle(batch["packed_bsghw"].to(model.device), self.recipe.data.crop)
         with autocast(model, self.recipe):

@@ -20,6 +20,8 @@ from torch import Tensor
 
 GRADIENT_TOLERANCE = 1e-5
 """Largest element of the gradient at which a linear classifier counts as fitted."""
+STRENGTH_STEPS = 40
+"""Steps from no trust in the texts to full trust that a few-shot head chooses among."""
 
 _Z95 = 1.959964
 _log = logging.getLogger(__name__)
@@ -425,7 +427,8 @@ def few_shot(
         test_nd: float (N, D), features of the test clips, already scaled.
         start_cd: float (C, D), start of each class's weights: its text embedding, or 0.
         episodes: which clips to use.
-        from_text: whether the start means something, so that 0 shots can be judged too.
+        from_text: whether the start means something. Then 0 shots are judged too, and weights
+            start from as much of it as :func:`start_strength` finds.
 
     Returns:
         For each number of shots bool (E, W, Q), which queries were answered right.
@@ -439,9 +442,38 @@ def few_shot(
             support_ewkd = train_nd[torch.from_numpy(episodes.support[k])]
             label_en = torch.arange(episodes.ways).repeat_interleave(k)
             label_en = label_en.expand(len(start_ewd), -1)
-            weight_ewd = fit_linear(support_ewkd.flatten(1, 2), label_en, start_ewd)
+            support_end = support_ewkd.flatten(1, 2)
+            if from_text:
+                score_enc = support_end.double() @ start_ewd.transpose(1, 2)
+                weight_ewd = start_ewd * start_strength(score_enc, label_en)[:, None, None]
+            weight_ewd = fit_linear(support_end, label_en, weight_ewd)
         right[k] = _right_answers(query_ewqd, weight_ewd)
     return right
+
+
+def start_strength(score_enc: Tensor, label_en: Tensor) -> Tensor:
+    """How far to trust given scores: the factor, 0 to 1, that makes the true classes likeliest.
+
+    Texts say much about classes that a model was trained on, and may mislead about others; the
+    support clips tell which. One number an episode, in steps of ``1 / STRENGTH_STEPS``.
+
+    Args:
+        score_enc: float (E, N, C), what the start says about each support clip.
+        label_en: int64 (E, N), true class.
+
+    Returns:
+        float64 (E,).
+    """
+    strength_s = torch.arange(STRENGTH_STEPS + 1, dtype=torch.float64) / STRENGTH_STEPS
+    right_en1 = label_en[:, :, None]
+    likely_es = torch.stack(
+        [
+            (score_enc.double() * strength).log_softmax(dim=2).gather(2, right_en1).sum(dim=(1, 2))
+            for strength in strength_s
+        ],
+        dim=1,
+    )
+    return strength_s[likely_es.argmax(dim=1)]
 
 
 def _right_answers(query_ewqd: Tensor, weight_ewd: Tensor) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from spikedata import SpikeClips, SpikeDataError, collate, write_whole
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of every key: raise it where the same key would mean other numbers."""
 
 Encode = Callable[[Tensor, int], dict[str, Tensor]]

@@ -92,7 +92,7 @@ def judge(
         judged.skipped = "no clip has a class"
         return judged
     train = embedder.vectors(splits.support, "judge train clips")
-    text_cd = torch.cat([_mean_unit(model, tokenizer, own) for own in splits.prompts])
+    text_cd = class_texts(model, tokenizer, splits.prompts)
     fitted_n = fitted_clips(splits)
     orders = [order for order in ("spklip", *OTHER_ORDERS) if order in test]
     judged.scores = {order: test[order] @ text_cd.T for order in orders}
@@ -195,12 +195,14 @@ def _add_episodes(
     with torch.no_grad():
         start_cf = model.head_weights(text_cd.to(model.device)).float().cpu()
     # As long as standardised features are, so that the penalty means the same to all; the weights
-    # make up for it.
+    # make up for it, and for clips that the model scales to unit length.
     longer = start_cf.shape[1] ** 0.5 / float(train["head"].norm(dim=1).mean())
+    head_nc, model_nc = train["head"] @ start_cf.T, train["spklip"] @ text_cd.T
+    as_model = float((head_nc * model_nc).sum() / head_nc.square().sum().clamp_min(1e-12))
     judged.few_shot["spklip"] = few_shot(
         train["head"] * longer,
         test["head"] * longer,
-        start_cf * (judged.scale / longer),
+        start_cf * (judged.scale * as_model / longer),
         judged.episodes,
         from_text=True,
     )
@@ -218,6 +220,11 @@ def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     tokens = {name: value.to(model.device) for name, value in tokens.items()}
     embedded: Tensor = model.encode_text(**tokens).float().cpu()
     return embedded
+
+
+def class_texts(model: Any, tokenizer: Any, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """What stands for each class, (C, D): the mean embedding of its sentences, of unit length."""
+    return torch.cat([_mean_unit(model, tokenizer, own) for own in prompts])
 
 
 def _mean_unit(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:

@@ -216,11 +216,17 @@ class EvalConfig:
     """What is judged beside the model: ``quick`` are mean-rate image and histograms of firing rates
     and intervals; ``all`` are also a frozen image tower on three kinds of pictures and a 3-D CNN on
     spike counts."""
+    direction_steps: int = 200
+    """Steps on which a model built alike learns four directions of motion, drawn for it, which
+    nothing but order tells apart: would this recipe read time where there is nothing else? 0: not
+    done."""
     seed: int = 0
     """Seed of windows, episodes and resamples."""
 
     def __post_init__(self) -> None:
         _positive(self, "windows", "batch_size", "queries", "episodes", "resamples")
+        if self.direction_steps < 0:
+            raise ValueError(f"direction_steps must be 0 or more, got {self.direction_steps}")
         if self.unseen_draws < 0 or self.unseen_classes < 2:
             raise ValueError(
                 "unseen_draws must be 0 or more and unseen_classes 2 or more, got "

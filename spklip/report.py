@@ -33,6 +33,7 @@ def render_report(metrics: Mapping[str, Any]) -> str:
     _overview(page, metrics)
     _closed_set(page, metrics)
     _order(page, metrics["order"])
+    _directions(page, metrics["directions"])
     _few_shot(page, metrics["few_shot"])
     _unseen(page, metrics["unseen"])
     _retrieval(page, metrics["retrieval"])
@@ -87,7 +88,17 @@ def _order_lines(metrics: Mapping[str, Any]) -> list[str]:
     told = [
         f"{ORDER_TITLES[name]}: {_estimate(one['top1'])}" for name, one in metrics["order"].items()
     ]
-    return ["SPKLIP where time is not its own: " + "; ".join(told)] if told else []
+    lines = ["SPKLIP where time is not its own: " + "; ".join(told)] if told else []
+    directions = metrics["directions"]
+    if "skipped" not in directions:
+        rows = (f"{title}: {_estimate(one)}" for title, one in _direction_rows(directions))
+        lines.append("four directions of motion, which order alone tells: " + "; ".join(rows))
+    return lines
+
+
+def _direction_rows(directions: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    titles = TITLES | ORDER_TITLES
+    return [(titles[name], one) for name, one in directions["top1"].items()]
 
 
 def _unseen_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -194,6 +205,25 @@ def _order(page: Page, order: Mapping[str, Any]) -> None:
         for name, one in order.items()
     ]
     page.table(["", "top-1", "points lost or won", "other answers"], rows)
+
+
+def _directions(page: Page, directions: Mapping[str, Any]) -> None:
+    """Whether a model built alike reads order where nothing else tells classes apart."""
+    page.heading("Where order alone tells")
+    if "skipped" in directions:
+        page.text(f"Not done: {directions['skipped']}.")
+        return
+    page.text(
+        f"A model built by the same recipe, after {directions['steps']} steps on "
+        f"{directions['train_clips']} drawn clips of things that move left, right, up or down. "
+        "Every track is run both ways over the same ground: no picture without time tells them "
+        f"apart. {directions['test_clips']} test clips, {directions['scenes']} other scenes; "
+        f"chance is {directions['chance']:.0%}. Of the clips played backwards, "
+        f"{directions['opposite']:.0%} are named by where they then go. If the model is near "
+        "chance here, it cannot be trusted to read order above either."
+    )
+    rows = [[title, _estimate(one)] for title, one in _direction_rows(directions)]
+    page.table(["", "top-1"], rows)
 
 
 def _unseen(page: Page, unseen: Mapping[str, Any]) -> None:

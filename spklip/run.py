@@ -32,6 +32,7 @@ from spklip.budget import count_parameters, estimate_memory
 from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips, check_training
 from spklip.describe import describe_splits, notes_on
+from spklip.directions import read_directions
 from spklip.embed import Embedder, baseline_towers, training_items
 from spklip.features import feature_root
 from spklip.judge import Judged, judge, read_judged, write_judged
@@ -91,10 +92,12 @@ def run_recipe(
     judged += [run.train_and_judge(one) for one in trainings[1:]]
     further = unseen_trainings(trainings[0], recipe, splits)
     unseen = [run.train_and_judge(one) for one in further]
-    if not processes.is_main_process:
+    directions = run.directions(trainings[0].recipe)
+    if directions is None:  # in another process than the first
         return None
     seconds = time.perf_counter() - started
     told = verdict([one for one in judged if one], [one for one in unseen if one], splits, recipe)
+    told["directions"] = directions
     train = _describe_training(recipe, run.model, run.curve, run.train_seconds)
     train["trainings"] = len(trainings) + len(further)
     return _write(told, splits, recipe, out, train, seconds - run.train_seconds)
@@ -156,6 +159,18 @@ class _Run:
             write_judged(kept, judged)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return judged
+
+    def directions(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What a model built alike answers where order alone tells; None in other processes."""
+        with out_of_memory_told(recipe):
+            return read_directions(
+                lambda: build_model(recipe.model, self.config),
+                self.tokenizer,
+                recipe,
+                self.out / "trainings" / "directions",
+                resume=self.resume,
+                progress=self.progress,
+            )
 
     def _fit(self, recipe: Recipe, splits: Splits, checkpoints: Path) -> Any:
         captions_count = recipe.text.captions == "store" or not splits.class_names
@@ -246,7 +261,14 @@ def evaluate_run(
     embedder = Embedder(model, recipe, root, towers, progress=progress)
     with out_of_memory_told(recipe), readers_told():
         judged = judge(model, tokenizer, splits, recipe, embedder)
-    told = verdict([judged], [], splits, recipe)
+        directions = read_directions(
+            lambda: build_model(recipe.model, config),
+            tokenizer,
+            recipe,
+            out / "trainings" / "directions",
+            progress=progress,
+        )
+    told = verdict([judged], [], splits, recipe) | {"directions": directions}
     return _write(told, splits, recipe, out, train, time.perf_counter() - started)
 
 

@@ -20,7 +20,8 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
         metrics: the content of a run's ``metrics.json``.
 
     Returns:
-        numbers: ``top1`` of the model and ``mean_rate_top1`` on the closed set, ``few_shot`` by
+        numbers: ``top1`` of the model and ``mean_rate_top1`` on the closed set, ``directions_top1``
+            of the model where order alone tells (see :mod:`spklip.directions`), ``few_shot`` by
             shots, each with ``value``, ``low`` and ``high`` (over groups of test clips) or None
             where it was not judged; ``ways`` of the episodes; ``skipped``, why there were none;
             ``train_seconds`` and ``evaluation_seconds``.
@@ -29,6 +30,7 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "top1": _interval(closed.get("spklip", {}).get("top1")),
         "mean_rate_top1": _interval(closed.get("mean_rate", {}).get("top1")),
+        "directions_top1": _interval(metrics["directions"].get("top1", {}).get("spklip")),
         "ways": few.get("ways"),
         "skipped": few.get("skipped"),
         "few_shot": {
@@ -91,20 +93,21 @@ def _shown(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     before = f"{ways.pop()}-way " if len(ways) == 1 else ""
     heads = ["run", "changes", "closed set, top-1", "mean rate, top-1"]
     heads += [before + (f"{k}-shot" if k != "0" else "text only") for k in shots]
-    heads += ["training, s", "evaluation, s"]
+    heads += ["directions, top-1", "training, s", "evaluation, s"]
     return heads, [_cells(run, shots) for run in table["runs"]]
 
 
 def _cells(run: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     first = [run["name"], " ".join(run["overrides"])]
     if run["state"] != "done":
-        return [*first, run["state"], *[""] * (len(shots) + 3)]
+        return [*first, run["state"], *[""] * (len(shots) + 4)]
     mean_rate = run["mean_rate_top1"]
     return [
         *first,
         _percent(run["top1"]),
         "" if mean_rate is None else f"{mean_rate['value']:.1%}",
         *(_percent(run["few_shot"].get(k)) for k in shots),
+        _percent(run["directions_top1"]),
         f"{run['train_seconds']:.0f}",
         f"{run['evaluation_seconds']:.0f}",
     ]
@@ -131,7 +134,7 @@ def _gaps(table: Mapping[str, Any]) -> list[str]:
 def _csv(table: Mapping[str, Any]) -> str:
     """One line a run; shares from 0 to 1, empty where there is none."""
     shots = _shots(table)
-    names = ["top1", "mean_rate_top1", *(f"shot{k}_top1" for k in shots)]
+    names = ["top1", "mean_rate_top1", *(f"shot{k}_top1" for k in shots), "directions_top1"]
     shares = [name + end for name in names for end in ("", "_low", "_high")]
     seconds = ["train_seconds", "evaluation_seconds"]
     text = io.StringIO()
@@ -140,6 +143,7 @@ def _csv(table: Mapping[str, Any]) -> str:
     for run in table["runs"]:
         by_shots = run.get("few_shot", {})
         found = [run.get("top1"), run.get("mean_rate_top1"), *(by_shots.get(k) for k in shots)]
+        found.append(run.get("directions_top1"))
         numbers = [None if one is None else one[end] for one in found for end in ENDS]
         first = [run["name"], " ".join(run["overrides"]), run["state"]]
         rest = [run.get(name) for name in (*seconds, "error")]

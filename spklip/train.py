@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 
 from spikedata import SpikeDataError
+from spklip.features import KeptViews
 from spklip.gather import gather_with_gradients
 from spklip.losses import UNLABELLED, contrastive_loss
 from spklip.recipe import TrainConfig
+
+JUDGING_AT_MOST = timedelta(days=7)
+"""How long processes that train together wait for each other."""
 
 
 class SpklipTrainer(Trainer):
@@ -150,9 +155,10 @@ def processes_of(config: TrainConfig) -> PartialState:
     """The processes that train together under torchrun, or the only one.
 
     accelerate joins processes without a GPU only if it is told that there is none; otherwise each
-    would train by itself, all of them into one folder.
+    would train by itself, all of them into one folder. The others wait while the first one judges,
+    which may take longer than torch waits by itself.
     """
-    return PartialState(cpu=trains_on_cpu(config))
+    return PartialState(cpu=trains_on_cpu(config), timeout=JUDGING_AT_MOST)
 
 
 def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -> Any:
@@ -236,6 +242,8 @@ def fit(
     # A rest of one clip has no negatives: its loss is 0 whatever the model does.
     whole = len(dataset) >= config.batch_size * processes.num_processes
     arguments.dataloader_drop_last = whole
+    if isinstance(dataset, KeptViews):
+        arguments.dataloader_num_workers = 0  # to start a process each epoch takes longer
     trainer = SpklipTrainer(
         model=model, args=arguments, train_dataset=dataset, data_collator=collate
     )

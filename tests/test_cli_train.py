@@ -52,6 +52,7 @@ SMALL = [
     "eval.shots=[1, 2]",
     "eval.episodes=5",
     "eval.resamples=20",
+    "eval.direction_steps=0",
 ]
 
 

@@ -15,6 +15,7 @@ from spikedata import SpikeDataError
 from spklip.building import build_model, load_model_parts
 from spklip.model import SpklipConfig, SpklipModel, build_image_encoder, encoders_of, full_range
 from spklip.model import embedded as embedded_weights
+from spklip.model.image_towers import moments
 from spklip.model.pictures import exposures
 from spklip.recipe import ModelConfig
 
@@ -114,7 +115,7 @@ def test_a_tower_without_a_trained_pooler_is_pooled_by_the_mean_of_its_tokens(en
     own = ViTModel.from_pretrained(encoders / "headless", add_pooling_layer=False).eval()
     picture = torch.rand(2, 3, 32, 32)
     want = own((picture - 0.5) / 0.5).last_hidden_state.mean(dim=1)
-    torch.testing.assert_close(encoder(picture), want)
+    torch.testing.assert_close(encoder(picture)[0], want)
 
 
 def test_everything_of_a_tower_is_frozen_but_what_is_asked_for(encoders):
@@ -149,20 +150,20 @@ def test_temporal_adapters_begin_as_nothing_and_let_windows_see_each_other(encod
     adapted = _model(encoders / name, temporal_adapter_width=4).video.encoder
     pictures = torch.rand(6, 3, 32, 32)
     with torch.no_grad():
-        want = plain(pictures)  # a few at a time, which rounds otherwise
-        torch.testing.assert_close(adapted(pictures, windows=3), want, atol=1e-5, rtol=1e-5)
+        want, _ = plain(pictures)  # a few at a time, which rounds otherwise
+        torch.testing.assert_close(adapted(pictures, windows=3)[0], want, atol=1e-5, rtol=1e-5)
         for adapter in adapted.adapters:
             torch.nn.init.normal_(adapter.up.weight)
-        first = adapted(pictures, windows=3)
+        first, _ = adapted(pictures, windows=3)
         pictures[1] = torch.rand(3, 32, 32)
-        second = adapted(pictures, windows=3)
+        second, _ = adapted(pictures, windows=3)
     changed = (first != second).any(dim=1).tolist()
     assert changed == [True, True, True, False, False, False]  # clips never see each other
     twin = copy.deepcopy(adapted)
     with torch.no_grad():
         for adapter in adapted.adapters:
             torch.nn.init.zeros_(adapter.up.weight)
-        assert torch.equal(twin(pictures, windows=3), second)  # a copy has adapters of its own
+        assert torch.equal(twin(pictures, windows=3)[0], second)  # a copy has adapters of its own
     learn = [n for n, p in adapted.named_parameters() if p.requires_grad]
     assert learn
     assert all(n.startswith("adapters.") for n in learn)
@@ -225,7 +226,7 @@ def test_an_encoder_of_a_function_of_the_user_s(encoders, monkeypatch):
     encoder = _model("mine:tower").video.encoder
     assert (encoder.features, encoder.size_px) == (5, 16)
     picture = torch.rand(1, 3, 16, 16)
-    torch.testing.assert_close(encoder(picture), encoder.tower(picture).mean(dim=(2, 3)))
+    torch.testing.assert_close(encoder(picture)[0], encoder.tower(picture).mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -355,3 +356,59 @@ def test_a_checkpoint_of_a_tower_is_loaded_by_its_folder(tmp_path):
     recipe = ModelConfig(checkpoint=str(tmp_path / "saved"))
     config, _ = load_model_parts(recipe)
     assert build_model(recipe, config).config.image_encoder == "embedded"
+
+
+def test_moments_tell_where_in_a_picture_features_lie():
+    found = torch.zeros(1, 3, 3, 5)
+    found[0, 0] = 7.0  # everywhere alike: nowhere in particular
+    found[0, 1, 0, 4] = 15.0  # above, at the right edge
+    found[0, 2, 2, 1] = 30.0  # below, half way to the left
+    across, down = moments(found).reshape(2, 3).tolist()
+    assert across == pytest.approx([0.0, 1.0, -1.0])
+    assert down == pytest.approx([0.0, -1.0, 2.0])
+    # The same map as tokens of a square of patches, behind a class token; a line has no height.
+    square = found[:, :, :, 1:4]
+    tokens = torch.cat([torch.full((1, 1, 3), 9.0), square.flatten(2).mT], dim=1)
+    assert torch.equal(moments(tokens), moments(square))
+    assert moments(found[:, :, :1])[0, 3:].tolist() == [0.0, 0.0, 0.0]
+    assert moments(found.flatten(1)).shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("embedded", 1280), ("clip", 32), ("siglip", 32), ("resnet", 32)]
+)
+@torch.no_grad()
+def test_what_moves_across_a_picture_moves_the_moments_of_a_tower(encoders, name, channels):
+    encoder = _model(name if name == "embedded" else encoders / name).video.encoder
+    assert encoder.moments == 2 * channels
+    picture = torch.zeros(2, 3, 64, 64)
+    picture[0, :, 20:40, 2:20], picture[1, :, 20:40, 44:62] = 1.0, 1.0
+    vector, moment = encoder(picture)
+    assert (vector.shape, moment.shape) == ((2, encoder.features), (2, 2 * channels))
+    moved = (moment[1] - moment[0]).abs()
+    assert moved[:channels].sum() > 2 * moved[channels:].sum()  # across, and hardly down
+
+
+@pytest.mark.parametrize("name", ["embedded", "clip"])
+@torch.no_grad()
+def test_a_few_shot_head_begins_with_the_classes_ranked_as_the_model_ranks_them(encoders, name):
+    model = _model(name if name == "embedded" else encoders / name)
+    torch.nn.init.normal_(model.video.add.weight, std=0.1)  # as if trained
+    features = model.window_features(_packed(4, segments=3), 75)
+    text = torch.nn.functional.normalize(torch.randn(5, model.config.embed_dim), dim=1)
+    model_score = model.encode_features(*features) @ text.T
+    head_score = model.head_features(*features) @ model.head_weights(text).T
+    longer = head_score.norm(dim=1, keepdim=True) / model_score.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(head_score, longer * model_score, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_batch_normalisation_is_folded_into_the_embedded_tower_s_convolutions():
+    tower = _model("embedded").video.encoder.tower
+    block = tower.blocks[1].body  # widens, halves the map and pads on one side, narrows
+    x = torch.randn(2, 16, 12, 10)
+    want = x
+    for layer in block:
+        want = layer.eval()(want)
+    assert want.shape == (2, 24, 6, 5)
+    torch.testing.assert_close(block(x), want, atol=1e-5, rtol=1e-4)

@@ -20,6 +20,7 @@ from spklip.evaluate import (
     ranks,
     retrieval,
     shared_groups,
+    start_strength,
     wilson,
 )
 
@@ -216,6 +217,24 @@ def test_zero_shots_are_judged_from_the_start_alone():
     text = torch.eye(7)
     right = few_shot(text[train] * 0, text[test], text, drawn, from_text=True)
     assert right[0].all()
+
+
+def test_texts_are_trusted_as_far_as_the_support_clips_bear_them_out():
+    # Two classes, a margin of 1: three clips right and two wrong are likeliest where
+    # sigmoid(strength) = 3/5, at ln 1.5 = 0.405; the steps are of 1/40.
+    right, wrong = [1.0, 0.0], [0.0, 1.0]
+    score_enc = torch.tensor([[right] * 3 + [wrong] * 2, [right] * 5, [wrong] * 5])
+    label_en = torch.zeros(3, 5, dtype=torch.int64)
+    assert start_strength(score_enc, label_en).tolist() == [0.4, 1.0, 0.0]
+
+
+def test_texts_that_mislead_do_not_hold_a_head_back():
+    train, test = _labels()
+    drawn = draw_episodes(train, test, range(7), episodes=20)
+    clean, misled = torch.eye(7) * 3, 20 * torch.eye(7).roll(1, dims=0)
+    right = few_shot(clean[train], clean[test], misled, drawn, from_text=True)
+    assert right[0].mean() < 0.2
+    assert {k: right[k].mean() for k in (1, 2, 4, 8)} == dict.fromkeys((1, 2, 4, 8), 1.0)
 
 
 def test_the_interval_over_groups_is_wider_than_over_many_episodes():

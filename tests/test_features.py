@@ -45,6 +45,7 @@ WORDS = [
     "eval.shots=[1, 2]",
     "eval.episodes=5",
     "eval.resamples=20",
+    "eval.direction_steps=0",
 ]
 
 
@@ -173,7 +174,7 @@ def test_views_take_turns_with_the_epochs(store, tmp_path):
         seen.append(items[0]["feature_vc"])
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[1])
-    assert seen[0].shape == (3, 1280)
+    assert seen[0].shape == (3, 3 * 1280)  # and where its features lie, across and down
 
 
 def files_of(root):

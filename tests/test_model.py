@@ -139,6 +139,20 @@ def test_a_clip_is_embedded_alike_alone_and_in_a_batch(model):
     assert torch.allclose(together, alone, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_model_that_learns_without_order_sees_windows_in_any_and_is_judged_in_theirs():
+    plain, control = make_model(), make_model(shuffle_order=True)
+    features = plain.window_features(packed(planes(1, 2, 15, 8, 8)), 15)
+    assert len(features[1]) == 4
+    assert torch.equal(control.encode_features(*features), plain.encode_features(*features))
+    control.train()
+    seen = {
+        tuple(control.encode_features(*features).flatten().mul(1e4).round().tolist())
+        for _ in range(200)
+    }
+    assert len(seen) == 24  # 4!
+
+
 def test_packed_planes_are_unpacked_in_the_order_of_time(model):
     planes_bsthw = planes(2, 2, 19, 8, 8)
     with torch.no_grad():

@@ -16,7 +16,9 @@ RECIPES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_are_recipes():
-    assert {"fewshot.yaml", "smoke.yaml", "ucf101.yaml"} <= {path.name for path in RECIPES}
+    assert {"fewshot.yaml", "smoke.yaml", "ucf101.yaml", "paper.yaml"} <= {
+        path.name for path in RECIPES
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -57,6 +59,7 @@ def test_the_few_shot_command_of_the_guide_feeds_the_model_it_starts_from():
     assert recipe.model.checkpoint == "runs/ucf101"
     assert recipe.data.window_ticks == before.data.window_ticks
     assert recipe.data.segments == before.data.segments
+    assert recipe.data.crop == before.data.crop
     assert recipe.data.shots == 5
 
 

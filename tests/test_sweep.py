@@ -144,8 +144,8 @@ def test_what_is_no_sweep_is_refused(values, message):
 
 
 def test_there_are_sweeps():
-    names = [path.name for path in SHIPPED]
-    assert names == ["picture.yaml", "sensor.yaml", "text.yaml", "ticks.yaml", "windows.yaml"]
+    names = [path.stem for path in SHIPPED]
+    assert names == ["order", "picture", "sensor", "text", "ticks", "windows"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -175,7 +175,7 @@ def test_a_packaged_sweep_is_found_by_its_name(home, monkeypatch):
     assert [run["name"] for run in json.loads(done.stdout)][0] == "windows-1"
     done = train(home, monkeypatch, "--sweep", "window.yaml")
     assert done.exit_code == 1
-    message = "no such sweep here, and none packaged. Packaged sweeps: picture.yaml, sensor.yaml, "
+    message = "no such sweep here, and none packaged. Packaged sweeps: order.yaml, picture.yaml, "
     assert message in one_error(done)
 
 
@@ -185,7 +185,8 @@ def test_a_packaged_sweep_is_found_by_its_name(home, monkeypatch):
 @pytest.fixture(scope="module")
 def swept(home) -> Any:
     """A sweep of three runs of which one has no data."""
-    runs = {"few": ["eval.shots=[1]"], "gone": ["data.path=gone.zarr"], "more": ["train.seed=1"]}
+    few = ["eval.shots=[1]", "eval.direction_steps=1"]
+    runs = {"few": few, "gone": ["data.path=gone.zarr"], "more": ["train.seed=1"]}
     name = write_sweep(home, "three.yaml", runs=runs)
     patch = pytest.MonkeyPatch()
     done = train(home, patch, "--sweep", name)
@@ -225,7 +226,11 @@ def test_the_tables_hold_the_numbers_of_the_runs(home, swept):
         assert f"{closed['spklip']['top1']['value']:.1%} [" in line_of(swept.stdout, name)
         by_episodes = metrics["few_shot"]["top1"]["spklip"]["1"]["value"]
         assert few["1"]["value"] == pytest.approx(by_episodes)  # summed in another order
-    assert lines["few"]["changes"] == "eval.shots=[1]"
+    assert lines["few"]["changes"] == "eval.shots=[1] eval.direction_steps=1"
+    directions = metrics_of(folder / "few")["directions"]["top1"]["spklip"]
+    assert runs["few"]["directions_top1"] == directions
+    assert lines["few"]["directions_top1_low"] == str(directions["low"])
+    assert runs["more"]["directions_top1"] is None
     assert lines["gone"]["top1"] == ""
     assert lines["gone"]["error"].startswith("gone.zarr")
 
@@ -278,7 +283,7 @@ def test_a_dry_run_tells_which_are_done_and_writes_nothing(home, swept, monkeypa
     done = train(home, monkeypatch, "--sweep", "three.yaml", "--dry-run")
     assert done.exit_code == 0
     assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
-        "few done, eval.shots=[1]",
+        "few done, eval.shots=[1], eval.direction_steps=1",
         "gone waiting, data.path=gone.zarr",
         "more done, train.seed=1",
     ]

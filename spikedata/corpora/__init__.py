@@ -33,7 +33,7 @@ from spikedata.corpora.names import (
     clip_id_of,
     spoken_name,
 )
-from spikedata.corpora.shapes import SHAPE_CLASSES, draw_shapes
+from spikedata.corpora.shapes import SHAPE_CLASSES, draw_directions, draw_shapes
 from spikedata.errors import CorpusError
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "class_order",
     "clip_id_of",
     "count",
+    "draw_directions",
     "draw_shapes",
     "find_corpus",
     "find_duplicates",

@@ -86,6 +86,33 @@ def draw_shapes(
     return root
 
 
+def draw_directions(
+    scene: int, *, size: tuple[int, int], frames: int, seed: int = 0
+) -> dict[str, NDArray[np.uint8]]:
+    """One scene in which order alone tells four clips apart: a shape moves along two tracks.
+
+    Each track is run both ways, so the frames of one clip are those of another backwards. No
+    picture without time tells left from right or up from down.
+
+    Args:
+        scene: its number; with ``seed`` it decides ground, shape and tracks.
+        size: height and width of a frame, px; each at least 24.
+        frames: frames of a clip, at least 2.
+        seed: same seed, same frames.
+
+    Returns:
+        luma uint8 (N, H, W) of each of the motions ``left``, ``right``, ``up``, ``down``.
+    """
+    ground_hw = draw_ground(np.random.default_rng((seed, scene)), size)
+    shape = SHAPES[scene % len(SHAPES)]
+    clips = {}
+    for axis, pair in enumerate((MOTIONS[:2], MOTIONS[2:])):
+        for motion in pair:
+            rng = np.random.default_rng((seed, scene, axis))
+            clips[motion] = draw_clip(rng, ground_hw, shape=shape, motion=motion, frames=frames)
+    return clips
+
+
 def _check(clips_per_class: int, test_per_class: int, size: tuple[int, int], frames: int) -> None:
     if clips_per_class < 1 or test_per_class < 0:
         raise ValueError(

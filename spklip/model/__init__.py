@@ -6,7 +6,7 @@ from spklip.model.image_towers import stages_of
 from spklip.model.origins import encoders_of
 from spklip.model.picture_tower import PictureTower, full_range
 from spklip.model.pictures import exposures, interval_picture
-from spklip.model.pooling import reverse_packed
+from spklip.model.pooling import pack_planes, reverse_packed
 from spklip.model.spklip import SpklipModel, SpklipOutput
 from spklip.model.text_tower import (
     build_tokenizer,
@@ -30,6 +30,7 @@ __all__ = [
     "interval_picture",
     "note_image_encoder",
     "note_text_encoder",
+    "pack_planes",
     "reverse_packed",
     "stages_of",
     "text_place",

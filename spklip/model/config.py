@@ -62,6 +62,9 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Width of the shared space, D."""
     dropout: float = 0.0
     """Dropout in both Transformers."""
+    shuffle_order: bool = False
+    """Train with the windows of every batch in another order: a control that cannot learn from
+    order, and is judged on clips as they are."""
     image_encoder: str = ""
     """Pretrained image tower on pictures of spikes: ``embedded``, a Hugging Face name or folder, or
     ``package.module:function``; empty reads spikes by the paper's own network."""

@@ -6,6 +6,9 @@ Source: M. Tan, Q. V. Le, "EfficientNet", arXiv:1905.11946; the Lite variant has
 squeeze-and-excitation, ReLU6 for swish, and a stem and head of fixed width.
 """
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,13 +33,45 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Convolve (N, C, H, W) to (N, after, ceil(H / stride), ceil(W / stride))."""
+        return super().forward(self.pad(x_nchw))
+
+    def pad(self, x_nchw: Tensor) -> Tensor:
+        """Pictures with the pixels around them that the convolution needs."""
         pads: list[int] = []
         for size, kernel, stride in zip(
             x_nchw.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
         ):
             spare = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [spare // 2, spare - spare // 2]
-        return super().forward(F.pad(x_nchw, pads) if any(pads) else x_nchw)
+        return F.pad(x_nchw, pads) if any(pads) else x_nchw
+
+
+class Layers(nn.Sequential):
+    """Convolutions, batch normalisations and activations, one after another.
+
+    Normalisation is by running statistics, in training too. So it is folded into the weights of the
+    convolution before it: one pass over the pictures instead of two.
+    """
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Apply all layers in order."""
+        waiting = list(self)[::-1]
+        while waiting:
+            layer = waiting.pop()
+            if isinstance(layer, nn.Conv2d) and isinstance(waiting[-1], nn.BatchNorm2d):
+                x_nchw = _convolve(x_nchw, layer, waiting.pop())
+            else:  # also an adapted convolution, whose weights are several
+                x_nchw = layer(x_nchw)
+        return x_nchw
+
+
+def _convolve(x_nchw: Tensor, layer: nn.Conv2d, norm: Any) -> Tensor:
+    scale_c = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift_c = norm.bias - norm.running_mean * scale_c
+    if isinstance(layer, SameConv2d):
+        x_nchw = layer.pad(x_nchw)
+    weight = layer.weight * scale_c[:, None, None, None]
+    return F.conv2d(x_nchw, weight, shift_c, layer.stride, groups=layer.groups)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -58,7 +93,7 @@ class InvertedBottleneck(nn.Module):
             ]
         layers += [SameConv2d(inner, inner, kernel, stride, groups=inner), _norm(inner)]
         layers += [nn.ReLU6(inplace=True), nn.Conv2d(inner, after, 1, bias=False), _norm(after)]
-        self.body = nn.Sequential(*layers)
+        self.body = Layers(*layers)
         self.keeps_shape = stride == 1 and before == after
 
     def forward(self, x_nchw: Tensor) -> Tensor:
@@ -72,7 +107,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
+        self.stem = Layers(
             SameConv2d(3, STEM_CHANNELS, 3, 2), _norm(STEM_CHANNELS), nn.ReLU6(inplace=True)
         )
         self.blocks = nn.ModuleList()
@@ -86,7 +121,7 @@ class EfficientNetLite0(nn.Module):
                     )
                 )
                 before = after
-        self.head = nn.Sequential(
+        self.head = Layers(
             nn.Conv2d(before, HEAD_CHANNELS, 1, bias=False),
             _norm(HEAD_CHANNELS),
             nn.ReLU6(inplace=True),

@@ -1,7 +1,7 @@
 """Image encoder: pictures to one vector each, by a pretrained tower.
 
-Shapes: N pictures, H rows, W columns, h and w those of a tower's map, L tokens, C width of a
-picture's vector.
+Shapes: N pictures, H rows, W columns, C width of a picture's vector, M numbers that tell where in
+the picture its features lie.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spklip.model.config import SpklipConfig
-from spklip.model.image_towers import ImageFacts, build_tower, stages_of, vector_of
+from spklip.model.image_towers import ImageFacts, build_tower, read_pictures, stages_of
 from spklip.model.tower_adapters import TemporalAdapter, add_lora
 
 CPU_PICTURES = 4
@@ -27,6 +27,8 @@ class ImageEncoder(nn.Module):
 
     features: int
     """Width of a picture's vector, C."""
+    moments: int
+    """How many numbers tell where its features lie, M; 0 where a tower does not tell."""
     size_px: int
     """Height and width of the pictures that the tower is given."""
     joint: bool
@@ -37,7 +39,7 @@ class ImageEncoder(nn.Module):
         tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.tower = tower.requires_grad_(False).eval()
         self.facts = facts
-        self.features, self.joint = facts.features, facts.joint
+        self.features, self.moments, self.joint = facts.features, facts.moments, facts.joint
         self.size_px = config.picture_px or facts.size_px
         self.learning_stages = config.unfreeze_stages
         self._unfreeze()
@@ -84,7 +86,7 @@ class ImageEncoder(nn.Module):
                 module.training = mode and not isinstance(module, _BatchNorm)
         return self
 
-    def forward(self, picture_nchw: Tensor, windows: int = 1) -> Tensor:
+    def forward(self, picture_nchw: Tensor, windows: int = 1) -> tuple[Tensor, Tensor]:
         """Pictures to vectors.
 
         Args:
@@ -92,7 +94,8 @@ class ImageEncoder(nn.Module):
             windows: how many rows, one after another, are the windows of one clip.
 
         Returns:
-            Vectors (N, C), not normalised.
+            vector_nc: (N, C), not normalised.
+            moment_nm: (N, M), see :func:`spklip.model.image_towers.moments`.
 
         Raises:
             ValueError: not pictures of three channels, or N is no multiple of ``windows``.
@@ -107,10 +110,16 @@ class ImageEncoder(nn.Module):
             assert isinstance(adapter, TemporalAdapter)
             adapter.windows = windows
         if torch.is_grad_enabled() or picture_nchw.is_cuda or len(self.adapters):
-            return vector_of(self.tower, self.facts, self._prepared(picture_nchw))
+            return self._read(picture_nchw)
         # A few pictures at a time stay in the cache of a CPU: twice as fast as many.
         parts = torch.split(picture_nchw, CPU_PICTURES)
-        return torch.cat([vector_of(self.tower, self.facts, self._prepared(p)) for p in parts])
+        vectors, moments = zip(*(self._read(part) for part in parts), strict=True)
+        return torch.cat(vectors), torch.cat(moments)
+
+    def _read(self, picture_nchw: Tensor) -> tuple[Tensor, Tensor]:
+        prepared_nchw = self._prepared(picture_nchw)
+        vector_nc, moment_nm = read_pictures(self.tower, self.facts, prepared_nchw)
+        return vector_nc, moment_nm[:, : self.moments]
 
     def _prepared(self, picture_nchw: Tensor) -> Tensor:
         size = (self.size_px, self.size_px)

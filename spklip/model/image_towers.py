@@ -1,11 +1,12 @@
 """Where image towers come from, and how each gives a picture's vector.
 
-Shapes: N pictures, H rows, W columns, h and w those of a tower's map, L tokens, C width of a
-picture's vector.
+Shapes: N pictures, H rows, W columns, h and w those of a tower's map, K its channels, L tokens,
+C width of a picture's vector, M numbers that tell where its features lie.
 """
 
 import importlib
 import logging
+import math
 import re
 from collections import deque
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,8 @@ class ImageFacts:
     """``mean`` of its map or tokens, its ``pooler``, or its place in a ``joint`` space."""
     features: int = 0
     """Width of a picture's vector, C; 0 until a picture has been seen."""
+    moments: int = 0
+    """Numbers that tell where in a picture a tower's features lie; 0: it does not tell."""
     stage_widths: tuple[int, ...] = ()
     """Channels that leave each stage."""
     logit_scale: float | None = None
@@ -67,6 +70,7 @@ class ImageFacts:
 EMBEDDED = ImageFacts(
     size_px=224,
     features=HEAD_CHANNELS,
+    moments=2 * HEAD_CHANNELS,
     stage_widths=tuple(group[-1] for group in GROUPS for _ in range(group[0])),
 )
 
@@ -193,7 +197,7 @@ def _shown(name: str, architecture: Any) -> dict[str, Any]:
 
 
 class JointImageTower(nn.Module):
-    """The image half of a joint model: pictures to vectors in the space it shares with texts."""
+    """The image half of a joint model, which ends in the space it shares with texts."""
 
     def __init__(self, whole: Any) -> None:
         super().__init__()
@@ -201,11 +205,11 @@ class JointImageTower(nn.Module):
         # SigLIP's pooling ends in its shared space; CLIP's has a projection after it.
         self.projection: nn.Module = getattr(whole, "visual_projection", nn.Identity())
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pictures (N, 3, H, W) to vectors (N, C), not of unit length."""
-        pooled_nc = self.vision_model(pixel_values=pixel_values).pooler_output
-        vector_nc: Tensor = self.projection(pooled_nc)
-        return vector_nc
+    def forward(self, pixel_values: Tensor) -> Any:
+        """Normalised pictures (N, 3, H, W) to tokens and vectors (N, C), not of unit length."""
+        output = self.vision_model(pixel_values=pixel_values)
+        output.pooler_output = self.projection(output.pooler_output)
+        return output
 
 
 def _measured(tower: nn.Module, facts: ImageFacts, config: SpklipConfig) -> ImageFacts:
@@ -218,7 +222,7 @@ def _measured(tower: nn.Module, facts: ImageFacts, config: SpklipConfig) -> Imag
     ]
     try:
         with torch.no_grad():
-            vector_nc = vector_of(tower, facts, torch.zeros(1, 3, size, size))
+            vector_nc, moment_nm = read_pictures(tower, facts, torch.zeros(1, 3, size, size))
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise SpikeDataError(
             f"image_encoder {config.image_encoder!r}: takes no pictures of {size}x{size} px: "
@@ -227,7 +231,12 @@ def _measured(tower: nn.Module, facts: ImageFacts, config: SpklipConfig) -> Imag
     finally:
         for hook in hooks:
             hook.remove()
-    return replace(facts, features=int(vector_nc.shape[1]), stage_widths=tuple(widths))
+    return replace(
+        facts,
+        features=int(vector_nc.shape[1]),
+        moments=int(moment_nm.shape[1]),
+        stage_widths=tuple(widths),
+    )
 
 
 def width_of(output: Any) -> int:
@@ -247,13 +256,45 @@ def stages_of(tower: nn.Module) -> list[nn.Module]:
     return []
 
 
-def vector_of(tower: nn.Module, facts: ImageFacts, picture_nchw: Tensor) -> Tensor:
-    """Vectors (N, C) of normalised pictures (N, 3, H, W)."""
+def read_pictures(
+    tower: nn.Module, facts: ImageFacts, picture_nchw: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Vectors (N, C) of normalised pictures (N, 3, H, W), and their :func:`moments` (N, M)."""
     output: Any = tower(picture_nchw)
     pooled = getattr(output, "pooler_output", None)
-    if facts.vector == "pooler" and pooled is not None:
-        return pooled.flatten(1)  # type: ignore[no-any-return]
     found: Tensor = getattr(output, "last_hidden_state", output)
+    if facts.vector in ("pooler", "joint") and pooled is not None:
+        vector_nc = pooled.flatten(1)
+        return vector_nc, moments(found) if isinstance(found, Tensor) else vector_nc[:, :0]
     if found.ndim == 2:
-        return found
-    return found.mean(dim=(2, 3)) if found.ndim == 4 else found.mean(dim=1)
+        return found, moments(found)
+    return found.mean(dim=(2, 3) if found.ndim == 4 else 1), moments(found)
+
+
+def moments(found: Tensor) -> Tensor:
+    """Where in a picture features lie: first moments of a tower's map, across and down.
+
+    A mean over the map forgets places, and with them which way a thing goes from window to window.
+
+    Args:
+        found: a map (N, K, h, w), or tokens (N, L, K): those of the largest square of patches that
+            L holds, behind others (a class token, registers).
+
+    Returns:
+        (N, 2 K): sum over the map of each feature times its place, -1 to 1 from edge to edge, over
+        the number of places; (N, 0) of vectors (N, C), which have no places.
+    """
+    if found.ndim == 2:
+        return found[:, :0]
+    if found.ndim == 3:
+        side = math.isqrt(found.shape[1])
+        found = found[:, found.shape[1] - side**2 :].mT.reshape(len(found), -1, side, side)
+    height, width = found.shape[2:]
+    down_h, across_w = (
+        (torch.arange(side, device=found.device, dtype=found.dtype) * 2 - (side - 1))
+        / max(1, side - 1)
+        for side in (height, width)
+    )
+    across_nk = (found * across_w).mean(dim=(2, 3))
+    down_nk = (found * down_h[:, None]).mean(dim=(2, 3))
+    return torch.cat([across_nk, down_nk], dim=1)

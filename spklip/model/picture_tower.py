@@ -49,9 +49,11 @@ def full_range(rate_nchw: Tensor) -> Tensor:
 class PictureTower(nn.Module):
     """Spikes of a clip to one vector: pictures, image encoder, Transformer over windows, mean.
 
-    What the Transformer finds in the order of the windows is added to each window's vector, and
-    begins as nothing: an untrained tower is the image encoder's mean over windows. A joint image
-    and text encoder keeps its own projection, with nothing between it and the shared space.
+    The Transformer sees the encoder's vector of each window and where in the picture its features
+    lie, so that it can tell which way they go. What it finds in the order of the windows is added
+    to each window's vector, and begins as nothing: an untrained tower is the image encoder's mean
+    over windows. A joint image and text encoder keeps its own projection, with nothing between it
+    and the shared space.
     """
 
     def __init__(self, config: SpklipConfig, *, pretrained: bool) -> None:
@@ -63,6 +65,10 @@ class PictureTower(nn.Module):
         self.joint = self.encoder.joint
         self.norm: nn.Module = nn.Identity() if self.joint else DampedNorm(features)
         self.enter = nn.Linear(features, width)
+        self.enter_moments: nn.Module | None = None
+        if moments := self.encoder.moments:
+            line = nn.Linear(moments, width, bias=False)
+            self.enter_moments = nn.Sequential(DampedNorm(moments), line)
         self.time = nn.Linear(width, width)
         self.temporal = window_transformer(config)
         self.add = nn.Linear(width, features)
@@ -74,14 +80,14 @@ class PictureTower(nn.Module):
         )
 
     def window_features(self, packed_bsghw: Tensor, ticks: int) -> tuple[Tensor, Tensor]:
-        """The image encoder's vector of each window, before windows see each other.
+        """What the image encoder sees in each window, before windows see each other.
 
         Args:
             packed_bsghw: uint8 (B, S, G, H, W).
             ticks: ticks of a segment.
 
         Returns:
-            feature_bvc: (B, S V, C).
+            feature_bvc: (B, S V, C): the encoder's vector, then its moments.
             centre_v: middle tick of each of the S V windows; segments are laid end to end.
         """
         config = self.config
@@ -92,7 +98,8 @@ class PictureTower(nn.Module):
         picture_nchw = full_range(self._rates(packed_bsghw.flatten(0, 1), ticks, starts))
         if picture_nchw.shape[1] == 1:
             picture_nchw = picture_nchw.expand(-1, 3, -1, -1)
-        feature_nc = self.encoder(picture_nchw, windows=segments * len(starts))
+        seen = self.encoder(picture_nchw, windows=segments * len(starts))
+        feature_nc = torch.cat(seen, dim=1)
         centre_v = window_centres(starts, segments, ticks, config.hsfe_ticks)
         return feature_nc.reshape(clips, segments * len(starts), -1), centre_v.to(feature_nc.device)
 
@@ -114,20 +121,29 @@ class PictureTower(nn.Module):
         rate_nchw: Tensor = self.picture(window_nkhw)
         return rate_nchw
 
-    def clip_features(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
-        """Window vectors to one vector a clip, (B, C), which sees their order."""
-        shape = feature_bvc.shape
+    def clip_parts(self, feature_bvc: Tensor, centre_v: Tensor) -> tuple[Tensor, Tensor]:
+        """Window vectors to two vectors a clip, (B, C) each, whose sum is what is read.
+
+        Returns:
+            own_bc: mean of the windows as the image encoder sees them.
+            added_bc: what the Transformer, which sees their order, adds to it.
+        """
+        features = self.encoder.features
+        vector_bvc, moment_bvm = feature_bvc[..., :features], feature_bvc[..., features:]
         if self.joint:
-            feature_bvc = F.normalize(feature_bvc, dim=-1)
-        own_bvc = self.norm(feature_bvc.flatten(0, 1)).reshape(shape)
+            vector_bvc = F.normalize(vector_bvc, dim=-1)
+        own_bvc = self.norm(vector_bvc.flatten(0, 1)).reshape(vector_bvc.shape)
         position_vd = sine_positions(centre_v / self.config.step_ticks, self.enter.out_features)
         hidden_bvd = self.enter(own_bvc) + self.time(position_vd.to(own_bvc.dtype))
-        clip_bc: Tensor = (own_bvc + self.add(self.temporal(hidden_bvd))).mean(dim=1)
-        return clip_bc
+        if self.enter_moments is not None:
+            where_nd = self.enter_moments(moment_bvm.flatten(0, 1))
+            hidden_bvd = hidden_bvd + where_nd.reshape(hidden_bvd.shape)
+        return own_bvc.mean(dim=1), self.add(self.temporal(hidden_bvd)).mean(dim=1)
 
     def read(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
         """Window vectors (B, V, C) to clip vectors (B, embed_dim), not normalised."""
-        clip_bd: Tensor = self.leave(self.drop(self.clip_features(feature_bvc, centre_v)))
+        own_bc, added_bc = self.clip_parts(feature_bvc, centre_v)
+        clip_bd: Tensor = self.leave(self.drop(own_bc + added_bc))
         return clip_bd
 
     def forward(self, packed_bsghw: Tensor, ticks: int) -> Tensor:

@@ -26,6 +26,8 @@ from spklip.model.video_tower import VideoTower
 
 MAX_SCALE = 100.0
 START_SCALE = 1 / 0.07
+ADDED_SHARE = 1 / 8
+"""Length at which a few-shot head reads what the Transformer adds to an image encoder's vector."""
 
 
 @dataclass
@@ -193,6 +195,9 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         Returns:
             Unit vectors, (B, D).
         """
+        if self.config.shuffle_order and self.training:
+            # Their places in time are all that tells windows their order.
+            centre_v = centre_v[torch.randperm(len(centre_v), device=centre_v.device)]
         return F.normalize(self.video.read(feature_bvc, centre_v), dim=-1)
 
     def _check_planes(self, expected: str, planes: Tensor) -> None:
@@ -210,23 +215,25 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def head_features(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
         """What a few-shot head reads of clips, (B, F), given as their windows' features.
 
-        With the weights that :meth:`head_weights` makes of texts, a linear head on them scores
-        clips as this model does; but where the image encoder sees more than the shared space
-        holds, a head that learns from a few clips can use it.
+        With the weights that :meth:`head_weights` makes of texts, a linear head on them ranks
+        classes as this model does. Where a pretrained image encoder sees more than the shared
+        space holds, a head that learns from a few clips can use it: it reads the encoder's mean
+        vector and, ``ADDED_SHARE`` as long, what the Transformer adds. That was learnt for the
+        classes of training, and is longer than the rest; at its full length it is most of what a
+        penalised head uses, and tells other classes apart worse than the encoder does.
         """
         if isinstance(self.video, PictureTower) and not self.video.joint:
-            clip_bc = self.video.clip_features(feature_bvc, centre_v)
-            length_b1 = self.video.leave(clip_bc).norm(dim=-1, keepdim=True)
-            head_bc: Tensor = clip_bc / length_b1.clamp_min(1e-6)
-            return head_bc
+            own_bc, added_bc = self.video.clip_parts(feature_bvc, centre_v)
+            return torch.cat([own_bc, ADDED_SHARE * added_bc], dim=1)
         return self.encode_features(feature_bvc, centre_v)
 
     def head_weights(self, text_cd: Tensor) -> Tensor:
-        """Weights (C, F) of the head that scores clips against these texts; see above."""
+        """Weights (C, F) of the head that ranks these texts as the model does; see above."""
         if isinstance(self.video, PictureTower) and not self.video.joint:
             leave = self.video.leave
             assert isinstance(leave, nn.Linear)
-            return text_cd @ leave.weight
+            weight_cf = text_cd @ leave.weight
+            return torch.cat([weight_cf, weight_cf / ADDED_SHARE], dim=1)
         return text_cd
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
