@@ -30,8 +30,6 @@ COUNT_BINS = 16
 INTERVAL_BINS = 32
 """Bins of the inter-spike intervals: 1 to 31 ticks, and longer."""
 
-_BITS_SET = torch.tensor([value.bit_count() for value in range(256)], dtype=torch.uint8)
-
 
 def mean_rate(packed_bsghw: Tensor, ticks: int) -> Tensor:
     """Spikes a tick of each pixel over a whole window, all segments together.
@@ -43,8 +41,9 @@ def mean_rate(packed_bsghw: Tensor, ticks: int) -> Tensor:
     Returns:
         rate_bhw: float32 (B, H, W), 0 to 1.
     """
-    count_bsghw = _BITS_SET.to(packed_bsghw.device)[packed_bsghw.int()]
-    return count_bsghw.sum(dim=(1, 2)).float() / (packed_bsghw.shape[1] * ticks)
+    rate_n1hw = exposures(packed_bsghw.flatten(0, 1), ticks, [0], ticks)
+    count_bshw = (rate_n1hw * ticks).round().reshape(*packed_bsghw.shape[:2], *rate_n1hw.shape[2:])
+    return count_bshw.sum(dim=1) / (packed_bsghw.shape[1] * ticks)
 
 
 def rate_image(rate_bhw: Tensor, longer_px: int = IMAGE_PX) -> Tensor:

@@ -35,18 +35,19 @@ from spklip.train import fit
 DIRECTIONS = ("left", "right", "up", "down")
 OPPOSITE = (1, 0, 3, 2)
 PROMPTS = tuple((f"something moves {direction}",) for direction in DIRECTIONS)
-TRAIN_SCENES, TEST_SCENES = 48, 12
+TRAIN_SCENES, TEST_SCENES = 40, 10
 """Scenes to learn from and to be judged on; four clips each."""
 CELLS = 24
 """Cells of a side of these pictures: what a model pools before it looks would hide the motion."""
-LEAST_PX = 48
+LEAST_PX, MOST_PX = 48, 240
+"""Sides at least and at most: large ones are many bytes, all of which are held."""
 
 
 class DirectionClips(Dataset[dict[str, Any]]):
     """Clips of some scenes, as a loader of spike clips gives them."""
 
     def __init__(self, scenes: Sequence[int], recipe: Recipe, config: SpklipConfig) -> None:
-        side_px = max(LEAST_PX, CELLS * config.pool_px)
+        side_px = min(MOST_PX, max(LEAST_PX, CELLS * config.pool_px))
         self.items = [item for scene in scenes for item in _scene_items(scene, side_px, recipe)]
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,7 +117,7 @@ def read_directions(
         the clips played backwards that are named by where they then go), and ``top1`` with
         intervals over scenes: of ``spklip``, of it on clips ``shuffled`` and ``reversed``, and of
         logistic regression on ``mean_rate`` images, which have no time. ``skipped``, why not, where
-        there are no steps. None in the other processes of a distributed run.
+        there are no steps. None in the other processes, where there are.
 
     Raises:
         SpikeDataError: the loss is no longer a finite number.
@@ -162,6 +163,7 @@ def _learn(
         checkpoints,
         resume=resume,
         progress=progress,
+        title="train: directions",
     )
     return model
 

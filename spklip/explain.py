@@ -40,6 +40,9 @@ class Explanation:
 
     Windows of one clip compare with each other. The unit is nobody's.
     """
+    attention_lvv: Tensor
+    """float32 (L, V, V), for each layer of the Transformer over windows how much a window (rows)
+    heeds each of all (columns), mean over heads; rows sum to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,7 @@ def explain(model: Any, packed_sghw: Tensor, ticks: int, text_d: Tensor) -> Expl
         with _cut_at(find_map(model)) as cut:
             feature_1vc, centre_v = model.window_features(packed_sghw[None], ticks)
         score, weighed = _score(model, feature_1vc, centre_v, text_d / length)
+        attention_lvv = _window_attention(model.video, feature_1vc, centre_v)
         weighed_slope, map_slope = torch.autograd.grad(score, [weighed, cut[0]])
     weight_v = (weighed_slope * weighed).reshape(len(centre_v), -1).sum(dim=1)
     map_vhw = _class_activation(as_map(cut[0].detach()), as_map(map_slope))
@@ -92,6 +96,7 @@ def explain(model: Any, packed_sghw: Tensor, ticks: int, text_d: Tensor) -> Expl
         weight_v=weight_v.detach().float().cpu(),
         centre_v=centre_v.float().cpu(),
         map_vhw=_on_pixels(model, map_vhw, packed_sghw.shape[-2:]).cpu(),
+        attention_lvv=attention_lvv,
     )
 
 
@@ -112,6 +117,26 @@ def _score(
             hook.remove()
     length = clip_d.detach().norm().clamp_min(1e-12)
     return clip_d @ text_d.to(clip_d) / length, weighed[-1]
+
+
+def _window_attention(video: Any, feature_1vc: Tensor, centre_v: Tensor) -> Tensor:
+    """Attention of every layer of the Transformer over windows, (L, V, V)."""
+    layers = list(video.temporal.layers)
+    given: list[Tensor] = []
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+        for layer in layers
+    ]
+    try:
+        video.read(feature_1vc, centre_v)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    attention_lvv = torch.zeros(len(layers), len(centre_v), len(centre_v))
+    with torch.no_grad():
+        for number, (layer, x_1vd) in enumerate(zip(layers, given, strict=True)):
+            attention_lvv[number] = layer.self_attn(x_1vd, x_1vd, x_1vd)[1][0]
+    return attention_lvv
 
 
 def _class_activation(map_nchw: Tensor, slope_nchw: Tensor) -> Tensor:

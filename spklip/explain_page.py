@@ -133,7 +133,8 @@ _HOW = (
     "text. Pictures: the windows of greatest weight, each the spikes of all its ticks (TFP); from "
     "red to yellow, places that speak for the text (Grad-CAM at the last map of the image tower). "
     "Pictures of one clip and text share their colours. The colours tell what moved this model's "
-    "score, not what is right."
+    "score, not what is right. Dark squares: the windows (columns) that a window (rows) heeds in a "
+    "layer of the Transformer, the same for every text."
 )
 
 
@@ -207,9 +208,11 @@ class _Asker:
         label = int(test.labels[index]) if names else None
         page.heading(stored.id)
         page.text(_told(names, label, answer))
-        texts = []
+        texts: list[ExplainedText] = []
         for shown, text_d in self._texts(index, label, answer):
             found = explain(self.model, packed_sghw, ticks, text_d.to(self.model.device))
+            if not texts and len(found.centre_v) > 1:
+                page.figure(_attention(found))
             _add(page, shown, found, packed_sghw.cpu(), ticks, self.model.config.hsfe_ticks, stored)
             texts.append(
                 ExplainedText(
@@ -293,6 +296,20 @@ def _bars(found: Explanation, tick_rate_hz: float) -> Any:
     unit = "s" if tick_rate_hz else "ticks"
     axes.set_xlabel(plain(f"middle of the window, {unit} of what was seen"))
     axes.set_ylabel("adds to the score")
+    return figure
+
+
+def _attention(found: Explanation) -> Any:
+    """How much the windows heed each other: a picture for each layer."""
+    layers = found.attention_lvv.numpy()
+    figure, columns = new_figure(2.6 * len(layers), 2.6, len(layers))
+    parts = zip(np.atleast_1d(columns), layers, strict=True)
+    for number, (axes, attention_vv) in enumerate(parts, 1):
+        axes.imshow(attention_vv, cmap="Greys", vmin=0)
+        axes.set_title(f"layer {number}", fontsize=8)
+        axes.set_xlabel("heeded window", fontsize=8)
+        axes.set_ylabel("window", fontsize=8)
+        axes.tick_params(labelsize=7)
     return figure
 
 

@@ -4,7 +4,8 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 
 - ``recipe.yaml``: the resolved recipe, all defaults written out;
 - ``checkpoints/``: what ``resume`` goes on from;
-- ``trainings/``: where a run trains several models, what each of them answered;
+- ``trainings/``: what further models answered: on other splits, without some classes, and where
+  order alone tells;
 - ``model/``: the trained model and its tokenizer (``SpklipModel.from_pretrained`` reads it);
 - ``report.html``: the numbers to look at;
 - ``metrics.json``: the numbers to compute with. It is written last: a folder that has it is
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -93,7 +95,7 @@ def run_recipe(
     further = unseen_trainings(trainings[0], recipe, splits)
     unseen = [run.train_and_judge(one) for one in further]
     directions = run.directions(trainings[0].recipe)
-    if directions is None:  # in another process than the first
+    if directions is None or not processes.is_main_process:
         return None
     seconds = time.perf_counter() - started
     told = verdict([one for one in judged if one], [one for one in unseen if one], splits, recipe)
@@ -261,13 +263,14 @@ def evaluate_run(
     embedder = Embedder(model, recipe, root, towers, progress=progress)
     with out_of_memory_told(recipe), readers_told():
         judged = judge(model, tokenizer, splits, recipe, embedder)
-        directions = read_directions(
-            lambda: build_model(recipe.model, config),
-            tokenizer,
-            recipe,
-            out / "trainings" / "directions",
-            progress=progress,
-        )
+        with tempfile.TemporaryDirectory() as aside:
+            directions = read_directions(
+                lambda: build_model(recipe.model, config),
+                tokenizer,
+                recipe,
+                Path(aside),
+                progress=progress,
+            )
     told = verdict([judged], [], splits, recipe) | {"directions": directions}
     return _write(told, splits, recipe, out, train, time.perf_counter() - started)
 
@@ -307,7 +310,8 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
         "memory_gb": estimate_memory(recipe, config, int(height_px), int(width_px)),
         "clips": describe_splits(splits),
         "trainings": [one.name for one in trainings]
-        + [one.name for one in unseen_trainings(trainings[0], recipe, splits)],
+        + [one.name for one in unseen_trainings(trainings[0], recipe, splits)]
+        + ["directions"] * bool(recipe.eval.direction_steps),
     }
 
 

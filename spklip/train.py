@@ -109,14 +109,15 @@ class EpochOfDataset(TrainerCallback):
 class ProgressOnStderr(TrainerCallback):
     """One bar on standard error; standard output is for results."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str) -> None:
+        self._title = title
         self._bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar, at the step that a resumed run starts from."""
         if state.is_world_process_zero:
             self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="train", file=sys.stderr
+                total=state.max_steps, initial=state.global_step, desc=self._title, file=sys.stderr
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -211,6 +212,7 @@ def fit(
     workers: int = 0,
     resume: bool = False,
     progress: bool = True,
+    title: str = "train",
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train a model, or go on from the last checkpoint in ``folder``.
 
@@ -224,6 +226,7 @@ def fit(
         workers: reading processes.
         resume: go on from the last checkpoint, if there is one.
         progress: show a bar on standard error.
+        title: of the bar.
 
     Returns:
         model: trained, on the device it was trained on.
@@ -253,25 +256,25 @@ def fit(
     if resume:
         with processes.main_process_first():
             last = last_checkpoint(folder)
-    _train_from(trainer, last, progress=progress)
+    _train_from(trainer, last, ProgressOnStderr(title) if progress else None)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise _diverged("a weight is not a finite number after the last step")
     return model, _curve(trainer.state.log_history)
 
 
-def _train_from(trainer: SpklipTrainer, last: Path | None, *, progress: bool) -> None:
+def _train_from(trainer: SpklipTrainer, last: Path | None, bar: ProgressOnStderr | None) -> None:
     """Train from a checkpoint, or from the beginning."""
     if last is not None and _step_of(last) >= trainer.args.max_steps:
         _load_finished(trainer, last)  # going on would add a step: the end is checked after one
         return
-    bar = ProgressOnStderr()
-    if progress:
+    if bar is not None:
         trainer.add_callback(bar)
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
-        bar.close()
+        if bar is not None:
+            bar.close()
 
 
 def _curve(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -68,7 +68,7 @@ def test_answers_are_kept_and_resume_takes_them(tmp_path, resume):
     recipe = read_recipe(os.devnull, SHORT)
     told = directions_of(recipe, tmp_path)
     assert set(told["top1"]) == {"spklip", "shuffled", "reversed", "mean_rate"}
-    assert (told["train_clips"], told["test_clips"], told["steps"]) == (192, 48, 2)
+    assert (told["train_clips"], told["test_clips"], told["steps"]) == (160, 40, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["answers.json"]
     (tmp_path / "answers.json").write_text(json.dumps(told | {"steps": -1}))
     again = directions_of(recipe, tmp_path, resume=resume)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from spikedata_cli.train import eval_app
+from test_model import make_model, packed, planes
 from test_train import TINY
 from tiny_encoders import write_encoders
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from spklip import explain_clips, read_recipe, recipe_of_run
 from spklip.explain import as_map, explain
 from spklip.explain_page import lay_heat, take_turns
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
+from spklip.model.video_tower import sine_positions
 from spklip.run_folder import resolved_recipe
 
 TICKS, WINDOWS = 128, 5
@@ -64,6 +66,7 @@ class LinearModel(torch.nn.Module):
         self.block = torch.nn.Identity()
         self.video = SimpleNamespace(
             backbone=SimpleNamespace(blocks=[self.block]),
+            temporal=SimpleNamespace(layers=[]),
             read=lambda feature_bvc, _: torch.einsum("bvc,dvc->bd", feature_bvc, weight_dvc),
         )
 
@@ -93,6 +96,24 @@ def test_weights_of_a_linear_model_are_the_contributions_worked_out_by_hand():
     maps = [[[4, 0], [0, 8]], [[0, 14], [0, 0]]]
     want = torch.tensor(maps) * share
     torch.testing.assert_close(found.map_vhw, want.float())
+
+
+def test_attention_is_that_of_the_windows_in_each_layer():
+    model = make_model()
+    spikes = packed(planes(1, 2, 15, 8, 8))
+    found = explain(model, spikes[0], 15, torch.randn(model.config.embed_dim))
+    layers, windows = model.video.temporal.layers, len(found.centre_v)
+    assert found.attention_lvv.shape == (len(layers), windows, windows)
+    torch.testing.assert_close(found.attention_lvv.sum(2), torch.ones(len(layers), windows))
+    with torch.no_grad():
+        feature, centre = model.window_features(spikes, 15)
+        place = sine_positions(centre / model.config.step_ticks, feature.shape[2])
+        x = layers[0].norm1(feature + model.video.time(place))[0]
+        attention = layers[0].self_attn
+        query, key, _ = (x @ attention.in_proj_weight.T + attention.in_proj_bias).chunk(3, dim=1)
+        heads = [part.unflatten(1, (attention.num_heads, -1)) for part in (query, key)]
+        score = torch.einsum("vhd,whd->hvw", *heads) / attention.head_dim**0.5
+    torch.testing.assert_close(found.attention_lvv[0], score.softmax(dim=2).mean(dim=0))
 
 
 def tower_of_one_place(row, column):
@@ -293,7 +314,8 @@ def test_the_page_shows_each_clip_and_needs_no_other_file(home, tmp_path, monkey
     assert "<b>down" not in page
     assert [h.replace("&amp;", "&") for h in re.findall("<h2>(.*)</h2>", page)] == ids
     texts = [text for clip in told["clips"] for text in clip["texts"]]
-    assert page.count("<svg") == len(texts)
+    windowed = sum(len(clip["texts"][0]["weights"]) > 1 for clip in told["clips"])
+    assert page.count("<svg") == len(texts) + windowed  # weights, and the windows' attention
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == sum(min(4, len(text["weights"])) for text in texts)
     for data in pictures:
