@@ -22,7 +22,15 @@ from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spikedata import SensorConfig, collate, draw_directions, simulate, unpack_planes, write_whole
+from spikedata import (
+    SensorConfig,
+    SpikeDataError,
+    collate,
+    draw_directions,
+    simulate,
+    unpack_planes,
+    write_whole,
+)
 from spklip import baselines
 from spklip.batches import TextCollator
 from spklip.embed import OTHER_ORDERS, Embedder
@@ -117,10 +125,8 @@ def read_directions(
         the clips played backwards that are named by where they then go), and ``top1`` with
         intervals over scenes: of ``spklip``, of it on clips ``shuffled`` and ``reversed``, and of
         logistic regression on ``mean_rate`` images, which have no time. ``skipped``, why not, where
-        there are no steps. None in the other processes, where there are.
-
-    Raises:
-        SpikeDataError: the loss is no longer a finite number.
+        there are no steps or training diverged: what else the run measured is not lost for that.
+        None in the other processes.
     """
     if not recipe.eval.direction_steps:
         return {"skipped": "eval.direction_steps is 0"}
@@ -131,10 +137,13 @@ def read_directions(
         return told if first else None
     # Neither cropped nor mirrored: that would take motion out of the picture, or turn it round.
     recipe = replace(recipe, data=replace(recipe.data, crop=1.0, mirror=False))
-    model = _learn(build, tokenizer, recipe, checkpoints, resume=resume, progress=progress)
-    if not first:
-        return None
-    told = _judge(model.eval(), tokenizer, recipe)
+    try:
+        model = _learn(build, tokenizer, recipe, checkpoints, resume=resume, progress=progress)
+        if not first:
+            return None
+        told = _judge(model.eval(), tokenizer, recipe)
+    except SpikeDataError as error:
+        return {"skipped": str(error)}
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps(told, indent=1) + "\n")
     shutil.rmtree(checkpoints, ignore_errors=True)

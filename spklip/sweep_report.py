@@ -107,7 +107,7 @@ def _cells(run: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
         _percent(run["top1"]),
         "" if mean_rate is None else f"{mean_rate['value']:.1%}",
         *(_percent(run["few_shot"].get(k)) for k in shots),
-        _percent(run["directions_top1"]),
+        _percent(run.get("directions_top1")),
         f"{run['train_seconds']:.0f}",
         f"{run['evaluation_seconds']:.0f}",
     ]

@@ -80,6 +80,13 @@ def test_no_steps_are_told():
     assert directions_of(recipe, None) == {"skipped": "eval.direction_steps is 0"}
 
 
+def test_a_check_that_diverges_costs_nothing_else(tmp_path):
+    wild = ["train.learning_rate=1e30", "train.warmup_steps=0", "eval.direction_steps=9"]
+    told = directions_of(read_recipe(os.devnull, [*SMALL, *wild]), tmp_path)
+    assert set(told) == {"skipped"}
+    assert "training diverged" in told["skipped"]
+
+
 def test_every_report_tells_of_directions(tmp_path):
     store = write_store(tmp_path / "clips.zarr")
     recipe = read_recipe(os.devnull, [*SHORT, f"data.path={store}"])
