@@ -34,7 +34,7 @@ from spikedata import (
 from spklip import baselines
 from spklip.batches import TextCollator
 from spklip.embed import OTHER_ORDERS, Embedder
-from spklip.evaluate import bootstrap_groups, ranks
+from spklip.evaluate import closed_set
 from spklip.judge import class_texts
 from spklip.model import SpklipConfig, pack_planes
 from spklip.recipe import Recipe
@@ -151,13 +151,7 @@ def read_directions(
 
 
 def _learn(
-    build: Callable[[], Any],
-    tokenizer: Any,
-    recipe: Recipe,
-    checkpoints: Path,
-    *,
-    resume: bool,
-    progress: bool,
+    build: Callable[[], Any], tokenizer: Any, recipe: Recipe, checkpoints: Path, **options: bool
 ) -> Any:
     def items(model: Any) -> DirectionClips:
         clips = DirectionClips(range(TRAIN_SCENES), recipe, model.config)
@@ -170,9 +164,8 @@ def _learn(
         TextCollator(tokenizer, PROMPTS, frozenset()),
         replace(recipe.train, max_steps=steps, save_every=steps),
         checkpoints,
-        resume=resume,
-        progress=progress,
         title="train: directions",
+        **options,
     )
     return model
 
@@ -192,6 +185,7 @@ def _judge(model: Any, tokenizer: Any, recipe: Recipe) -> dict[str, Any]:
     score["mean_rate"] = _mean_rate_scores(fit_clips, test)
     label_n = torch.tensor([item["label"] for item in test.items])
     scenes = [item["id"].partition("_")[0] for item in test.items]
+    options: Any = {"resamples": recipe.eval.resamples, "seed": recipe.eval.seed}
     opposite_n = score["reversed"].argmax(dim=1) == torch.tensor(OPPOSITE)[label_n]
     return {
         "steps": recipe.eval.direction_steps,
@@ -201,7 +195,10 @@ def _judge(model: Any, tokenizer: Any, recipe: Recipe) -> dict[str, Any]:
         "chance": 1 / len(DIRECTIONS),
         "opposite": float(opposite_n.float().mean()),
         "top1": {
-            name: _top1(score_nc, label_n, scenes, recipe) for name, score_nc in score.items()
+            name: dataclasses.asdict(
+                closed_set(score_nc, label_n, DIRECTIONS, scenes, **options).top1
+            )
+            for name, score_nc in score.items()
         },
     }
 
@@ -222,12 +219,3 @@ def _mean_rate_scores(fit_clips: DirectionClips, test: DirectionClips) -> Tensor
         baselines.standardise(test_nd, fit_nd),
         len(DIRECTIONS),
     )
-
-
-def _top1(
-    score_nc: Tensor, label_n: Tensor, scenes: Sequence[str], recipe: Recipe
-) -> dict[str, float]:
-    right_nc = torch.nn.functional.one_hot(label_n, len(DIRECTIONS)).bool()
-    right_n = ranks(score_nc, right_nc) == 1
-    options: Any = {"resamples": recipe.eval.resamples, "seed": recipe.eval.seed}
-    return dataclasses.asdict(bootstrap_groups(right_n, scenes, **options))
