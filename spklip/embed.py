@@ -169,7 +169,7 @@ class Embedder:
     def tower_is_the_model_s(self) -> bool:
         """Whether the baseline ``tower`` is what the model's own frozen tower gives."""
         config = self.model.config
-        return bool(self.weights) and config.picture == "colour"
+        return bool(self.weights) and config.picture == "colour" and config.encoder == "cnn"
 
     def window_folder(self, *, backwards: bool = False, **more: Any) -> FeatureFolder:
         """Where the window features of a frozen tower are kept."""
@@ -181,6 +181,7 @@ class Embedder:
             "exposure": config.exposure_ticks,
             "window": [config.hsfe_ticks, config.step_ticks, config.windows_per_segment],
             "px": self.model.video.encoder.size_px,
+            "encoder": [config.encoder, config.spike_levels, config.spike_steps],
         }
         return self._folder(of="windows", backwards=backwards, **tower, **more)
 
@@ -279,7 +280,7 @@ def baseline_towers(model: Any) -> baselines.Towers:
     """The frozen encoder that baselines look through: the model's own, or the embedded one."""
     config = model.config
     names = list(baselines.PICTURES)
-    if not config.features_stay:
+    if not config.features_stay or config.encoder != "cnn":
         embedded = SpklipConfig.preset("tower", image_encoder="embedded")
         encoder = build_image_encoder(embedded, pretrained=True).to(model.device)
         return baselines.Towers(encoder, names)

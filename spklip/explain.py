@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedata import SpikeDataError
-from spklip.model import PictureTower, stages_of
+from spklip.model import stages_of
 
 MOST_EXTRA_TOKENS = 8
 """Tokens at most that stand before those of the places: a class, registers."""
@@ -166,7 +166,7 @@ def as_map(seen: Tensor) -> Tensor:
 def _on_pixels(model: Any, map_vhw: Tensor, size: torch.Size) -> Tensor:
     """The maps stretched over the planes (H, W); pixels that belong to no cell are 0."""
     height, width = size
-    cell = 1 if isinstance(model.video, PictureTower) else model.config.pool_px
+    cell = 1 if model.config.image_encoder else model.config.pool_px
     seen = height // cell * cell, width // cell * cell
     large_v1hw = F.interpolate(map_vhw[:, None], seen, mode="bilinear", align_corners=False)
     return F.pad(large_v1hw[:, 0], (0, width - seen[1], 0, height - seen[0]))
@@ -183,8 +183,10 @@ def find_map(model: Any) -> MapPlace:
     Raises:
         SpikeDataError: there is none.
     """
-    if not isinstance(model.video, PictureTower):
+    if not model.config.image_encoder:
         return MapPlace(model.video.backbone.blocks[-1], before=False)
+    if model.config.encoder != "cnn":
+        return MapPlace(model.video.encoder.tower.blocks[-1], before=False)
     tower = model.video.encoder.tower
     shapes = _shapes(model)
     stages = stages_of(tower)

@@ -77,6 +77,9 @@ class ModelConfig:
 
     preset: Literal["tiny", "paper", "tower"] = "tiny"
     """Size of the network; ``tower`` is for an ``image_encoder``."""
+    encoder: Literal["cnn", "spiking_resnet", "full_spiking"] = "cnn"
+    """What the video tower is made of: convolutions and a Transformer, or spiking neurons, with a
+    convolution over windows or with spike-driven attention."""
     image_encoder: str = ""
     """Pretrained image tower: ``embedded`` (EfficientNet-Lite0, installed with this package), a
     Hugging Face name or folder, or ``package.module:function``; empty: none, all from scratch."""
@@ -109,6 +112,7 @@ class ModelConfig:
 
 
 OF_THE_CONFIG = {
+    "encoder": "encoder",
     "image_encoder": "image_encoder",
     "picture": "picture",
     "unfreeze": "unfreeze_stages",

@@ -17,6 +17,8 @@ MAY_BE_ZERO = (
     "temporal_adapter_width",
 )
 PICTURES = ("colour", "tfp", "hsfe")
+ENCODERS = ("cnn", "spiking_resnet", "full_spiking")
+ATTENTIONS = ("sdsa", "hamming")
 
 
 class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -65,6 +67,17 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     shuffle_order: bool = False
     """Train with the windows of every batch in another order: a control that cannot learn from
     order, and is judged on clips as they are."""
+    encoder: str = "cnn"
+    """What the video tower is made of: ``cnn``, or spiking neurons, ``spiking_resnet`` (a
+    convolution over windows) or ``full_spiking`` (spike-driven attention over windows)."""
+    spike_levels: int = 8
+    """Spikes that a neuron fires at most in a time step, D: its count is learnt as 0 to D, and runs
+    as D binary steps."""
+    spike_steps: int = 1
+    """Time steps T into which spiking neurons divide a window, each with its own ticks."""
+    spike_attention: str = "sdsa"
+    """Attention of ``full_spiking``: ``sdsa`` (spikes times spikes, no softmax) or ``hamming`` (how
+    many spikes agree)."""
     image_encoder: str = ""
     """Pretrained image tower on pictures of spikes: ``embedded``, a Hugging Face name or folder, or
     ``package.module:function``; empty reads spikes by the paper's own network."""
@@ -133,13 +146,22 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             raise ValueError(f"dropout must be below 1, got {self.dropout}")
         if self.extractor_stride not in (1, 2):
             raise ValueError(f"extractor_stride must be 1 or 2, got {self.extractor_stride}")
-        if self.picture not in PICTURES:
-            raise ValueError(f"picture must be {', '.join(PICTURES)}, got {self.picture!r}")
+        for name, known in (
+            ("picture", PICTURES),
+            ("encoder", ENCODERS),
+            ("spike_attention", ATTENTIONS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         if self.image_encoder and self.picture_ticks > self.hsfe_ticks:
             raise ValueError(
                 f"a {self.picture} picture needs {self.picture_ticks} ticks; a window has "
                 f"{self.hsfe_ticks} (2 * radius_ticks + 1)"
             )
+        if self.encoder != "cnn" and self.image_encoder:
+            self._check_spiking_pictures()
         if len(self.branch_ticks) != len(self.branch_channels):
             raise ValueError(
                 f"branch_ticks {self.branch_ticks} and branch_channels {self.branch_channels} "
@@ -149,6 +171,18 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             raise ValueError(
                 f"branch_ticks {self.branch_ticks} must lie in a window of {self.hsfe_ticks} "
                 "ticks (2 * radius_ticks + 1)"
+            )
+
+    def _check_spiking_pictures(self) -> None:
+        if self.picture == "hsfe" or self.lora_rank or self.temporal_adapter_width:
+            raise ValueError(
+                f"encoder {self.encoder} has no picture hsfe, lora_rank or temporal_adapter_width: "
+                "what they put before or into an image tower are no spikes"
+            )
+        if self.exposure_ticks % self.spike_steps:
+            raise ValueError(
+                f"exposure_ticks {self.exposure_ticks} does not divide into spike_steps "
+                f"{self.spike_steps}"
             )
 
     def _check_field(self, name: str, kind: Any) -> None:

@@ -6,6 +6,7 @@ Source: M. Tan, Q. V. Le, "EfficientNet", arXiv:1905.11946; the Lite variant has
 squeeze-and-excitation, ReLU6 for swish, and a stem and head of fixed width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,13 +38,16 @@ class SameConv2d(nn.Conv2d):
 
     def pad(self, x_nchw: Tensor) -> Tensor:
         """Pictures with the pixels around them that the convolution needs."""
-        pads: list[int] = []
-        for size, kernel, stride in zip(
-            x_nchw.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
-        ):
-            spare = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [spare // 2, spare - spare // 2]
-        return F.pad(x_nchw, pads) if any(pads) else x_nchw
+        return pad_same(x_nchw, self.kernel_size, self.stride)
+
+
+def pad_same(x_nchw: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Pictures with the pixels around them that a convolution needs to give H and W over stride."""
+    pads: list[int] = []
+    for size, span, step in zip(x_nchw.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):
+        spare = max((-(-size // step) - 1) * step + span - size, 0)
+        pads += [spare // 2, spare - spare // 2]
+    return F.pad(x_nchw, pads) if any(pads) else x_nchw
 
 
 class Layers(nn.Sequential):
@@ -66,12 +70,16 @@ class Layers(nn.Sequential):
 
 
 def _convolve(x_nchw: Tensor, layer: nn.Conv2d, norm: Any) -> Tensor:
-    scale_c = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift_c = norm.bias - norm.running_mean * scale_c
+    weight, bias_c = fold_norm(layer, norm)
     if isinstance(layer, SameConv2d):
         x_nchw = layer.pad(x_nchw)
-    weight = layer.weight * scale_c[:, None, None, None]
-    return F.conv2d(x_nchw, weight, shift_c, layer.stride, groups=layer.groups)
+    return F.conv2d(x_nchw, weight, bias_c, layer.stride, groups=layer.groups)
+
+
+def fold_norm(layer: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the normalisation after it in them."""
+    scale_c = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return layer.weight * scale_c[:, None, None, None], norm.bias - norm.running_mean * scale_c
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -59,6 +59,29 @@ def smooth_in_time_(weight_ckyx: Tensor) -> None:
         weight_ckyx.copy_(smooth_ckyx * weight_ckyx.std() / smooth_ckyx.std())
 
 
+def temporal_masks(mask_mk: Tensor, branch_ticks: Sequence[int]) -> Tensor:
+    """Weight of each tick in each branch, (M, K): 0 outside the crop, mean 1 inside.
+
+    Args:
+        mask_mk: what is learnt of each tick, (M, K).
+        branch_ticks: length of each branch's crop.
+    """
+    window = mask_mk.shape[1]
+    tick_k = torch.arange(window, device=mask_mk.device)
+    length_m = torch.tensor(branch_ticks, device=mask_mk.device)
+    first_m = (window - length_m) // 2
+    inside_mk = (tick_k >= first_m[:, None]) & (tick_k < (first_m + length_m)[:, None])
+    share_mk = mask_mk.float().masked_fill(~inside_mk, -torch.inf).softmax(dim=1)
+    weight_mk: Tensor = share_mk * length_m[:, None]
+    return weight_mk.to(mask_mk.dtype)
+
+
+def own_branch(weight: Tensor, of_channel: Tensor, branch_features: int) -> Tensor:
+    """1 where an output feature may see a channel (its own branch's), (M F, channels)."""
+    of_feature = torch.arange(weight.shape[0], device=weight.device) // branch_features
+    return (of_feature[:, None] == of_channel.to(weight.device)).to(weight.dtype)
+
+
 class MultiScaleTemporalFilter(nn.Module):
     """Parallel branches over nested temporal crops of a window (MTF).
 
@@ -93,21 +116,8 @@ class MultiScaleTemporalFilter(nn.Module):
         )
 
     def temporal_masks(self) -> Tensor:
-        """Weight of each tick in each branch, (M, K): 0 outside the crop, mean 1 inside."""
-        window = self.mask_mk.shape[1]
-        tick_k = torch.arange(window, device=self.mask_mk.device)
-        length_m = torch.tensor(self.branch_ticks, device=self.mask_mk.device)
-        first_m = (window - length_m) // 2
-        inside_mk = (tick_k >= first_m[:, None]) & (tick_k < (first_m + length_m)[:, None])
-        share_mk = self.mask_mk.float().masked_fill(~inside_mk, -torch.inf).softmax(dim=1)
-        mask_mk: Tensor = share_mk * length_m[:, None]
-        return mask_mk.to(self.mask_mk.dtype)
-
-    def _own_branch(self, weight: Tensor) -> Tensor:
-        """1 where an output feature may see a channel (its own branch's), (M F, channels)."""
-        of_channel = torch.tensor(self._branch_of_channel, device=weight.device)
-        of_feature = torch.arange(weight.shape[0], device=weight.device) // self.branch_features
-        return (of_feature[:, None] == of_channel).to(weight.dtype)
+        """Weight of each tick in each branch, (M, K); see above."""
+        return temporal_masks(self.mask_mk, self.branch_ticks)
 
     def forward(self, window_nkhw: Tensor) -> Tensor:
         """Filter windows (N, K, H, W) into branch features (N, M * branch_features, H, W)."""
@@ -115,7 +125,8 @@ class MultiScaleTemporalFilter(nn.Module):
         mask_ck = self.temporal_masks()[of_channel]
         weight = self.filter.weight * mask_ck[:, :, None, None]
         hidden_nchw = F.relu(F.conv2d(window_nkhw, weight, self.filter.bias, padding=1))
-        weight = self.merge.weight * self._own_branch(self.merge.weight)[:, :, None, None]
+        own = own_branch(self.merge.weight, of_channel, self.branch_features)
+        weight = self.merge.weight * own[:, :, None, None]
         return F.conv2d(hidden_nchw, weight, self.merge.bias, padding=1)
 
 

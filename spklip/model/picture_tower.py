@@ -4,6 +4,8 @@ Shapes: B clips, S segments, G groups of eight ticks, H rows, W columns, V windo
 of a clip, N = B S V windows in all, C width of the image encoder, D width of the shared space.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from spikedata import unpack_planes
 from spklip.model.config import SpklipConfig
 from spklip.model.feature_norm import DampedNorm
 from spklip.model.hsfe_picture import HsfePicture
-from spklip.model.image_encoder import build_image_encoder
+from spklip.model.image_encoder import ImageEncoder, build_image_encoder
 from spklip.model.pictures import exposures
 from spklip.model.video_tower import (
     sine_positions,
@@ -39,14 +41,75 @@ def full_range(rate_nchw: Tensor) -> Tensor:
     Returns:
         float (N, C, H, W).
     """
+    return (rate_nchw / white_of(rate_nchw)[:, None, None, None]).clamp(0, 1)
+
+
+def white_of(rate_nchw: Tensor) -> Tensor:
+    """Firing rate of white in each picture (N, C, H, W), (N,); see :func:`full_range`."""
     step_y, step_x = (max(1, side // WHITE_SIDE_PX) for side in rate_nchw.shape[-2:])
     seen_np = rate_nchw.detach()[..., ::step_y, ::step_x].flatten(1).float()
     place = max(1, round(WHITE_SHARE * seen_np.shape[1]))
-    white_n = seen_np.kthvalue(place, dim=1).values.clamp_min(1e-3).to(rate_nchw.dtype)
-    return (rate_nchw / white_n[:, None, None, None]).clamp(0, 1)
+    return seen_np.kthvalue(place, dim=1).values.clamp_min(1e-3).to(rate_nchw.dtype)
 
 
-class PictureTower(nn.Module):
+class PictureReader(nn.Module):
+    """What all towers on pictures share: where windows lie, and how a clip is read."""
+
+    encoder: ImageEncoder
+    leave: nn.Module
+    joint = False
+
+    def __init__(self, config: SpklipConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def window_features(self, packed_bsghw: Tensor, ticks: int) -> tuple[Tensor, Tensor]:
+        """What the image encoder sees in each window, before windows see each other.
+
+        Args:
+            packed_bsghw: uint8 (B, S, G, H, W).
+            ticks: ticks of a segment.
+
+        Returns:
+            feature_bvc: (B, S V, C): the encoder's vector, then its moments.
+            centre_v: middle tick of each of the S V windows; segments are laid end to end.
+        """
+        config = self.config
+        clips, segments = packed_bsghw.shape[:2]
+        starts = window_starts(
+            ticks, config.hsfe_ticks, config.step_ticks, config.windows_per_segment
+        )
+        windows = segments * len(starts)
+        seen = self._see(packed_bsghw.flatten(0, 1), ticks, starts, windows)
+        feature_nc = torch.cat(seen, dim=1)
+        centre_v = window_centres(starts, segments, ticks, config.hsfe_ticks)
+        return feature_nc.reshape(clips, windows, -1), centre_v.to(feature_nc.device)
+
+    def _see(
+        self, packed_nghw: Tensor, ticks: int, starts: Sequence[int], windows: int
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (N, C) and moments (N, M) of all windows that begin at ``starts``."""
+        raise NotImplementedError
+
+    def clip_parts(self, feature_bvc: Tensor, centre_v: Tensor) -> tuple[Tensor, Tensor]:
+        """Window vectors to two vectors a clip, (B, C) each, whose sum is what is read."""
+        raise NotImplementedError
+
+    def read(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
+        """Window vectors (B, V, C) to clip vectors (B, embed_dim), not normalised."""
+        raise NotImplementedError
+
+    def leave_weight(self) -> Tensor:
+        """Weights (D, C) by which what is read of a clip comes into the shared space."""
+        assert isinstance(self.leave, nn.Linear)
+        return self.leave.weight
+
+    def forward(self, packed_bsghw: Tensor, ticks: int) -> Tensor:
+        """Packed planes (B, S, G, H, W) to clip vectors (B, embed_dim), not normalised."""
+        return self.read(*self.window_features(packed_bsghw, ticks))
+
+
+class PictureTower(PictureReader):
     """Spikes of a clip to one vector: pictures, image encoder, Transformer over windows, mean.
 
     The Transformer sees the encoder's vector of each window and where in the picture its features
@@ -57,8 +120,7 @@ class PictureTower(nn.Module):
     """
 
     def __init__(self, config: SpklipConfig, *, pretrained: bool) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = build_image_encoder(config, pretrained=pretrained)
         features, width = self.encoder.features, config.temporal_width
         self.picture: nn.Module | None = HsfePicture(config) if config.picture == "hsfe" else None
@@ -79,31 +141,16 @@ class PictureTower(nn.Module):
             nn.Identity() if self.joint else nn.Linear(features, config.embed_dim, bias=False)
         )
 
-    def window_features(self, packed_bsghw: Tensor, ticks: int) -> tuple[Tensor, Tensor]:
-        """What the image encoder sees in each window, before windows see each other.
-
-        Args:
-            packed_bsghw: uint8 (B, S, G, H, W).
-            ticks: ticks of a segment.
-
-        Returns:
-            feature_bvc: (B, S V, C): the encoder's vector, then its moments.
-            centre_v: middle tick of each of the S V windows; segments are laid end to end.
-        """
-        config = self.config
-        clips, segments = packed_bsghw.shape[:2]
-        starts = window_starts(
-            ticks, config.hsfe_ticks, config.step_ticks, config.windows_per_segment
-        )
-        picture_nchw = full_range(self._rates(packed_bsghw.flatten(0, 1), ticks, starts))
+    def _see(
+        self, packed_nghw: Tensor, ticks: int, starts: Sequence[int], windows: int
+    ) -> tuple[Tensor, Tensor]:
+        picture_nchw = full_range(self._rates(packed_nghw, ticks, starts))
         if picture_nchw.shape[1] == 1:
             picture_nchw = picture_nchw.expand(-1, 3, -1, -1)
-        seen = self.encoder(picture_nchw, windows=segments * len(starts))
-        feature_nc = torch.cat(seen, dim=1)
-        centre_v = window_centres(starts, segments, ticks, config.hsfe_ticks)
-        return feature_nc.reshape(clips, segments * len(starts), -1), centre_v.to(feature_nc.device)
+        seen: tuple[Tensor, Tensor] = self.encoder(picture_nchw, windows=windows)
+        return seen
 
-    def _rates(self, packed_nghw: Tensor, ticks: int, starts: list[int]) -> Tensor:
+    def _rates(self, packed_nghw: Tensor, ticks: int, starts: Sequence[int]) -> Tensor:
         """Firing rates of every window's exposures, (N, 1 or 3, H, W), windows in time order."""
         config = self.config
         if self.picture is not None:
@@ -112,7 +159,7 @@ class PictureTower(nn.Module):
         rate_nkhw = exposures(packed_nghw, ticks, places, config.exposure_ticks)
         return rate_nkhw.reshape(-1, len(config.picture_starts), *rate_nkhw.shape[-2:])
 
-    def _learnt_rates(self, packed_nghw: Tensor, ticks: int, starts: list[int]) -> Tensor:
+    def _learnt_rates(self, packed_nghw: Tensor, ticks: int, starts: Sequence[int]) -> Tensor:
         assert self.picture is not None
         planes_nthw = unpack_planes(packed_nghw, ticks)
         length = self.config.hsfe_ticks
@@ -145,7 +192,3 @@ class PictureTower(nn.Module):
         own_bc, added_bc = self.clip_parts(feature_bvc, centre_v)
         clip_bd: Tensor = self.leave(self.drop(own_bc + added_bc))
         return clip_bd
-
-    def forward(self, packed_bsghw: Tensor, ticks: int) -> Tensor:
-        """Packed planes (B, S, G, H, W) to clip vectors (B, embed_dim), not normalised."""
-        return self.read(*self.window_features(packed_bsghw, ticks))

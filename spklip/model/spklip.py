@@ -19,8 +19,10 @@ from transformers.utils.generic import ModelOutput
 from spklip.losses import contrastive_loss
 from spklip.model.config import SpklipConfig
 from spklip.model.image_encoder import note_image_encoder
-from spklip.model.picture_tower import PictureTower
+from spklip.model.picture_tower import PictureReader, PictureTower
 from spklip.model.pooling import pack_planes, pool_packed, pool_planes
+from spklip.model.spiking_pictures import SpikingPictureTower
+from spklip.model.spiking_tower import SpikingVideoTower
 from spklip.model.text_tower import TextTower, note_text_encoder
 from spklip.model.video_tower import VideoTower
 
@@ -69,12 +71,15 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         note_image_encoder(config)
         note_text_encoder(config)
         start: float | None = None
-        self.video: PictureTower | VideoTower
+        self.video: PictureReader | VideoTower | SpikingVideoTower
         if config.image_encoder:
-            self.video = PictureTower(config, pretrained=pretrained)
+            kind = PictureTower if config.encoder == "cnn" else SpikingPictureTower
+            self.video = kind(config, pretrained=pretrained)
             start = self.video.encoder.facts.logit_scale
-        else:
+        elif config.encoder == "cnn":
             self.video = VideoTower(config)
+        else:
+            self.video = SpikingVideoTower(config)
         self.text = TextTower(config, pretrained=pretrained)
         log_scale = math.log(START_SCALE) if start is None else start
         self._most_log_scale = max(log_scale, math.log(MAX_SCALE))
@@ -158,7 +163,7 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             ValueError: wrong shape, too few ticks for one window, or too few pixels for one cell.
         """
         self._check_planes("spike planes (B, S, T, H, W)", planes_bsthw)
-        if isinstance(self.video, PictureTower):
+        if isinstance(self.video, PictureReader):
             return self.encode_packed(pack_planes(planes_bsthw), planes_bsthw.shape[2])
         pooled_bsthw = pool_planes(planes_bsthw, self.config.pool_px)
         return self.encode_features(*self.video.window_features(pooled_bsthw))
@@ -185,7 +190,7 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             ValueError: as :meth:`encode_video`.
         """
         self._check_planes("packed planes (B, S, G, H, W)", packed_bsghw)
-        if isinstance(self.video, PictureTower):
+        if isinstance(self.video, PictureReader):
             return self.video.window_features(packed_bsghw, ticks)
         return self.video.window_features(pool_packed(packed_bsghw, ticks, self.config.pool_px))
 
@@ -222,17 +227,15 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         classes of training, and is longer than the rest; at its full length it is most of what a
         penalised head uses, and tells other classes apart worse than the encoder does.
         """
-        if isinstance(self.video, PictureTower) and not self.video.joint:
+        if isinstance(self.video, PictureReader) and not self.video.joint:
             own_bc, added_bc = self.video.clip_parts(feature_bvc, centre_v)
             return torch.cat([own_bc, ADDED_SHARE * added_bc], dim=1)
         return self.encode_features(feature_bvc, centre_v)
 
     def head_weights(self, text_cd: Tensor) -> Tensor:
         """Weights (C, F) of the head that ranks these texts as the model does; see above."""
-        if isinstance(self.video, PictureTower) and not self.video.joint:
-            leave = self.video.leave
-            assert isinstance(leave, nn.Linear)
-            weight_cf = text_cd @ leave.weight
+        if isinstance(self.video, PictureReader) and not self.video.joint:
+            weight_cf = text_cd @ self.video.leave_weight()
             return torch.cat([weight_cf, weight_cf / ADDED_SHARE], dim=1)
         return text_cd
 

@@ -53,12 +53,44 @@ def window_centres(starts: Sequence[int], segments: int, ticks: int, hsfe_ticks:
     return (segment_s[:, None] * ticks + start_v + hsfe_ticks // 2).flatten()
 
 
+def cut_windows(
+    planes_bsthw: Tensor, config: SpklipConfig, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cut windows inside each segment.
+
+    Args:
+        planes_bsthw: uint8 or float (B, S, T, H, W).
+        config: where windows lie.
+        dtype: of the windows.
+
+    Returns:
+        window_nkhw: (B S V, K, H, W), channels last in memory, windows in time order.
+        centre_sv: float (S V), middle tick of each window; segments are laid end to end.
+    """
+    segments, ticks = planes_bsthw.shape[1:3]
+    length = config.hsfe_ticks
+    starts = window_starts(ticks, length, config.step_ticks, config.windows_per_segment)
+    windows = [planes_bsthw[:, :, first : first + length] for first in starts]
+    window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
+    window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
+    return window_nkhw, window_centres(starts, segments, ticks, length).to(planes_bsthw.device)
+
+
 def sine_positions(position_x: Tensor, width: int) -> Tensor:
     """Sines and cosines of real positions, (..., width), for any position (no table to outgrow)."""
     half = width // 2
     exponent = torch.arange(half, device=position_x.device, dtype=torch.float32) / half
     angle = position_x.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
     return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, width - 2 * half))
+
+
+def sine_places(channels: int, height: int, width: int, *, device: torch.device) -> Tensor:
+    """Sines of row and column of every place of a map of any size, (H, W, C)."""
+    half = channels // 2
+    row_hc = sine_positions(torch.arange(height, device=device), half)
+    column_wc = sine_positions(torch.arange(width, device=device), channels - half)
+    row_hwc = row_hc[:, None].expand(-1, width, -1)
+    return torch.cat([row_hwc, column_wc[None].expand(height, -1, -1)], dim=-1)
 
 
 def window_transformer(config: SpklipConfig) -> nn.TransformerEncoder:
@@ -117,16 +149,7 @@ class AttentionPool(nn.Module):
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Pool (N, C, H, W) over places into (N, C)."""
         height, width = x_nchw.shape[-2:]
-        row_h = torch.arange(height, device=x_nchw.device)
-        col_w = torch.arange(width, device=x_nchw.device)
-        half = self.channels // 2
-        position_hwc = torch.cat(
-            [
-                sine_positions(row_h, half)[:, None].expand(-1, width, -1),
-                sine_positions(col_w, self.channels - half)[None].expand(height, -1, -1),
-            ],
-            dim=-1,
-        )
+        position_hwc = sine_places(self.channels, height, width, device=x_nchw.device)
         place_npc = x_nchw.flatten(2).transpose(1, 2)
         mean_n1c = place_npc.mean(dim=1, keepdim=True)
         place_npc = place_npc + position_hwc.flatten(0, 1).to(place_npc.dtype)
@@ -190,9 +213,7 @@ class VideoTower(nn.Module):
 
     def __init__(self, config: SpklipConfig) -> None:
         super().__init__()
-        self.hsfe_ticks = config.hsfe_ticks
-        self.step_ticks = config.step_ticks
-        self.windows = config.windows_per_segment
+        self.config = config
         self.extractor = HierarchicalSpikeFeatureExtractor(
             hsfe_ticks=config.hsfe_ticks,
             branch_ticks=config.branch_ticks,
@@ -223,25 +244,6 @@ class VideoTower(nn.Module):
             FeatureNorm(config.embed_dim, affine=False),
         )
 
-    def cut_windows(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut windows inside each segment.
-
-        Args:
-            planes_bsthw: uint8 or float (B, S, T, H, W).
-
-        Returns:
-            window_nkhw: float (B S V, K, H, W), channels last in memory, windows in time order.
-            centre_sv: float (S V), middle tick of each window; segments are laid end to end.
-        """
-        segments, ticks = planes_bsthw.shape[1:3]
-        starts = window_starts(ticks, self.hsfe_ticks, self.step_ticks, self.windows)
-        dtype = self.time.weight.dtype
-        windows = [planes_bsthw[:, :, first : first + self.hsfe_ticks] for first in starts]
-        window_nkhw = torch.stack(windows, dim=2).flatten(0, 2)
-        window_nkhw = window_nkhw.to(dtype, memory_format=torch.channels_last)
-        centre_sv = window_centres(starts, segments, ticks, self.hsfe_ticks)
-        return window_nkhw, centre_sv.to(planes_bsthw.device)
-
     def window_features(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
         """One vector a window, before windows see each other.
 
@@ -249,14 +251,14 @@ class VideoTower(nn.Module):
             feature_bvd: (B, S V, D).
             centre_v: middle tick of each of the S V windows.
         """
-        window_nkhw, centre_v = self.cut_windows(planes_bsthw)
+        window_nkhw, centre_v = cut_windows(planes_bsthw, self.config, self.time.weight.dtype)
         feature_nd = self.enter(self.backbone(self.extractor(window_nkhw)))
         feature_bvd = feature_nd.reshape(len(planes_bsthw), len(centre_v), -1)
         return feature_bvd, centre_v
 
     def read(self, feature_bvd: Tensor, centre_v: Tensor) -> Tensor:
         """Window vectors (B, V, D) to clip vectors (B, embed_dim), not normalised."""
-        position_vd = sine_positions(centre_v / self.step_ticks, feature_bvd.shape[-1])
+        position_vd = sine_positions(centre_v / self.config.step_ticks, feature_bvd.shape[-1])
         feature_bvd = feature_bvd + self.time(position_vd.to(feature_bvd.dtype))
         clip_bd: Tensor = self.leave(self.temporal(feature_bvd).mean(dim=1))
         return clip_bd

@@ -1,0 +1,186 @@
+"""EfficientNet-Lite0 of spiking neurons, converted from its trained weights.
+
+Where the network has a ReLU6, neurons fire; where a block ends in a linear bottleneck, which may be
+negative, membranes stay membranes, and the next block sees them through ON and OFF neurons. So
+every convolution sees spikes, the first one the camera's own.
+
+Shapes: N pictures, T time steps, C channels, H rows, W columns; h and w are H and W over 32.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spklip.model.efficientnet_lite import (
+    EfficientNetLite0,
+    InvertedBottleneck,
+    fold_norm,
+    pad_same,
+)
+from spklip.model.spiking import SpikeConv2d, SpikeNeuron, to_binary
+
+THRIFT = 0.03
+"""What a spike costs where thresholds are set, as a share of a channel's energy."""
+SAMPLES = 2048
+"""Membranes of each channel by which its threshold is set."""
+MOST = 6.0
+"""Where the trained network's activation, ReLU6, ends."""
+
+
+class SameSpikeConv2d(SpikeConv2d):
+    """Convolution of spikes that pads as the trained one does."""
+
+    def _add(self, spikes_nc: Tensor, weight: Tensor) -> Tensor:
+        padded_nc = pad_same(spikes_nc, self.kernel_size, self.stride)
+        return torch.conv2d(padded_nc, weight, None, self.stride, groups=self.groups)
+
+
+class _Converter:
+    """Trained layers to spiking ones, first to last.
+
+    Batch normalisation tells how the membrane of each channel is spread on the pictures of training:
+    thresholds are set for a normal distribution of that mean and deviation, without any picture.
+    """
+
+    def __init__(self, levels: int, steps: int) -> None:
+        self.levels, self.steps = levels, steps
+        self.mean_c, self.var_c = torch.zeros(1), torch.ones(1)
+
+    def layer(self, conv: Any, norm: Any, source: SpikeNeuron | None) -> SpikeConv2d:
+        """The convolution that sees the spikes of ``source``, with its normalisation in it."""
+        weight, bias_c = fold_norm(conv, norm)
+        self.mean_c, self.var_c = norm.bias.detach(), norm.weight.detach().square()
+        made = SameSpikeConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size[0],
+            levels=self.levels,
+            stride=conv.stride[0],
+            groups=conv.groups,
+            two_sided=source is not None and source.two_sided,
+        )
+        if source is not None:  # a spike is worth its neuron's threshold
+            worth_c = source.log_threshold_c.exp()
+            weight = weight * (worth_c if conv.groups == 1 else worth_c[:, None])[..., None, None]
+        assert made.bias is not None
+        made.weight.data.copy_(weight.detach())
+        made.bias.data.copy_(bias_c.detach() / self.steps)
+        return made
+
+    def neuron(self, *, two_sided: bool = False) -> SpikeNeuron:
+        """The neurons that fire by the membranes of the layer before them."""
+        levels, steps = self.levels, self.steps
+        made = SpikeNeuron(len(self.mean_c), levels=levels, steps=steps, two_sided=two_sided)
+        normal_n = torch.special.ndtri((torch.arange(SAMPLES) + 0.5) / SAMPLES)
+        sample_cn = self.mean_c[:, None] + self.var_c.sqrt()[:, None] * normal_n
+        made.calibrate_(sample_cn if two_sided else sample_cn.clamp(0, MOST), THRIFT)
+        return made
+
+
+class SpikingBottleneck(nn.Module):
+    """Membranes of one block to those of the next: widen, convolve each channel alone, narrow."""
+
+    def __init__(self, trained: InvertedBottleneck, source: SpikeNeuron | None, into: _Converter):
+        """Convert a block.
+
+        Args:
+            trained: which.
+            source: neurons whose spikes it is given; None where it is given membranes.
+            into: converts its layers; knows the membranes that come in.
+        """
+        super().__init__()
+        self.keeps_shape = trained.keeps_shape
+        before_c = into.mean_c, into.var_c
+        self.enter = into.neuron(two_sided=True) if source is None else None
+        fired = source or self.enter
+        parts: list[nn.Module] = []
+        layers = list(trained.body)
+        for conv, norm in zip(layers, layers[1:], strict=False):
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            parts.append(into.layer(conv, norm, fired))
+            if norm is not layers[-1]:
+                fired = into.neuron()
+                parts.append(fired)
+        self.body = nn.Sequential(*parts)
+        if self.keeps_shape:
+            into.mean_c, into.var_c = into.mean_c + before_c[0], into.var_c + before_c[1]
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Membranes (N, before, H, W), or spikes, to membranes (N, after, H / stride, W / stride)."""
+        spikes = x_nchw if self.enter is None else self.enter(x_nchw)
+        membrane_nchw: Tensor = self.body(spikes)
+        return x_nchw + membrane_nchw if self.keeps_shape else membrane_nchw
+
+
+class SpikingLite0(nn.Module):
+    """The camera's spikes to a map of 1,280 channels of spikes, a 32nd of their size."""
+
+    binary = False
+
+    def __init__(
+        self,
+        trained: EfficientNetLite0,
+        *,
+        levels: int,
+        steps: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        """Convert a trained network.
+
+        Args:
+            trained: its weights, and its batch normalisation.
+            levels: spikes of a neuron at most in a time step, D.
+            steps: time steps, T.
+            mean: what the trained network's pictures were given less of, a channel.
+            std: what they were divided by after that.
+        """
+        super().__init__()
+        self.levels, self.steps = levels, steps
+        into = _Converter(levels, steps)
+        self.stem = into.layer(trained.stem[0], trained.stem[1], None)
+        self.stem.weight.data /= torch.tensor(std)[:, None, None]
+        black = (self.stem.weight.data * torch.tensor(mean)[:, None, None]).sum(dim=(1, 2, 3))
+        assert self.stem.bias is not None
+        self.shift_c = nn.Parameter(self.stem.bias.data - black / steps)
+        self.stem.bias = None
+        self.fire_stem = into.neuron()
+        self.blocks = nn.ModuleList()
+        source: SpikeNeuron | None = self.fire_stem
+        for block in trained.blocks:
+            assert isinstance(block, InvertedBottleneck)
+            self.blocks.append(SpikingBottleneck(block, source, into))
+            source = None
+        self.fire_head = into.neuron(two_sided=True)
+        self.head = into.layer(trained.head[0], trained.head[1], self.fire_head)
+        self.fire = into.neuron()
+
+    def forward(self, count_nchw: Tensor, gain_n: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Spikes of exposures to the last map, and to the membranes that leave each block.
+
+        Args:
+            count_nchw: spikes of each pixel in an exposure, whole numbers (T N, 3, H, W); in binary
+                steps the camera's bits, (ticks T N, 3, H, W), ticks outermost.
+            gain_n: what a spike is worth in each picture, as a share of white, (T N).
+
+        Returns:
+            map_nchw: spikes times their worth, summed over the time steps, (N, 1280, h, w).
+            membranes: one (N, C, H', W') a block, summed over the time steps.
+        """
+        self.stem.levels = len(count_nchw) // len(gain_n)
+        membrane = self.stem(count_nchw) * gain_n[:, None, None, None]
+        x = self.fire_stem(membrane + self.shift_c[:, None, None])
+        membranes = []
+        for block in self.blocks:
+            x = block(x)
+            membranes.append(self._over_steps(x))
+        spikes = self.fire(self.head(self.fire_head(x)))
+        if self.binary:
+            spikes = spikes.unflatten(0, (self.levels, -1)).sum(dim=0)
+        worth_c11 = self.fire.log_threshold_c.exp()[:, None, None]
+        return self._over_steps(spikes) * worth_c11, membranes
+
+    def _over_steps(self, x_nchw: Tensor) -> Tensor:
+        return x_nchw if self.steps == 1 else x_nchw.unflatten(0, (self.steps, -1)).sum(dim=0)
