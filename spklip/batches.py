@@ -108,8 +108,11 @@ class TextCollator:
     def _clips_of(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Packed bits, or the windows' features where they are kept."""
         if "feature_vc" in items[0]:
-            feature_bvc = torch.stack([item["feature_vc"] for item in items])
-            return {"feature_bvc": feature_bvc, "centre_v": items[0]["centre_v"]}
+            kept = [name for name in ("feature_vc", "teacher_feature_vc") if name in items[0]]
+            return {
+                "centre_v": items[0]["centre_v"],
+                **{_batched(name): torch.stack([item[name] for item in items]) for name in kept},
+            }
         batch = collate(items)
         return {"packed_bsghw": batch["packed_bsghw"], "ticks": batch["ticks"]}
 
@@ -117,6 +120,11 @@ class TextCollator:
         """One of the class's sentences, by the clip: whatever batch or process it comes to."""
         sentences = self._prompts[label]
         return sentences[zlib.crc32(clip_id.encode()) % len(sentences)]
+
+
+def _batched(name: str) -> str:
+    """Name of a batch of what is named, with its axes, of one item."""
+    return name.replace("_vc", "_bvc")
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:

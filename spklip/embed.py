@@ -240,7 +240,7 @@ class Embedder:
 
 
 def training_items(
-    model: Any, splits: Splits, recipe: Recipe, root: Path, progress: bool
+    model: Any, splits: Splits, recipe: Recipe, root: Path, progress: bool, teacher: Any = None
 ) -> Augmented | KeptViews:
     """The clips to train on: as bits, or as features that are kept where nothing changes them.
 
@@ -250,10 +250,24 @@ def training_items(
         recipe: how they are fed.
         root: folder for what is kept of clips.
         progress: show a bar on standard error.
+        teacher: a model whose features come beside, where they are kept; None: there is none.
     """
     data = recipe.data
     if data.views is None or not model.config.features_stay:
         return Augmented(splits.fit, data)
+    folder = _keep_views(model, splits, recipe, root, progress)
+    taught = None
+    if teacher is not None:
+        taught = _keep_views(teacher.to(model.device), splits, recipe, root, progress)
+    return KeptViews(splits.fit, folder, data.views, taught)
+
+
+def _keep_views(
+    model: Any, splits: Splits, recipe: Recipe, root: Path, progress: bool
+) -> FeatureFolder:
+    """Folder of the features of all drawings of the training clips, by a frozen tower."""
+    data = recipe.data
+    assert data.views is not None
     embedder = Embedder(model, recipe, root, None, progress=progress)
     folder = embedder.window_folder(
         training=[data.sampling, data.views, data.mirror, data.seed, data.crop]
@@ -273,7 +287,7 @@ def training_items(
         title="features of training clips",
         progress=progress,
     )
-    return KeptViews(splits.fit, folder, data.views)
+    return folder
 
 
 def baseline_towers(model: Any) -> baselines.Towers:

@@ -165,8 +165,15 @@ def keep_features(
 class KeptViews(Dataset[dict[str, Any]]):
     """Training items of kept features: the drawings that training would see, in the same epochs."""
 
-    def __init__(self, clips: SpikeClips, folder: FeatureFolder, views: int) -> None:
+    def __init__(
+        self,
+        clips: SpikeClips,
+        folder: FeatureFolder,
+        views: int,
+        teacher: FeatureFolder | None = None,
+    ) -> None:
         self._clips, self._folder, self._views = clips, folder, views
+        self._teacher = teacher
         self._ids, self._labels = clips.ids, clips.labels
 
     def set_epoch(self, epoch: int) -> None:
@@ -177,8 +184,12 @@ class KeptViews(Dataset[dict[str, Any]]):
         return len(self._clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        kept = self._folder.read(self._clips.digest(index), self._clips.epoch % self._views)
-        return {
+        digest, view = self._clips.digest(index), self._clips.epoch % self._views
+        kept = self._folder.read(digest, view)
+        taught = {}
+        if self._teacher is not None:
+            taught = {"teacher_feature_vc": self._teacher.read(digest, view)["windows"]}
+        return taught | {
             "feature_vc": kept["windows"],
             "centre_v": kept["centres"],
             "label": self._labels[index],

@@ -187,6 +187,33 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistilConfig:
+    """What is learnt from a trained network of another kind."""
+
+    teacher: str = ""
+    """Trained model to learn from besides the texts, of ``encoder: cnn``: a run's folder, a saved
+    model or a Hub model. Its logits are learnt, and its window features where they are as wide."""
+    weight: float = 1.0
+    """Share of that in the loss, for one of the texts'."""
+    tower_steps: int = 300
+    """Steps in which an image tower that was converted to spiking neurons learns to see what the
+    trained one sees, without labels, before all else; 0: it stays as it was converted."""
+    tower_batch: int = 8
+    """Pictures in each of these steps, one a clip."""
+    tower_rate: float = 3e-4
+    """Peak learning rate of these steps."""
+    spikes: float = 0.95
+    """Mean number of spikes that a synapse of that tower should see at most."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "tower_batch", "tower_rate", "spikes")
+        if self.tower_steps < 0 or not 0 <= self.weight < math.inf:
+            raise ValueError(
+                f"tower_steps and weight must be 0 or more, got {self.tower_steps} and {self.weight}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
     """How the trained network is judged."""
 
@@ -256,6 +283,8 @@ class Recipe:
     """Which words."""
     train: TrainConfig = TrainConfig()
     """How it learns."""
+    distil: DistilConfig = DistilConfig()
+    """What it learns from a trained network."""
     eval: EvalConfig = EvalConfig()
     """How it is judged."""
 

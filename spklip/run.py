@@ -35,6 +35,7 @@ from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips, check_training
 from spklip.describe import describe_splits, notes_on
 from spklip.directions import read_directions
+from spklip.distil import distil_tower, learns_tower, load_teacher
 from spklip.embed import Embedder, baseline_towers, training_items
 from spklip.features import feature_root
 from spklip.judge import Judged, judge, read_judged, write_judged
@@ -102,6 +103,7 @@ def run_recipe(
     told["directions"] = directions
     train = _describe_training(recipe, run.model, run.curve, run.train_seconds)
     train["trainings"] = len(trainings) + len(further)
+    train["tower_curve"] = run.tower_curve
     return _write(told, splits, recipe, out, train, seconds - run.train_seconds)
 
 
@@ -126,6 +128,9 @@ class _Run:
         self.model: Any = None
         self.curve: list[dict[str, float]] = []
         self.train_seconds = 0.0
+        self.image_tower: dict[str, Any] | None = None
+        self.tower_curve: list[dict[str, float]] = []
+        self.teacher = load_teacher(recipe, config)
 
     def train_and_judge(self, training: Training, splits: Splits | None = None) -> Judged | None:
         """Train one model and let it answer; what an earlier call of this run answered is kept.
@@ -147,7 +152,8 @@ class _Run:
         folder = self.out if first else training.folder(self.out)
         started = time.perf_counter()
         with out_of_memory_told(recipe), readers_told():
-            model, curve = self._fit(recipe, splits, folder / "checkpoints")
+            tower = self._distil(recipe, splits, folder / "checkpoints" / "tower", first)
+            model, curve = self._fit(recipe, splits, folder / "checkpoints", tower)
         self.train_seconds += time.perf_counter() - started
         if not self.processes.is_main_process:
             return None
@@ -166,7 +172,7 @@ class _Run:
         """What a model built alike answers where order alone tells; None in other processes."""
         with out_of_memory_told(recipe):
             return read_directions(
-                lambda: build_model(recipe.model, self.config),
+                lambda: self._build(recipe, self.image_tower),
                 self.tokenizer,
                 recipe,
                 self.out / "trainings" / "directions",
@@ -174,18 +180,44 @@ class _Run:
                 progress=self.progress,
             )
 
-    def _fit(self, recipe: Recipe, splits: Splits, checkpoints: Path) -> Any:
+    def _build(self, recipe: Recipe, tower: dict[str, Any] | None) -> Any:
+        """A new model, its image tower as it learnt to see."""
+        model: Any = build_model(recipe.model, self.config)
+        if tower is not None:
+            model.video.encoder.load_state_dict(tower)
+        return model
+
+    def _distil(self, recipe: Recipe, splits: Splits, folder: Path, first: bool) -> Any:
+        """State of an image tower that was converted and has learnt; None where there is none."""
+        if not learns_tower(recipe, self.config):
+            return None
+        state, curve = distil_tower(
+            lambda: build_model(recipe.model, self.config),
+            self.config,
+            splits.fit,
+            recipe,
+            folder,
+            resume=self.resume,
+            progress=self.progress,
+        )
+        if first:
+            self.image_tower, self.tower_curve = state, curve
+        return state
+
+    def _fit(self, recipe: Recipe, splits: Splits, checkpoints: Path, tower: Any) -> Any:
         captions_count = recipe.text.captions == "store" or not splits.class_names
         captioned = captioned_ids(splits.fit) if captions_count else frozenset()
+        taught = None if self.teacher is None else self.teacher.model
         return fit(
-            lambda: build_model(recipe.model, self.config),
-            lambda model: training_items(model, splits, recipe, self.root, self.progress),
+            lambda: self._build(recipe, tower),
+            lambda model: training_items(model, splits, recipe, self.root, self.progress, taught),
             TextCollator(self.tokenizer, splits.prompts, captioned),
             recipe.train,
             checkpoints,
             workers=recipe.data.workers,
             resume=self.resume,
             progress=self.progress,
+            teacher=self.teacher,
         )
 
     def _save(self, model: Any, recipe: Recipe) -> None:

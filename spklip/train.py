@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_model
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
@@ -27,13 +28,25 @@ from spklip.recipe import TrainConfig
 JUDGING_AT_MOST = timedelta(days=7)
 """How long processes that train together wait for each other."""
 
+NOTED = ("batch_match", "spikes", "seen")
+"""What is logged beside the loss, where it is known: share of clips that match a text of their class
+within the batch; spikes that a synapse sees; distance of an image tower from the trained one."""
+
 
 class SpklipTrainer(Trainer):
     """Trainer whose batch is the batch of all processes, and clips of one class are one."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, teacher: Any = None, **kwargs: Any) -> None:
+        """Take what transformers' Trainer takes, and the model that is learnt from, if any.
+
+        Args:
+            args: of transformers' Trainer.
+            teacher: :class:`spklip.distil.Teacher`, or None.
+            kwargs: of transformers' Trainer.
+        """
         super().__init__(*args, **kwargs)
-        self._matches: list[Tensor] = []
+        self._teacher = teacher
+        self._noted: dict[str, list[Tensor]] = {}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the model's own groups, and the temperature's limit after each step."""
@@ -41,7 +54,8 @@ class SpklipTrainer(Trainer):
             own = self.accelerator.unwrap_model(self.model)
             groups = own.parameter_groups(self.args.learning_rate, self.args.weight_decay)
             self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
-            self.optimizer.register_step_post_hook(lambda *_: own.limit_scale_())
+            if hasattr(own, "limit_scale_"):
+                self.optimizer.register_step_post_hook(lambda *_: own.limit_scale_())
         return self.optimizer
 
     def compute_loss(
@@ -54,20 +68,36 @@ class SpklipTrainer(Trainer):
         """Contrastive loss over the clips and texts of all processes."""
         inputs = dict(inputs)
         label_n = gather_with_gradients(inputs.pop("label_b"))
-        output = model(**inputs)
+        output = model(**{k: v for k, v in inputs.items() if k != "teacher_feature_bvc"})
         video_nd = gather_with_gradients(output.video_bd)
         text_nd = gather_with_gradients(output.text_bd)
         loss = contrastive_loss(video_nd, text_nd, output.scale, label_n)
-        if not bool(torch.isfinite(loss)):
-            raise _diverged(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
-        self._matches.append(class_match(video_nd.detach(), text_nd.detach(), label_n))
+        if self._teacher is not None:
+            logits_nn = (output.scale * video_nd @ text_nd.T).float()
+            loss = loss + self._teacher.loss(inputs, output, logits_nn)
+        self.check_loss(loss)
+        self.note(batch_match=class_match(video_nd.detach(), text_nd.detach(), label_n))
         return (loss, output) if return_outputs else loss
 
+    def check_loss(self, loss: Tensor) -> None:
+        """Refuse to go on where there is no loss to go by.
+
+        Raises:
+            SpikeDataError: it is not a finite number.
+        """
+        if not bool(torch.isfinite(loss)):
+            raise _diverged(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
+
+    def note(self, **numbers: Tensor) -> None:
+        """Note numbers of a step; their means are logged beside the loss."""
+        for name, number in numbers.items():
+            self._noted.setdefault(name, []).append(number)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the share of clips that match a text of their own class within the batch."""
-        if "loss" in logs and self._matches:
-            logs["batch_match"] = float(torch.stack(self._matches).mean())
-            self._matches.clear()
+        """Add what was noted of each step since the last time."""
+        if "loss" in logs:
+            logs |= {name: float(torch.stack(part).mean()) for name, part in self._noted.items()}
+            self._noted.clear()
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -128,8 +158,8 @@ class ProgressOnStderr(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the latest loss."""
         if self._bar is not None and logs and "loss" in logs:
-            shown = {name: f"{logs[name]:.3g}" for name in ("loss", "batch_match") if name in logs}
-            self._bar.set_postfix(shown)
+            names = ("loss", *NOTED)
+            self._bar.set_postfix({name: f"{logs[name]:.3g}" for name in names if name in logs})
 
     def close(self) -> None:
         """End the bar's line, also where training was cut off."""
@@ -213,6 +243,8 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     title: str = "train",
+    teacher: Any = None,
+    trainer_class: type[SpklipTrainer] = SpklipTrainer,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train a model, or go on from the last checkpoint in ``folder``.
 
@@ -227,10 +259,13 @@ def fit(
         resume: go on from the last checkpoint, if there is one.
         progress: show a bar on standard error.
         title: of the bar.
+        teacher: :class:`spklip.distil.Teacher` to learn from as well, or None.
+        trainer_class: knows the model's loss.
 
     Returns:
         model: trained, on the device it was trained on.
-        curve: one entry a logged step: step, loss, batch_match, learning_rate, grad_norm.
+        curve: one entry a logged step: step, loss, what of ``NOTED`` is known, learning_rate,
+            grad_norm.
 
     Raises:
         SpikeDataError: the loss or a weight is no longer a finite number.
@@ -247,8 +282,14 @@ def fit(
     arguments.dataloader_drop_last = whole
     if isinstance(dataset, KeptViews):
         arguments.dataloader_num_workers = 0  # to start a process each epoch takes longer
-    trainer = SpklipTrainer(
-        model=model, args=arguments, train_dataset=dataset, data_collator=collate
+    if teacher is not None:
+        teacher.model.to(arguments.device)
+    trainer = trainer_class(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collate,
+        teacher=teacher,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EpochOfDataset(dataset))
@@ -279,7 +320,7 @@ def _train_from(trainer: SpklipTrainer, last: Path | None, bar: ProgressOnStderr
 
 def _curve(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """The logged numbers; a gradient that float16 could not hold is none."""
-    names = ("step", "loss", "batch_match", "learning_rate", "grad_norm")
+    names = ("step", "loss", *NOTED, "learning_rate", "grad_norm")
     return [
         {name: float(entry[name]) for name in names if math.isfinite(entry.get(name, math.nan))}
         for entry in log_history
@@ -314,6 +355,5 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _load_finished(trainer: SpklipTrainer, checkpoint: Path) -> None:
     """Take weights and history from the checkpoint of the last step."""
-    model_class: Any = type(trainer.model)
-    trainer.model = model_class.from_pretrained(checkpoint).to(trainer.args.device)
+    load_model(trainer.model, checkpoint / "model.safetensors", device=str(trainer.args.device))
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -2,11 +2,12 @@
 
 from spklip.model.config import PRESETS, SpklipConfig
 from spklip.model.image_encoder import ImageEncoder, build_image_encoder, note_image_encoder
-from spklip.model.image_towers import stages_of
+from spklip.model.image_towers import stages_of, trained_tower
 from spklip.model.origins import encoders_of
 from spklip.model.picture_tower import PictureTower, full_range
 from spklip.model.pictures import exposures, interval_picture
 from spklip.model.pooling import pack_planes, reverse_packed
+from spklip.model.spiking import binary_steps, spike_layers
 from spklip.model.spklip import SpklipModel, SpklipOutput
 from spklip.model.text_tower import (
     build_tokenizer,
@@ -22,6 +23,7 @@ __all__ = [
     "SpklipConfig",
     "SpklipModel",
     "SpklipOutput",
+    "binary_steps",
     "build_image_encoder",
     "build_tokenizer",
     "encoders_of",
@@ -32,7 +34,9 @@ __all__ = [
     "note_text_encoder",
     "pack_planes",
     "reverse_packed",
+    "spike_layers",
     "stages_of",
     "text_place",
+    "trained_tower",
     "window_starts",
 ]

@@ -100,6 +100,15 @@ def build_tower(config: SpklipConfig, *, pretrained: bool) -> tuple[nn.Module, I
     return tower, facts if facts.features else _measured(tower.eval(), facts, config)
 
 
+def trained_tower(config: SpklipConfig) -> nn.Module:
+    """Image tower of ``config`` with its pretrained weights, of real numbers whatever ``encoder``.
+
+    Raises:
+        SpikeDataError: its weights are missing.
+    """
+    return build_tower(config, pretrained=True)[0]
+
+
 def _embedded_tower(*, pretrained: bool) -> EfficientNetLite0:
     tower = EfficientNetLite0()
     if pretrained:

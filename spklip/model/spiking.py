@@ -249,6 +249,11 @@ class _SpikeLayer(nn.Module):
         return membrane_nc if shift_c is None else membrane_nc + _along_channels(shift_c, current_nc)
 
 
+def spike_layers(model: nn.Module) -> list[Any]:
+    """All layers of a model that see spikes."""
+    return [module for module in model.modules() if isinstance(module, _SpikeLayer)]
+
+
 class SpikeConv2d(_SpikeLayer, nn.Conv2d):  # type: ignore[misc]  # both have a forward
     """Convolution that sees spikes alone, (N, C, H, W), and adds weights where they arrive."""
 

@@ -166,7 +166,7 @@ class SpikingLite0(nn.Module):
             gain_n: what a spike is worth in each picture, as a share of white, (T N).
 
         Returns:
-            map_nchw: spikes times their worth, summed over the time steps, (N, 1280, h, w).
+            map_nchw: spikes, summed over the time steps, (N, 1280, h, w).
             membranes: one (N, C, H', W') a block, summed over the time steps.
         """
         self.stem.levels = len(count_nchw) // len(gain_n)
@@ -179,8 +179,12 @@ class SpikingLite0(nn.Module):
         spikes = self.fire(self.head(self.fire_head(x)))
         if self.binary:
             spikes = spikes.unflatten(0, (self.levels, -1)).sum(dim=0)
-        worth_c11 = self.fire.log_threshold_c.exp()[:, None, None]
-        return self._over_steps(spikes) * worth_c11, membranes
+        return self._over_steps(spikes), membranes
+
+    @property
+    def worth_c(self) -> Tensor:
+        """What a spike of the last map is worth in each channel, (1280,)."""
+        return self.fire.log_threshold_c.exp()
 
     def _over_steps(self, x_nchw: Tensor) -> Tensor:
         return x_nchw if self.steps == 1 else x_nchw.unflatten(0, (self.steps, -1)).sum(dim=0)

@@ -19,7 +19,7 @@ from spklip.model.config import SpklipConfig
 from spklip.model.efficientnet_lite import EfficientNetLite0
 from spklip.model.feature_norm import DampedNorm
 from spklip.model.image_encoder import CPU_PICTURES, ImageEncoder
-from spklip.model.image_towers import build_tower, moments
+from spklip.model.image_towers import ImageFacts, build_tower, moments
 from spklip.model.picture_tower import PictureReader, white_of
 from spklip.model.pictures import exposures
 from spklip.model.spiking import SpikeLinear, SpikeNeuron, whole_weights
@@ -31,8 +31,20 @@ THRESHOLD = 0.2
 """First threshold of neurons behind a damped normalisation, whose deviations are below 1."""
 
 
+class Places(nn.Module):
+    """Sums of spikes over the places of a map: how many, and where."""
+
+    def forward(self, spikes_nchw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (N, C) and :func:`~spklip.model.image_towers.moments` (N, M) of (N, C, h, w)."""
+        return spikes_nchw.mean(dim=(2, 3)), moments(spikes_nchw)
+
+
 class SpikingImageEncoder(ImageEncoder):
     """An image tower of spiking neurons, frozen but for what the config lets learn."""
+
+    def __init__(self, tower: SpikingLite0, facts: ImageFacts, config: SpklipConfig) -> None:
+        super().__init__(tower, facts, config)
+        self.places = Places()
 
     def forward(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Spikes of exposures to vectors.
@@ -48,13 +60,11 @@ class SpikingImageEncoder(ImageEncoder):
         """
         one_by_one = torch.is_grad_enabled() or count_pnchw.is_cuda
         part = len(gain_n) if one_by_one else CPU_PICTURES
-        maps = [
-            self.see(count, gain)[0]
-            for count, gain in zip(count_pnchw.split(part, -4), gain_n.split(part), strict=True)
-        ]
-        found = [(map_nchw.mean(dim=(2, 3)), moments(map_nchw)) for map_nchw in maps]
-        vectors, places = zip(*found, strict=True)
-        return torch.cat(vectors), torch.cat(places)
+        parts = zip(count_pnchw.split(part, -4), gain_n.split(part), strict=True)
+        found = [self.places(self.see(count, gain)[0]) for count, gain in parts]
+        vector_nc, moment_nm = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+        worth_c = self.tower.worth_c
+        return vector_nc * worth_c, moment_nm * torch.cat([worth_c, worth_c])
 
     def see(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The tower's last map and the membranes of its blocks; see ``SpikingLite0``."""

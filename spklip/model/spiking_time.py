@@ -10,6 +10,37 @@ from spklip.model.config import SpklipConfig
 from spklip.model.spiking import SpikeConv1d, SpikeLinear, SpikeNeuron, SpikeNorm
 
 
+class SpikeProducts(nn.Module):
+    """Queries times keys times values, all of them spikes: sums that need additions alone.
+
+    Shapes: (D, B, heads, V, E); D is 1 where counts are not in steps.
+    """
+
+    def __init__(self, *, levels: int, kind: str) -> None:
+        super().__init__()
+        self.levels, self.kind = levels, kind
+
+    def forward(self, ask: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Whole sums (B, heads, V, E); every product has spikes for one of its two factors."""
+        value_bhve = value.sum(dim=0)
+        table_bhee = (key.mT @ value_bhve).sum(dim=0)
+        found_bhve = (ask @ table_bhee).sum(dim=0)
+        if self.kind == "sdsa":
+            return found_bhve
+        # (2q - D)(2k - D)^T v + D^2 E v, worked out so that spikes alone are multiplied.
+        levels, width = self.levels, ask.shape[-1]
+        all_bh1e = value_bhve.sum(dim=2, keepdim=True)
+        ask_bhv1 = ask.sum(dim=(0, -1), keepdim=True)[0]
+        key_bhv1 = key.sum(dim=(0, -1), keepdim=True)[0]
+        by_key_bh1e = (key_bhv1 * value_bhve).sum(dim=2, keepdim=True)
+        return (
+            4 * found_bhve
+            - 2 * levels * ask_bhv1 * all_bh1e
+            - 2 * levels * by_key_bh1e
+            + 2 * levels**2 * width * all_bh1e
+        )
+
+
 class SpikeAttention(nn.Module):
     """Attention without softmax: queries, keys and values are spikes, and only additions follow.
 
@@ -25,7 +56,8 @@ class SpikeAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, levels: int, kind: str) -> None:
         super().__init__()
-        self.heads, self.levels, self.kind = heads, levels, kind
+        self.heads, self.levels = heads, levels
+        self.products = SpikeProducts(levels=levels, kind=kind)
         self.enter = SpikeNeuron(width, levels=levels)
         self.ask, self.key, self.value = (
             SpikeLinear(width, width, levels=levels, norm=SpikeNorm(width)) for _ in range(3)
@@ -48,7 +80,7 @@ class SpikeAttention(nn.Module):
                 (self.value, self.fire_value),
             )
         )
-        found_bhve = self._attend(ask, key, value)
+        found_bhve = self.products(ask, key, value)
         found_nc = found_bhve.transpose(1, 2).reshape(-1, shape[-1])
         told_nc: Tensor = self.leave(self.fire_found(self._normalise(found_nc)))
         return told_nc.view(shape)
@@ -58,26 +90,6 @@ class SpikeAttention(nn.Module):
         steps = self.levels if self.binary else 1
         spikes = spikes_nc.view(steps, clips, -1, self.heads, spikes_nc.shape[1] // self.heads)
         return spikes.transpose(2, 3)
-
-    def _attend(self, ask: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Whole sums (B, heads, V, E); every product has spikes for one of its two factors."""
-        value_bhve = value.sum(dim=0)
-        table_bhee = (key.mT @ value_bhve).sum(dim=0)
-        found_bhve = (ask @ table_bhee).sum(dim=0)
-        if self.kind == "sdsa":
-            return found_bhve
-        # (2q - D)(2k - D)^T v + D^2 E v, worked out so that spikes alone are multiplied.
-        levels, width = self.levels, ask.shape[-1]
-        all_bh1e = value_bhve.sum(dim=2, keepdim=True)
-        ask_bhv1 = ask.sum(dim=(0, -1), keepdim=True)[0]
-        key_bhv1 = key.sum(dim=(0, -1), keepdim=True)[0]
-        by_key_bh1e = (key_bhv1 * value_bhve).sum(dim=2, keepdim=True)
-        return (
-            4 * found_bhve
-            - 2 * levels * ask_bhv1 * all_bh1e
-            - 2 * levels * by_key_bh1e
-            + 2 * levels**2 * width * all_bh1e
-        )
 
     def _normalise(self, found_nc: Tensor) -> Tensor:
         found_nc = found_nc / (self.levels**2 * self.heads)  # sums of hundreds, for float16

@@ -8,6 +8,7 @@ Shapes: B clips, S segments, T ticks of a segment, H rows, W columns, N windows,
 window, M branches, F features of a branch, C channels, V windows of a clip, D width, P time steps.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -21,9 +22,17 @@ from spklip.model.spiking import SpikeConv2d, SpikeLinear, SpikeNeuron, SpikeNor
 from spklip.model.spiking_time import SpikingTime
 from spklip.model.video_tower import cut_windows, sine_positions, sine_places
 
+GATE_THRESHOLD = 2.0
+"""First threshold of a gate, and the mean of its membrane, of deviation 1."""
+
 
 class _BranchConv(SpikeConv2d):
-    """The filters of MTF's branches over the camera's spikes, zero outside each branch's crop."""
+    """The filters of MTF's branches over the camera's spikes, zero outside each branch's crop.
+
+    The weights of a filter sum to zero: what is as bright everywhere and all the time leaves a
+    membrane at rest, and what is left is contrast, in space or time. Else neurons would tell bright
+    scenes from dark ones, and what moves would drown in that.
+    """
 
     def __init__(self, config: SpklipConfig, of_channel: Tensor, *, levels: int) -> None:
         channels = len(of_channel)
@@ -35,8 +44,10 @@ class _BranchConv(SpikeConv2d):
         smooth_in_time_(self.weight)
 
     def _weight(self) -> Tensor:
-        mask_ck = temporal_masks(self.mask_mk, self.branch_ticks)[self.of_channel]
-        return self.weight * mask_ck[:, :, None, None]
+        mask_ck11 = temporal_masks(self.mask_mk, self.branch_ticks)[self.of_channel][..., None, None]
+        weight, seen_ck11 = self.weight * mask_ck11, mask_ck11 > 0
+        cells_c = seen_ck11.sum(dim=(1, 2, 3), keepdim=True) * math.prod(self.kernel_size)
+        return weight - seen_ck11 * (weight.sum(dim=(1, 2, 3), keepdim=True) / cells_c)
 
 
 class _MergeConv(SpikeConv2d):
@@ -80,8 +91,11 @@ class SpikingExtractor(nn.Module):
         self.gate_second = SpikeConv2d(
             features, branches, 3, levels=levels, norm=SpikeNorm(branches)
         )
-        # Open at first: half of a membrane that is normalised lies above zero.
-        self.fire_gate = SpikeNeuron(branches, levels=1, steps=self.steps)
+        # At first most gates are open, and a membrane far from closing or opening has a gradient.
+        nn.init.constant_(self.gate_second.norm.bias, GATE_THRESHOLD)
+        self.fire_gate = SpikeNeuron(
+            branches, levels=1, steps=self.steps, threshold=GATE_THRESHOLD
+        )
         channels = config.extractor_channels
         self.embed = SpikeConv2d(
             features,

@@ -44,6 +44,8 @@ class SpklipOutput(ModelOutput):
     """Unit vectors of the texts, (B, D)."""
     scale: Tensor | None = None
     """Inverse temperature, a scalar."""
+    feature_bvc: Tensor | None = None
+    """The windows' features, (B, V, C), before windows see each other."""
 
 
 class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -264,14 +266,19 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """
         if input_ids is None or attention_mask is None:
             raise ValueError("forward needs texts: input_ids and attention_mask")
-        if feature_bvc is not None and centre_v is not None:
-            video_bd = self.encode_features(feature_bvc, centre_v)
-        elif packed_bsghw is not None:
-            video_bd = self.encode_packed(packed_bsghw, ticks)
-        else:
+        if packed_bsghw is not None:
+            feature_bvc, centre_v = self.window_features(packed_bsghw, ticks)
+        if feature_bvc is None or centre_v is None:
             raise ValueError("forward needs clips: packed_bsghw, or feature_bvc and centre_v")
+        video_bd = self.encode_features(feature_bvc, centre_v)
         text_bd = self.encode_text(input_ids, attention_mask)
         loss = None
         if label_b is not None:
             loss = contrastive_loss(video_bd, text_bd, self.scale, label_b)
-        return SpklipOutput(loss=loss, video_bd=video_bd, text_bd=text_bd, scale=self.scale)
+        return SpklipOutput(
+            loss=loss,
+            video_bd=video_bd,
+            text_bd=text_bd,
+            scale=self.scale,
+            feature_bvc=feature_bvc,
+        )
