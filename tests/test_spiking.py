@@ -233,6 +233,20 @@ def test_binary_inference_gives_the_bits_of_integer_training(variant):
     assert once[0].sub(once[1]).abs().max() > 1e-3  # clips are told apart: there are spikes
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=named)
+def test_a_saved_model_keeps_every_logit(variant, tmp_path):
+    model = spiking_model(**variant)
+    packed, ticks = clips(model)
+    model.train()
+    model.encode_packed(packed, ticks)
+    model.eval().save_pretrained(tmp_path)
+    loaded = SpklipModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(
+            loaded.encode_packed(packed, ticks), model.encode_packed(packed, ticks)
+        )
+
+
 LAYERS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, nn.TransformerEncoderLayer),
     *(SpikeProducts, Places),

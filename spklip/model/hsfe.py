@@ -76,10 +76,11 @@ def temporal_masks(mask_mk: Tensor, branch_ticks: Sequence[int]) -> Tensor:
     return weight_mk.to(mask_mk.dtype)
 
 
-def own_branch(weight: Tensor, of_channel: Tensor, branch_features: int) -> Tensor:
+def own_branch(weight: Tensor, of_channel: Sequence[int], branch_features: int) -> Tensor:
     """1 where an output feature may see a channel (its own branch's), (M F, channels)."""
     of_feature = torch.arange(weight.shape[0], device=weight.device) // branch_features
-    return (of_feature[:, None] == of_channel.to(weight.device)).to(weight.dtype)
+    branch = torch.tensor(of_channel, device=weight.device)
+    return (of_feature[:, None] == branch).to(weight.dtype)
 
 
 class MultiScaleTemporalFilter(nn.Module):
@@ -121,11 +122,10 @@ class MultiScaleTemporalFilter(nn.Module):
 
     def forward(self, window_nkhw: Tensor) -> Tensor:
         """Filter windows (N, K, H, W) into branch features (N, M * branch_features, H, W)."""
-        of_channel = torch.tensor(self._branch_of_channel, device=window_nkhw.device)
-        mask_ck = self.temporal_masks()[of_channel]
+        mask_ck = self.temporal_masks()[self._branch_of_channel]
         weight = self.filter.weight * mask_ck[:, :, None, None]
         hidden_nchw = F.relu(F.conv2d(window_nkhw, weight, self.filter.bias, padding=1))
-        own = own_branch(self.merge.weight, of_channel, self.branch_features)
+        own = own_branch(self.merge.weight, self._branch_of_channel, self.branch_features)
         weight = self.merge.weight * own[:, :, None, None]
         return F.conv2d(hidden_nchw, weight, self.merge.bias, padding=1)
 

@@ -34,12 +34,11 @@ class _BranchConv(SpikeConv2d):
     scenes from dark ones, and what moves would drown in that.
     """
 
-    def __init__(self, config: SpklipConfig, of_channel: Tensor, *, levels: int) -> None:
+    def __init__(self, config: SpklipConfig, of_channel: list[int], *, levels: int) -> None:
         channels = len(of_channel)
         norm = SpikeNorm(channels)
         super().__init__(config.hsfe_ticks, channels, 3, levels=levels, norm=norm)
-        self.branch_ticks = config.branch_ticks
-        self.register_buffer("of_channel", of_channel, persistent=False)
+        self.branch_ticks, self.of_channel = config.branch_ticks, of_channel
         self.mask_mk = nn.Parameter(torch.zeros(len(config.branch_ticks), config.hsfe_ticks))
         smooth_in_time_(self.weight)
 
@@ -53,15 +52,15 @@ class _BranchConv(SpikeConv2d):
 class _MergeConv(SpikeConv2d):
     """A branch's channels to its features; no branch sees another's."""
 
-    def __init__(self, config: SpklipConfig, of_channel: Tensor) -> None:
+    def __init__(self, config: SpklipConfig, of_channel: list[int]) -> None:
         features = len(config.branch_ticks) * config.branch_features
         levels, norm = config.spike_levels, SpikeNorm(features)
         super().__init__(len(of_channel), features, 3, levels=levels, norm=norm)
-        own = own_branch(self.weight, of_channel, config.branch_features)
-        self.register_buffer("own_11", own[:, :, None, None], persistent=False)
+        self.of_channel, self.per_branch = of_channel, config.branch_features
 
     def _weight(self) -> Tensor:
-        return self.weight * self.own_11
+        own = own_branch(self.weight, self.of_channel, self.per_branch)
+        return self.weight * own[:, :, None, None]
 
 
 class SpikingExtractor(nn.Module):
@@ -77,9 +76,7 @@ class SpikingExtractor(nn.Module):
         super().__init__()
         branches, per_branch = len(config.branch_ticks), config.branch_features
         features, levels = branches * per_branch, config.spike_levels
-        of_channel = torch.tensor(
-            [m for m, count in enumerate(config.branch_channels) for _ in range(count)]
-        )
+        of_channel = [m for m, count in enumerate(config.branch_channels) for _ in range(count)]
         self.levels, self.steps = levels, config.spike_steps
         self.cell_levels, self.per_branch = config.pool_px**2, per_branch
         self.filter = _BranchConv(config, of_channel, levels=self.cell_levels)
