@@ -23,7 +23,7 @@ from spklip.train import SpklipTrainer, fit
 
 SEEN = ("radius_ticks", "step_ticks", "windows_per_segment", "picture")
 """What two models must share to be fed from features that are kept of the same windows."""
-THRESHOLD_RATE = 3.0
+THRESHOLD_RATE = 40.0
 """Learning rate of thresholds, whose logarithms learn, for one of weights."""
 
 
@@ -136,7 +136,7 @@ class TowerStudent(nn.Module):
         count_pnchw, gain_n = self._video[0].exposed(packed_bsghw.flatten(0, 1), ticks, [0])
         map_nchw, membranes = self.encoder.see(count_pnchw, gain_n)
         wanted_nchw, wanted = self._taught(count_pnchw.sum(dim=0) * gain_n[:, None, None, None])
-        vector_nc = map_nchw.mean(dim=(2, 3)) * self.encoder.tower.worth_c
+        vector_nc = map_nchw.mean(dim=(2, 3)) * self.encoder.tower.fire.worth_c
         seen = _distance(vector_nc, wanted_nchw.mean(dim=(2, 3)), [0], whole=True)
         inner = [_distance(x, y, [0, 2, 3]) for x, y in zip(membranes, wanted, strict=True)]
         spent = torch.stack(self._spent).sum() / torch.stack(self._sums).sum()

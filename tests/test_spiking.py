@@ -306,7 +306,7 @@ class Passes(nn.Module):
 
     def __init__(self, fires: SpikeNeuron) -> None:
         super().__init__()
-        self.two_sided, self.log_threshold_c = fires.two_sided, fires.log_threshold_c
+        self.two_sided, self.worth_c = fires.two_sided, fires.worth_c
 
     def forward(self, membrane):
         return torch.cat([membrane, -membrane], dim=1) if self.two_sided else membrane

@@ -64,7 +64,8 @@ class SpikeNeuron(nn.Module):
             Counts (T N, C, ...), or (T N, 2 C, ...) of a two-sided neuron; in binary steps
             (D T N, ...), the steps of a count outermost.
         """
-        count_nc = self._count(membrane_nc / _along_channels(self.log_threshold_c.exp(), membrane_nc))
+        per_threshold_c = (-self.log_threshold_c).exp()
+        count_nc = self._count(membrane_nc * _along_channels(per_threshold_c, membrane_nc))
         if self.two_sided:
             count_nc = torch.cat([count_nc.clamp_min(0), (-count_nc).clamp_min(0)], dim=1)
         return to_binary(count_nc, self.levels) if self.binary else count_nc
@@ -79,6 +80,11 @@ class SpikeNeuron(nn.Module):
             counts.append(_fire(step_nc + surplus, least, self.levels))
             surplus = step_nc + surplus - counts[-1]
         return torch.cat(counts)
+
+    @property
+    def worth_c(self) -> Tensor:
+        """What a spike of each channel stands for: its threshold, (C,)."""
+        return self.log_threshold_c.exp()
 
     @torch.no_grad()
     def calibrate_(self, sample_cn: Tensor, thrift: float) -> None:
@@ -102,10 +108,25 @@ class SpikeNeuron(nn.Module):
         self.log_threshold_c.copy_(threshold_sc.gather(0, best_1c)[0].log())
 
 
-def _fire(scaled: Tensor, least: int, most: int) -> Tensor:
+class _Fire(torch.autograd.Function):
     """Nearest whole number in ``least`` to ``most``; its gradient is that of the clamp."""
-    kept = scaled.clamp(least, most)
-    return kept + (kept.round() - kept).detach()
+
+    @staticmethod
+    def forward(ctx: Any, scaled: Tensor, least: int, most: int) -> Tensor:
+        """Counts of membranes in thresholds."""
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((scaled >= least) & (scaled <= most))
+        return scaled.round().clamp_(least, most)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        """What may fire more or less passes the gradient on."""
+        return grad[0] * ctx.saved_tensors[0], None, None
+
+
+def _fire(scaled: Tensor, least: int, most: int) -> Tensor:
+    counts: Tensor = _Fire.apply(scaled, least, most)  # type: ignore[no-untyped-call]
+    return counts
 
 
 def _along_channels(value_c: Tensor, like_nc: Tensor) -> Tensor:
@@ -238,15 +259,17 @@ class _SpikeLayer(nn.Module):
 
     def _membrane(self, current_nc: Tensor, scale_c: Tensor) -> Tensor:
         """Whole sums to membranes."""
-        shift_c = self.bias
+        shift_c: Any = self.bias
         if self.norm is not None:
             if self.training:
                 normal_nc: Tensor = self.norm(current_nc * _along_channels(scale_c, current_nc))
                 return normal_nc
             fold_c, shift_c = self.norm.affine()
             scale_c = scale_c * fold_c
-        membrane_nc = current_nc * _along_channels(scale_c, current_nc)
-        return membrane_nc if shift_c is None else membrane_nc + _along_channels(shift_c, current_nc)
+        scale = _along_channels(scale_c, current_nc)
+        if shift_c is None:
+            return current_nc * scale
+        return torch.addcmul(_along_channels(shift_c, current_nc), current_nc, scale)
 
 
 def spike_layers(model: nn.Module) -> list[Any]:

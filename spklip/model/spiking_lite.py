@@ -29,7 +29,31 @@ MOST = 6.0
 
 
 class SameSpikeConv2d(SpikeConv2d):
-    """Convolution of spikes that pads as the trained one does."""
+    """Convolution of spikes that pads as the trained one does.
+
+    Its weights are those of the trained network; a spike counts as much as the threshold of the
+    neuron that fired it, so that another threshold means another resolution and nothing else.
+    """
+
+    def __init__(self, conv: Any, source: SpikeNeuron | None, **options: Any) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size[0],
+            stride=conv.stride[0],
+            groups=conv.groups,
+            two_sided=source is not None and source.two_sided,
+            **options,
+        )
+        self._source = (source,)  # not a part of this one
+
+    def _weight(self) -> Tensor:
+        source = self._source[0]
+        if source is None:
+            return self.weight
+        worth_c = source.worth_c
+        worth = worth_c[:, None] if self.groups > 1 else worth_c
+        return self.weight * worth[..., None, None]
 
     def _add(self, spikes_nc: Tensor, weight: Tensor) -> Tensor:
         padded_nc = pad_same(spikes_nc, self.kernel_size, self.stride)
@@ -51,18 +75,7 @@ class _Converter:
         """The convolution that sees the spikes of ``source``, with its normalisation in it."""
         weight, bias_c = fold_norm(conv, norm)
         self.mean_c, self.var_c = norm.bias.detach(), norm.weight.detach().square()
-        made = SameSpikeConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size[0],
-            levels=self.levels,
-            stride=conv.stride[0],
-            groups=conv.groups,
-            two_sided=source is not None and source.two_sided,
-        )
-        if source is not None:  # a spike is worth its neuron's threshold
-            worth_c = source.log_threshold_c.exp()
-            weight = weight * (worth_c if conv.groups == 1 else worth_c[:, None])[..., None, None]
+        made = SameSpikeConv2d(conv, source, levels=self.levels)
         assert made.bias is not None
         made.weight.data.copy_(weight.detach())
         made.bias.data.copy_(bias_c.detach() / self.steps)
@@ -180,11 +193,6 @@ class SpikingLite0(nn.Module):
         if self.binary:
             spikes = spikes.unflatten(0, (self.levels, -1)).sum(dim=0)
         return self._over_steps(spikes), membranes
-
-    @property
-    def worth_c(self) -> Tensor:
-        """What a spike of the last map is worth in each channel, (1280,)."""
-        return self.fire.log_threshold_c.exp()
 
     def _over_steps(self, x_nchw: Tensor) -> Tensor:
         return x_nchw if self.steps == 1 else x_nchw.unflatten(0, (self.steps, -1)).sum(dim=0)

@@ -63,7 +63,7 @@ class SpikingImageEncoder(ImageEncoder):
         parts = zip(count_pnchw.split(part, -4), gain_n.split(part), strict=True)
         found = [self.places(self.see(count, gain)[0]) for count, gain in parts]
         vector_nc, moment_nm = (torch.cat(tensors) for tensors in zip(*found, strict=True))
-        worth_c = self.tower.worth_c
+        worth_c = self.tower.fire.worth_c
         return vector_nc * worth_c, moment_nm * torch.cat([worth_c, worth_c])
 
     def see(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, list[Tensor]]:
