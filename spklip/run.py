@@ -4,6 +4,7 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 
 - ``recipe.yaml``: the resolved recipe, all defaults written out;
 - ``checkpoints/``: what ``resume`` goes on from;
+- ``logs/``: TensorBoard's files, where ``train.report_to`` names it;
 - ``trainings/``: what further models answered: on other splits, without some classes, and where
   order alone tells;
 - ``model/``: the trained model and its tokenizer (``SpklipModel.from_pretrained`` reads it);
@@ -42,6 +43,7 @@ from spklip.model_card import model_card
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
 from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
+from spklip.speed import LoaderClock
 from spklip.splits import Splits, captioned_ids, open_splits
 from spklip.train import fit, pick_precision, processes_of
 from spklip.trainings import Training, main_trainings, unseen_trainings
@@ -102,6 +104,10 @@ def run_recipe(
     told["directions"] = directions
     train = _describe_training(recipe, run.model, run.curve, run.train_seconds)
     train["trainings"] = len(trainings) + len(further)
+    train |= {
+        "loader_idle_share": run.idle_share,
+        "features_kept": run.clock.features_kept,
+    }
     return _write(told, splits, recipe, out, train, seconds - run.train_seconds)
 
 
@@ -126,6 +132,13 @@ class _Run:
         self.model: Any = None
         self.curve: list[dict[str, float]] = []
         self.train_seconds = 0.0
+        self.clock = LoaderClock()
+
+    @property
+    def idle_share(self) -> float | None:
+        """Share of all training loops in which the first process waited for clips."""
+        share = self.clock.idle_share
+        return None if share is None else round(share, 4)
 
     def train_and_judge(self, training: Training, splits: Splits | None = None) -> Judged | None:
         """Train one model and let it answer; what an earlier call of this run answered is kept.
@@ -186,6 +199,7 @@ class _Run:
             workers=recipe.data.workers,
             resume=self.resume,
             progress=self.progress,
+            clock=self.clock,
         )
 
     def _save(self, model: Any, recipe: Recipe) -> None:
@@ -322,6 +336,9 @@ def _describe_training(
     return {
         "steps": recipe.train.max_steps,
         "batch_size": recipe.train.batch_size * PartialState().num_processes,
+        "accumulate": recipe.train.accumulate,
+        "loader_idle_share": None,
+        "features_kept": False,
         "seconds": round(seconds, 2),
         "precision": pick_precision(recipe.train),
         "device": torch.cuda.get_device_name()
