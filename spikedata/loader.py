@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
@@ -287,7 +287,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "with --resize, or use batches of one"
         )
     return {
-        "packed_bsghw": torch.stack([item["packed_sghw"] for item in items]),
+        # In a worker it stacks into shared memory at once, where torch.stack would be copied again.
+        "packed_bsghw": default_collate([item["packed_sghw"] for item in items]),
         "ticks": items[0]["ticks"],
         "label_b": torch.tensor([item["label"] for item in items], dtype=torch.int64),
         "captions": [item["caption"] for item in items],

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, group_count, slice_ticks
+from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
@@ -114,7 +114,10 @@ class ClipSource(ABC):
         """
         stored, packed_ghw, start, ticks = self._window(clip_id, start, ticks)
         if start % TICKS_PER_GROUP or (ticks % TICKS_PER_GROUP and start + ticks < stored.ticks):
-            packed_ghw = slice_ticks(packed_ghw, start % TICKS_PER_GROUP, ticks)
+            packed_gp = bits.cut_window(
+                packed_ghw.reshape(len(packed_ghw), -1), start % TICKS_PER_GROUP, ticks
+            )
+            packed_ghw = packed_gp.reshape(-1, stored.height_px, stored.width_px)
         return SpikeStream(packed_ghw, ticks, stored.tick_rate_hz)
 
     def read_planes(
