@@ -179,7 +179,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         stored = self._clips[index]
         starts, caption = self._draw(stored)
-        packed = np.stack([self._segment(stored, start) for start in starts])
+        packed = np.stack(self._segments(stored, starts))
         if self.size is not None:
             packed = to_size(packed, self.size)
         return {
@@ -201,12 +201,14 @@ class SpikeClips(Dataset[dict[str, Any]]):
         starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
         return starts, self._caption(stored.clip, rng)
 
-    def _segment(self, stored: StoredClip, start: int) -> NDArray[np.uint8]:
+    def _segments(self, stored: StoredClip, starts: Sequence[int]) -> list[NDArray[np.uint8]]:
         wanted = self.segment_ticks
         if stored.ticks >= wanted:
-            return self._store.read(stored.clip.id, start, wanted).packed_ghw
+            windows = self._store.windows(stored.clip.id, starts, wanted)
+            return [window.packed_ghw for window in windows]
         planes_thw = self._store.read(stored.clip.id).unpack()
-        return pack_ticks(np.resize(planes_thw, (wanted, *planes_thw.shape[1:])))
+        repeated_thw = np.resize(planes_thw, (wanted, *planes_thw.shape[1:]))
+        return [pack_ticks(repeated_thw)] * len(starts)
 
     def _label(self, stored: StoredClip) -> int:
         label = stored.clip.label

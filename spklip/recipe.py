@@ -21,7 +21,12 @@ class DataConfig:
     """Which clips, and which ticks of them, the model sees."""
 
     path: str | None = None
-    """Store, packed file or Hub data set (``user/name``); empty: what was packed here last."""
+    """Store, packed file or Hub data set (``user/name``); empty: what was packed here last. With
+    ``sensor``, a folder of videos as ``spikedata simulate`` takes it."""
+    sensor: str | dict[str, Any] | None = None
+    """The camera that films the videos in ``path`` while they are read, nothing being stored: a
+    preset (``vidar-20khz``), a sensor's file, or its keys (``{threshold: 2.0}``). Empty: ``path``
+    holds spikes."""
     classes: tuple[str, ...] = ()
     """Class names to use; empty means all of them."""
     train_split: str = "train"

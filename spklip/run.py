@@ -44,7 +44,7 @@ from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
 from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
 from spklip.speed import LoaderClock
-from spklip.splits import Splits, captioned_ids, open_splits
+from spklip.splits import Splits, captioned_ids, open_splits, sensor_of
 from spklip.train import fit, pick_precision, processes_of
 from spklip.trainings import Training, main_trainings, unseen_trainings
 from spklip.verdict import verdict
@@ -216,8 +216,11 @@ class _Run:
 
 
 def _settled(recipe: Recipe, splits: Splits) -> Recipe:
-    """The recipe with the path and the size of pictures that its clips tell."""
-    return replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
+    """The recipe with the path and the size of pictures that its clips tell, and its camera."""
+    named = recipe.data.sensor
+    sensor = None if named is None else to_dict(sensor_of(named))
+    data = replace(recipe.data, path=splits.path, size=splits.size, sensor=sensor)
+    return replace(recipe, data=data)
 
 
 @contextlib.contextmanager
