@@ -38,6 +38,8 @@ INPUT, OUTPUT = "packed_bsghw", "embedding_bd"
 MOST_DIFFERENCE = 1e-4
 """A file whose vectors differ more from the model's is not written."""
 MOST_PX = 8192
+SIZES = ((2, [5, 6]), (1, [7, 5]), (3, [4, 8]))
+"""Clips, and quarters of the least height and width, that a file is made from and compared on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,8 @@ class OnnxReport:
     """Segments of a clip that it takes, S."""
     ticks: int
     """Ticks of a segment, T, in ceil(T / 8) groups."""
+    least_px: int
+    """Rows and columns at least: below, the model is another net."""
     features: int
     """Length of a vector, D."""
     bytes: int
@@ -64,8 +68,9 @@ def export_onnx(
     """Write the video half of a trained model as ONNX, checked against the model.
 
     Input ``packed_bsghw``, uint8 (B, S, G, H, W): eight ticks a byte, the earliest in the lowest
-    bit; B, H and W are free. Pictures are taken as they are: cut to ``data.crop`` before. Output
-    ``embedding_bd``, float32 (B, D), unit vectors, as :meth:`SpklipModel.encode_packed` gives.
+    bit; B, H and W are free, the last two from ``least_px`` on. Pictures are taken as they are: cut
+    to ``data.crop`` before. Output ``embedding_bd``, float32 (B, D), unit vectors, as
+    :meth:`SpklipModel.encode_packed` gives.
 
     Args:
         checkpoint: a run's folder, a folder of ``save_pretrained``, or a Hub model.
@@ -95,7 +100,7 @@ def export_onnx(
     model.eval().requires_grad_(False)
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(out, overwrite=overwrite) as aside:
-        _write(model, segments, ticks, aside, _about(recipe, checkpoint, ticks))
+        _write(model, segments, ticks, aside, _about(recipe, model, ticks))
         difference = _largest_difference(model, segments, ticks, aside)
         if not difference <= MOST_DIFFERENCE:
             raise SpikeDataError(
@@ -106,6 +111,7 @@ def export_onnx(
         out=out,
         segments=segments,
         ticks=ticks,
+        least_px=_least_px(model),
         features=int(config.embed_dim),
         bytes=out.stat().st_size,
         max_difference=difference,
@@ -186,11 +192,12 @@ def _full_range(rate_nchw: Tensor) -> Tensor:
     return (rate_nchw / white_n[:, None, None, None]).clamp(0, 1)
 
 
-def _about(recipe: Recipe, checkpoint: Path | str, ticks: int) -> dict[str, str]:
+def _about(recipe: Recipe, model: Any, ticks: int) -> dict[str, str]:
     """What a reader of the file has to know, as strings."""
     return {
-        "spklip:checkpoint": str(checkpoint),
+        "spklip:checkpoint": str(recipe.model.checkpoint),
         "spklip:ticks": str(ticks),
+        "spklip:least_px": str(_least_px(model)),
         "spklip:data": json.dumps(to_dict(recipe.data)),
         "spklip:versions": json.dumps(package_versions()),
     }
@@ -205,7 +212,7 @@ def _write(model: Any, segments: int, ticks: int, out: Path, about: dict[str, st
             (4, "columns", _least_px(model), MOST_PX),
         )
     }
-    example = _example(model, segments, ticks, clips=2, rows=2, columns=3)
+    example = _example(model, segments, ticks, *SIZES[0])
     net = PackedVideo(model, ticks).eval()
     with _quietly(), torch.no_grad():
         try:
@@ -229,20 +236,19 @@ def _write(model: Any, segments: int, ticks: int, out: Path, about: dict[str, st
 
 
 def _least_px(model: Any) -> int:
-    """Sides below this are of no use: a few cells of what a model pools before it looks."""
-    return 4 * int(model.config.pool_px)
+    """Side of the smallest picture whose last map has two places each way: one is another net."""
+    config = model.config
+    strides = 1 if config.image_encoder else 2 ** (len(config.group_blocks) + 1)
+    return int(config.pool_px) * (strides + 1) if strides > 1 else 4 * int(config.pool_px)
 
 
-def _example(
-    model: Any, segments: int, ticks: int, *, clips: int, rows: int, columns: int
-) -> Tensor:
-    """Clips of ``rows`` x ``columns`` times twice the least sides, spikes where light would be."""
-    side = 2 * _least_px(model)
-    generator = torch.Generator().manual_seed(rows)
-    shape = (clips, segments, ticks, rows * side, columns * side)
-    light = torch.rand(shape[3:], generator=generator)
-    spikes = torch.rand(shape, generator=generator) < light
-    return pack_planes(spikes)
+def _example(model: Any, segments: int, ticks: int, clips: int, quarters: list[int]) -> Tensor:
+    """Clips of so many quarters of the least height and width, more spikes where light would be."""
+    height_px, width_px = (_least_px(model) * quarter // 4 for quarter in quarters)
+    generator = torch.Generator().manual_seed(clips)
+    light_hw = torch.rand(height_px, width_px, generator=generator)
+    shape = (clips, segments, ticks, height_px, width_px)
+    return pack_planes(torch.rand(shape, generator=generator) < light_hw)
 
 
 def _largest_difference(model: Any, segments: int, ticks: int, file: Path) -> float:
@@ -253,8 +259,8 @@ def _largest_difference(model: Any, segments: int, ticks: int, file: Path) -> fl
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     found = 0.0
-    for clips, rows, columns in ((2, 2, 3), (1, 3, 2), (3, 4, 5)):
-        packed = _example(model, segments, ticks, clips=clips, rows=rows, columns=columns)
+    for clips, quarters in SIZES:
+        packed = _example(model, segments, ticks, clips, quarters)
         with torch.no_grad():
             want_bd = model.encode_packed(packed, ticks)
         (got_bd,) = session.run([OUTPUT], {INPUT: packed.numpy()})
@@ -266,14 +272,16 @@ def _largest_difference(model: Any, segments: int, ticks: int, file: Path) -> fl
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep what the exporter says of its own workings, and torch's fast path, out of it."""
-    log = logging.getLogger("torch.onnx")
-    level, fast = log.level, torch.backends.mha.get_fastpath_enabled()
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("torch", "onnxscript")]
+    levels, fast = [log.level for log in logs], torch.backends.mha.get_fastpath_enabled()
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
