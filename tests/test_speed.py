@@ -4,7 +4,6 @@ import copy
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,42 +278,54 @@ class TestTrackers:
             check_trackers(["wandbb"])
 
 
-class Slow(Moving):
-    """Clips that take their time."""
+class Taking(Moving):
+    """Clips of which each takes a second of a clock that nothing else moves but the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        time.sleep(0.05)
+        self.seconds += 1
         return super().__getitem__(index)
 
 
 class TestLoaderClock:
     @staticmethod
-    def share(folder: Path, **options: Any) -> float:
-        clock = LoaderClock()
-        config = tiny_config()
+    def share(folder: Path, *, step_s: float, resume: bool = False) -> float | None:
+        """Of four steps on batches of four: two epochs of eight clips."""
+        dataset, config = Taking(), tiny_config()
+        model = SpklipModel(config)
+
+        def step(*_: Any) -> None:
+            dataset.seconds += step_s
+
+        model.register_forward_pre_hook(step)
+        clock = LoaderClock(lambda: dataset.seconds)
         fit(
-            lambda: options.get("model") or SpklipModel(config),
-            lambda _: options.get("dataset") or Moving(),
+            lambda: model,
+            lambda _: dataset,
             Collate(config),
-            TrainConfig(max_steps=options.get("steps", 4), batch_size=4, precision="fp32"),
+            TrainConfig(max_steps=4, save_every=2, batch_size=4, precision="fp32"),
             folder,
             progress=False,
-            resume=options.get("resume", False),
+            resume=resume,
             clock=clock,
         )
         return clock.idle_share
 
     def test_slow_clips_are_waited_for_and_slow_steps_are_not(self, tmp_path):
-        model = SpklipModel(tiny_config())
-        model.register_forward_pre_hook(lambda *_: time.sleep(0.3))
-        slow_clips = self.share(tmp_path / "a", dataset=Slow())
-        slow_steps = self.share(tmp_path / "b", model=model)
-        assert slow_clips > 0.5
-        assert slow_steps < 0.2
+        assert self.share(tmp_path / "clips", step_s=1.0) == 16 / (16 + 4)
+        assert self.share(tmp_path / "steps", step_s=60.0) == 16 / (16 + 240)
+
+    def test_a_resumed_run_measures_its_own_part(self, tmp_path):
+        self.share(tmp_path / "run", step_s=1.0)
+        shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+        assert self.share(tmp_path / "run", step_s=4.0, resume=True) == 8 / (8 + 8)
 
     def test_a_run_that_is_resumed_at_its_end_measures_nothing(self, tmp_path):
-        assert self.share(tmp_path / "a") is not None
-        assert self.share(tmp_path / "a", resume=True) is None
+        assert self.share(tmp_path / "run", step_s=1.0) is not None
+        assert self.share(tmp_path / "run", step_s=1.0, resume=True) is None
 
     def test_times_add_up_over_loops(self):
         ticks: Iterator[float] = iter([0.0, 1.0, 3.0, 10.0, 20.0, 21.0, 24.0, 30.0])
