@@ -40,6 +40,8 @@ MOST_DIFFERENCE = 1e-4
 MOST_PX = 8192
 SIZES = ((2, [5, 6]), (1, [7, 5]), (3, [4, 8]))
 """Clips, and quarters of the least height and width, that a file is made from and compared on."""
+LARGE = (1, [128, 150])
+"""For pictures also one so large that white is not looked for at every pixel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,14 +254,15 @@ def _example(model: Any, segments: int, ticks: int, clips: int, quarters: list[i
 
 
 def _largest_difference(model: Any, segments: int, ticks: int, file: Path) -> float:
-    """Of the file's vectors to the model's, over clips of three sizes."""
+    """Of the file's vectors to the model's, over clips of several sizes."""
     import onnxruntime  # noqa: PLC0415  # of the extra
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     found = 0.0
-    for clips, quarters in SIZES:
+    sizes = (*SIZES, LARGE) if model.config.image_encoder else SIZES
+    for clips, quarters in sizes:
         packed = _example(model, segments, ticks, clips, quarters)
         with torch.no_grad():
             want_bd = model.encode_packed(packed, ticks)
