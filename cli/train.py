@@ -22,6 +22,7 @@ from .common import (
 if TYPE_CHECKING:
     from spklip import PlannedRun
 from .explaining import check_explaining, explain_to_page
+from .exporting import check_exporting, export_to_onnx
 from .searching import check_options, use_store
 
 PACKAGED = "spikedata_recipes"
@@ -207,6 +208,14 @@ Text = Annotated[
     ),
 ]
 
+ExportOnnx = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.onnx",
+        help="Instead of judging, write the video half as ONNX: packed bits in, unit vectors out.",
+    ),
+]
+
 
 @eval_app.command()
 def evaluate(
@@ -220,6 +229,7 @@ def evaluate(
     explain: Explain = False,
     clip: ClipIds = None,
     text: Text = None,
+    export_onnx: ExportOnnx = None,
     out: EvaluationFolder = None,
     overwrite: OverwriteEvaluation = False,
     as_json: AsJson = False,
@@ -227,17 +237,21 @@ def evaluate(
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance.
 
     With --search it finds clips by sentences, with --embed it writes their embeddings as Parquet,
-    with both it does both; with --explain it shows what the model looked at. Then nothing is
-    judged.
+    with both it does both; with --explain it shows what the model looked at, with --export-onnx it
+    writes the model for other programs. Then nothing is judged.
     """
+    check_exporting(export_onnx, [search, top, embed, explain, clip, text, out, split, data])
     check_explaining(explain, clip or [], text, [search, top, embed])
     check_options(search or [], embed, top, out)
     words = [f"data.path={json.dumps(data)}"] if data else []
     with errors_in_one_line():
+        if export_onnx:
+            settings = _settings(checkpoint, overrides or [])
+            export_to_onnx(checkpoint, settings, export_onnx, overwrite=overwrite, as_json=as_json)
+            return
         if search or embed:
             # The classes a run was trained on are no reason to leave other clips out.
-            words = ["data.classes=[]", *(overrides or []), *words]
-            settings = _settings(checkpoint, words)
+            settings = _settings(checkpoint, ["data.classes=[]", *(overrides or []), *words])
             use_store(
                 checkpoint,
                 settings,
@@ -250,8 +264,8 @@ def evaluate(
                 as_json=as_json,
             )
             return
-        words = [*(overrides or []), *words]
-        words += [f"data.test_split={json.dumps(split)}"] if split else []
+        own_split = [f"data.test_split={json.dumps(split)}"] if split else []
+        words = [*(overrides or []), *words, *own_split]
         if explain:
             explain_to_page(
                 checkpoint,
@@ -263,8 +277,7 @@ def evaluate(
                 as_json=as_json,
             )
             return
-        folder = out or Path("evaluation")
-        _judge(checkpoint, words, folder, overwrite=overwrite, as_json=as_json)
+        _judge(checkpoint, words, out or Path("evaluation"), overwrite=overwrite, as_json=as_json)
 
 
 def _judge(

@@ -44,6 +44,8 @@ from .errors import StoreError as StoreError
 from .hub import check_regenerated as check_regenerated
 from .hub import pull as pull
 from .hub import push_hub as push_hub
+from .live import LiveClips as LiveClips
+from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .outputs import Failure as Failure

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
@@ -179,7 +179,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         stored = self._clips[index]
         starts, caption = self._draw(stored)
-        packed = np.stack([self._segment(stored, start) for start in starts])
+        packed = np.stack(self._segments(stored, starts))
         if self.size is not None:
             packed = to_size(packed, self.size)
         return {
@@ -201,12 +201,14 @@ class SpikeClips(Dataset[dict[str, Any]]):
         starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
         return starts, self._caption(stored.clip, rng)
 
-    def _segment(self, stored: StoredClip, start: int) -> NDArray[np.uint8]:
+    def _segments(self, stored: StoredClip, starts: Sequence[int]) -> list[NDArray[np.uint8]]:
         wanted = self.segment_ticks
         if stored.ticks >= wanted:
-            return self._store.read(stored.clip.id, start, wanted).packed_ghw
+            windows = self._store.windows(stored.clip.id, starts, wanted)
+            return [window.packed_ghw for window in windows]
         planes_thw = self._store.read(stored.clip.id).unpack()
-        return pack_ticks(np.resize(planes_thw, (wanted, *planes_thw.shape[1:])))
+        repeated_thw = np.resize(planes_thw, (wanted, *planes_thw.shape[1:]))
+        return [pack_ticks(repeated_thw)] * len(starts)
 
     def _label(self, stored: StoredClip) -> int:
         label = stored.clip.label
@@ -287,7 +289,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "with --resize, or use batches of one"
         )
     return {
-        "packed_bsghw": torch.stack([item["packed_sghw"] for item in items]),
+        # In a worker it stacks into shared memory at once, where torch.stack would be copied again.
+        "packed_bsghw": default_collate([item["packed_sghw"] for item in items]),
         "ticks": items[0]["ticks"],
         "label_b": torch.tensor([item["label"] for item in items], dtype=torch.int64),
         "captions": [item["caption"] for item in items],

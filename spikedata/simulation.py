@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -56,6 +56,8 @@ FRAMES_PER_BLOCK = 64
 """Most frames decoded and simulated at a time; bounds memory, changes no bit."""
 BLOCK_BYTES = 1 << 25
 """Most bytes of these frames, unless one frame has more: 32 MiB are 16 frames of 1080p."""
+
+Block = NDArray[np.uint8]
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -119,6 +121,104 @@ def simulation_recipe(
     return parse_recipe(text, SimulationRecipe, overrides, where="options")
 
 
+class Filmed:
+    """One clip of a corpus while it is simulated: frames in, packed ticks out."""
+
+    def __init__(
+        self,
+        item: CorpusClip,
+        video: Video,
+        recipe: SimulationRecipe,
+        *,
+        threads: int,
+        device: Device,
+        stop: threading.Event | None,
+        frames: int,
+    ) -> None:
+        self.sensor = recipe.sensor_at(video.frame_rate).resolved(video.transfer)
+        self.height_px, self.width_px = video.height_px, video.width_px
+        self.tick_rate_hz = float(self.sensor.ticks_per_frame * video.frame_rate)
+        self._item, self._recipe, self._video = item, recipe, video
+        self._threads, self._device, self._stop = threads, device, stop
+        self._frames, self._most_frames = 0, frames
+
+    def clip(self) -> Clip:
+        """The clip with digest and size of its video, which is read for that."""
+        source = self._item.clip.source | identity(self._item.path)
+        return replace(self._item.clip, source=source)
+
+    @property
+    def ticks(self) -> int:
+        """Ticks of the frames that were decoded: of the clip, once its blocks have ended."""
+        return self._frames * self.sensor.ticks_per_frame
+
+    def attributes(self) -> dict[str, Any]:
+        """How it was made; final once its blocks have ended."""
+        return {
+            "sensor": to_dict(self.sensor),
+            "video": self._video.account(),
+            "versions": versions() | _interpolator_version(self._recipe),
+        }
+
+    def blocks(self) -> Iterator[Block]:
+        """Frames to packed ticks, by way of more frames if the recipe says so; once.
+
+        Yields:
+            packed_ghw: uint8 (G, H, W), whole groups except at the clip's end. Only the frames
+                that these ticks need have been decoded, and at most a block more.
+        """
+        blocks, sensor = self._counted(), self.sensor
+        if self._recipe.interpolator:
+            steps = steps_per_frame(sensor.ticks_per_frame)
+            make = find_interpolator(self._recipe.interpolator)
+            blocks = more_frames(blocks, steps, interpolator=make)
+            ticks = sensor.ticks_per_frame // steps
+            sensor = replace(sensor, ticks_per_frame=ticks, interpolation="linear")
+        return simulate(
+            blocks, sensor, clip_id=self._item.clip.id, threads=self._threads, device=self._device
+        )
+
+    def _counted(self) -> Iterator[Block]:
+        """The video's frames, counted on the way, cut off when the run is told to stop."""
+        fitting = BLOCK_BYTES // (self.height_px * self.width_px)
+        for luma_nhw in self._video.blocks(max(1, min(self._most_frames, fitting))):
+            if self._stop is not None and self._stop.is_set():
+                raise CancelledError
+            self._frames += len(luma_nhw)
+            yield luma_nhw
+
+
+@contextmanager
+def film(
+    item: CorpusClip,
+    recipe: SimulationRecipe,
+    *,
+    threads: int = 1,
+    device: Device = "cpu",
+    stop: threading.Event | None = None,
+    frames: int = FRAMES_PER_BLOCK,
+) -> Iterator[Filmed]:
+    """Open one clip of a corpus to simulate it; the video is closed in the end.
+
+    Args:
+        item: the clip and its video.
+        recipe: sensor and video settings.
+        threads: how many share the pixels; the bits are the same.
+        device: where it is done; the bits are the same.
+        stop: set it to end early, with a ``CancelledError``.
+        frames: most frames decoded at a time; the bits are the same.
+
+    Raises:
+        SpikeDataError: the video cannot be read.
+        ValueError: its frame rate and the recipe's tick rate do not fit.
+    """
+    how = recipe.video
+    if item.capture_fps is not None:
+        how = replace(how, capture_fps=item.capture_fps)
+    with open_video(item.path, how) as video:
+        yield Filmed(item, video, recipe, threads=threads, device=device, stop=stop, frames=frames)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationReport:
     """What a run of :func:`simulate_corpus` did."""
@@ -137,7 +237,6 @@ class SimulationReport:
     """What else a user should know of the run, a sentence each."""
 
 
-Block = NDArray[np.uint8]
 Progress = Callable[[StoredClip | Failure], None]
 Unfinished = tuple[ClipWriter, int, dict[str, Any]]
 
@@ -188,12 +287,12 @@ def simulate_corpus(
     out = Path(out)
     list_of_failures = failure_file(out)
     check_distinct_ids(item.clip.id for item in corpus.clips)
-    _check_tools(recipe, device)
+    check_tools(recipe, device)
     with create_store(
         out,
         recipe=_recipe_to_note(out, recipe),
         class_names=corpus.class_names,
-        name=_data_set_name(corpus),
+        name=data_set_name(corpus),
         resume=out.exists(),
     ) as writer:
         run = _Run(writer, recipe, device, stop or threading.Event(), progress)
@@ -327,51 +426,29 @@ class _Run:
         """Decode, simulate and compress one clip."""
         if self.stop.is_set():
             raise CancelledError
-        how = self.recipe.video
-        if item.capture_fps is not None:
-            how = replace(how, capture_fps=item.capture_fps)
-        with open_video(item.path, how) as video, ExitStack() as undo:
-            sensor = self.recipe.sensor_at(video.frame_rate).resolved(video.transfer)
-            counter = _CountedFrames(video, self.stop)
+        filming = film(item, self.recipe, threads=threads, device=self.device, stop=self.stop)
+        with filming as filmed, ExitStack() as undo:
             target = undo.enter_context(
                 self.writer.clip(
-                    replace(item.clip, source=item.clip.source | identity(item.path)),
-                    height_px=video.height_px,
-                    width_px=video.width_px,
-                    tick_rate_hz=float(sensor.ticks_per_frame * video.frame_rate),
+                    filmed.clip(),
+                    height_px=filmed.height_px,
+                    width_px=filmed.width_px,
+                    tick_rate_hz=filmed.tick_rate_hz,
                     threads=threads,
                 )
             )
-            spikes = self.spikes(counter.blocks(), sensor, item.clip.id, threads)
-            with closing(_one_ahead(spikes, threads)) as blocks:
+            with closing(_one_ahead(filmed.blocks(), threads)) as blocks:
                 for packed_ghw in blocks:
                     target.append(packed_ghw)
             target.flush()
-            attributes = {
-                "sensor": to_dict(sensor),
-                "video": video.account(),
-                "versions": versions() | _interpolator_version(self.recipe),
-            }
             undo.pop_all()  # whoever finishes the clip removes it if that fails
-            return target, counter.frames * sensor.ticks_per_frame, attributes
+            return target, filmed.ticks, filmed.attributes()
 
     def finish(self, coming: Future[Unfinished]) -> StoredClip:
         """Put a clip in its place, in a thread that may wait for the disk: a core does not."""
         target, ticks, attributes = coming.result()
         with target:
             return target.finish(ticks=ticks, attributes=attributes)
-
-    def spikes(
-        self, blocks: Iterator[Block], sensor: SensorConfig, clip_id: str, threads: int
-    ) -> Iterator[Block]:
-        """Frames to packed ticks, by way of more frames if the recipe says so."""
-        if self.recipe.interpolator:
-            steps = steps_per_frame(sensor.ticks_per_frame)
-            make = find_interpolator(self.recipe.interpolator)
-            blocks = more_frames(blocks, steps, interpolator=make)
-            ticks = sensor.ticks_per_frame // steps
-            sensor = replace(sensor, ticks_per_frame=ticks, interpolation="linear")
-        return simulate(blocks, sensor, clip_id=clip_id, threads=threads, device=self.device)
 
 
 def simulate_recording(
@@ -425,23 +502,6 @@ def simulate_recording(
             return target.finish(ticks=source.ticks, attributes=attributes)
 
 
-class _CountedFrames:
-    """A video's frames, counted on the way, cut off when the run is told to stop."""
-
-    def __init__(self, video: Video, stop: threading.Event) -> None:
-        self.video = video
-        self.stop = stop
-        self.frames = 0
-
-    def blocks(self) -> Iterator[Block]:
-        fitting = BLOCK_BYTES // (self.video.height_px * self.video.width_px)
-        for luma_nhw in self.video.blocks(max(1, min(FRAMES_PER_BLOCK, fitting))):
-            if self.stop.is_set():
-                raise CancelledError
-            self.frames += len(luma_nhw)
-            yield luma_nhw
-
-
 def _check_same_facts(store: Path, there: Clip, asked: Clip) -> None:
     for key in ("label", "captions", "split", "group", "licence"):
         old, new = getattr(there, key), getattr(asked, key)
@@ -482,7 +542,7 @@ def _interpolator_version(recipe: SimulationRecipe) -> dict[str, str]:
     return {"opencv": cv2.__version__}
 
 
-def _check_tools(recipe: SimulationRecipe, device: Device) -> None:
+def check_tools(recipe: SimulationRecipe, device: Device) -> None:
     """Miss what is missing before the first clip, not at every clip."""
     if recipe.interpolator:
         find_interpolator(recipe.interpolator)
@@ -505,7 +565,7 @@ def _recipe_to_note(out: Path, recipe: SimulationRecipe) -> dict[str, Any]:
     return there if same else asked
 
 
-def _data_set_name(corpus: Corpus) -> str:
+def data_set_name(corpus: Corpus) -> str:
     """A known data set's own name; the folder's for one's own videos."""
     return corpus.name if corpus.name in ("ucf101", "hmdb51") else corpus.folder_name
 

@@ -8,6 +8,8 @@ from .model import SpklipConfig as SpklipConfig
 from .model import SpklipModel as SpklipModel
 from .model import SpklipOutput as SpklipOutput
 from .model import build_tokenizer as build_tokenizer
+from .onnx_export import OnnxReport as OnnxReport
+from .onnx_export import export_onnx as export_onnx
 from .recipe import Recipe as Recipe
 from .recipe import read_recipe as read_recipe
 from .report import summary_table as summary_table

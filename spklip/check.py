@@ -3,12 +3,16 @@
 Shapes: H rows and W columns of a clip.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from spikedata import SpikeDataError
 from spklip.batches import kept_px
 from spklip.model import SpklipConfig
 from spklip.recipe import DataConfig, Recipe, TrainConfig
+from spklip.speed import check_compiler
 from spklip.splits import Splits
 
 
@@ -24,11 +28,14 @@ def check_training(
         processes: how many train together.
 
     Raises:
-        SpikeDataError: clips the model cannot take, a batch without negatives, or arithmetic that
-            the machine lacks.
+        SpikeDataError: clips the model cannot take, a batch without negatives, or arithmetic, a
+            compiler or a tracker that the machine lacks.
     """
     check_clips(recipe.data, config, splits)
     check_precision(recipe.train)
+    check_trackers(recipe.train.report_to)
+    if recipe.train.compile:
+        check_compiler()
     together = min(recipe.train.batch_size * processes, len(splits.fit))
     if together < 2:
         raise SpikeDataError(
@@ -92,6 +99,33 @@ def check_precision(train: TrainConfig) -> None:
         raise SpikeDataError("train.precision=fp16 needs a CUDA GPU; a CPU has fp32 and bf16")
     if train.precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
         raise SpikeDataError("train.precision=bf16: this GPU has fp32 and fp16")
+
+
+PACKAGES = {"azure_ml": "azureml-mlflow", "flyte": "flytekit", "kubeflow": "kubeflow-trainer-api"}
+"""Packages of trackers that are not called like them."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that this machine has what ``train.report_to`` names.
+
+    Raises:
+        SpikeDataError: transformers knows no such tracker, or its package is missing.
+    """
+    if not names:
+        return
+    from transformers.integrations import integration_utils  # noqa: PLC0415  # loads trackers
+
+    known = sorted(integration_utils.INTEGRATION_TO_CALLBACK)
+    available: Any = integration_utils.get_available_reporting_integrations
+    there = available()
+    for name in names:
+        if name not in known:
+            raise SpikeDataError(
+                f"train.report_to: no tracker is called {name!r}; known: {', '.join(known)}"
+            )
+        if name not in there:
+            package = PACKAGES.get(name, name)
+            raise SpikeDataError(f"train.report_to: {name} is missing: pip install {package}")
 
 
 def clip_sizes(splits: Splits) -> list[tuple[int, int]]:

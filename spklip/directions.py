@@ -151,7 +151,7 @@ def read_directions(
 
 
 def _learn(
-    build: Callable[[], Any], tokenizer: Any, recipe: Recipe, checkpoints: Path, **options: bool
+    build: Callable[[], Any], tokenizer: Any, recipe: Recipe, checkpoints: Path, **options: Any
 ) -> Any:
     def items(model: Any) -> DirectionClips:
         clips = DirectionClips(range(TRAIN_SCENES), recipe, model.config)
@@ -162,7 +162,8 @@ def _learn(
         build,
         items,
         TextCollator(tokenizer, PROMPTS, frozenset()),
-        replace(recipe.train, max_steps=steps, save_every=steps),
+        # What it learns is no curve of the run, and too little to be worth compiling for.
+        replace(recipe.train, max_steps=steps, save_every=steps, report_to=(), compile=False),
         checkpoints,
         title="train: directions",
         **options,

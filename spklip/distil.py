@@ -159,9 +159,7 @@ class TowerStudent(nn.Module):
         return tower.head(x_nchw), blocks
 
 
-def _distance(
-    given: Tensor, wanted: Tensor, places: list[int], *, whole: bool = False
-) -> Tensor:
+def _distance(given: Tensor, wanted: Tensor, places: list[int], *, whole: bool = False) -> Tensor:
     """Mean square of the difference over the variance of what is wanted, in all processes."""
     with torch.no_grad():
         mean_c = gather_with_gradients(wanted.mean(places)[None]).mean(dim=0)
@@ -188,7 +186,6 @@ class TowerTrainer(SpklipTrainer):
         self.check_loss(output["loss"])
         self.note(spikes=output["spikes"], seen=output["seen"])
         return (output["loss"], output) if return_outputs else output["loss"]
-
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save weights as they lie in files: a tower's are channels last in memory."""
@@ -236,6 +233,9 @@ def distil_tower(
         batch_size=min(distil.tower_batch, len(clips)),
         learning_rate=distil.tower_rate,
         warmup_steps=min(10, distil.tower_steps // 2),
+        accumulate=1,
+        gradient_checkpointing=False,
+        compile=False,
         save_every=max(1, min(100, distil.tower_steps // 2)),
     )
     windows = SpikeClips(

@@ -99,7 +99,7 @@ class ClipEmbedder:
         recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
         config, tokenizer = load_model_parts(recipe.model)
         path = find_data(recipe.data.path, Path.cwd())
-        clips = _all_clips(open_source(path), recipe, split)
+        clips = _all_clips(open_source(path, recipe.data.sensor), recipe, split)
         if not len(clips):
             raise SpikeDataError(f"{path}: no clips to embed{f' in split {split!r}' * bool(split)}")
         size = recipe.data.size or smallest_size(set(clips.sizes), path)

@@ -78,6 +78,11 @@ class FeatureFolder:
 
 def feature_root(path: str, out: Path) -> Path:
     """Folder for kept features: beside a store on this machine, else in the run's folder."""
+    return folder_beside(path) or out / "features"
+
+
+def folder_beside(path: str) -> Path | None:
+    """Folder beside a store or a folder of videos, for what is known of it; None if none can be."""
     store = Path(path)
     if store.exists():
         beside = store.resolve().with_name(store.name + ".features")
@@ -85,7 +90,7 @@ def feature_root(path: str, out: Path) -> Path:
             beside.mkdir(exist_ok=True)
             if os.access(beside, os.W_OK):
                 return beside
-    return out / "features"
+    return None
 
 
 class Drawings(Dataset[list[dict[str, Any]]]):

@@ -21,7 +21,12 @@ class DataConfig:
     """Which clips, and which ticks of them, the model sees."""
 
     path: str | None = None
-    """Store, packed file or Hub data set (``user/name``); empty: what was packed here last."""
+    """Store, packed file or Hub data set (``user/name``); empty: what was packed here last. With
+    ``sensor``, a folder of videos as ``spikedata simulate`` takes it."""
+    sensor: str | dict[str, Any] | None = None
+    """The camera that films the videos in ``path`` while they are read, nothing being stored: a
+    preset (``vidar-20khz``), a sensor's file, or its keys (``{threshold: 2.0}``). Empty: ``path``
+    holds spikes."""
     classes: tuple[str, ...] = ()
     """Class names to use; empty means all of them."""
     train_split: str = "train"
@@ -154,7 +159,15 @@ class TrainConfig:
     max_steps: int = 400
     """Optimiser steps."""
     batch_size: int = 16
-    """Clips a step and process."""
+    """Clips of a batch and process; a batch is what a clip's negatives are in."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one optimiser step. Negatives, and the statistics
+    of normalisations, stay those of one batch."""
+    gradient_checkpointing: bool = False
+    """Keep less for the backward pass and work the rest out again there: slower, smaller, the same
+    gradients."""
+    compile: bool = False
+    """Compile the heavy parts of the network (torch.compile); needs a C++ compiler."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
@@ -175,9 +188,12 @@ class TrainConfig:
     """Seed of the weights and of the order of clips."""
     seeds: tuple[int, ...] = ()
     """Train once for each of these seeds and pool what is judged; empty: ``seed`` alone."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that are told the curves as training goes on, by the names that transformers gives
+    them: ``tensorboard``, ``wandb``, ``trackio`` and others. Empty: nothing leaves the machine."""
 
     def __post_init__(self) -> None:
-        _positive(self, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
+        _positive(self, "max_steps", "batch_size", "learning_rate", "max_grad_norm", "accumulate")
         _positive(self, "log_every", "save_every")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")

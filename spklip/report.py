@@ -71,7 +71,7 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     """The report's first table as plain text, and what was left out; else the retrieval."""
     few = metrics["few_shot"]
     if "skipped" in metrics["closed_set"]:
-        return _retrieval_lines(metrics)
+        return "\n".join([_retrieval_lines(metrics), *_idle_lines(metrics)])
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
     table = [heads] + [[title, closed, *shots] for title, closed, shots in summary_rows(metrics)]
     widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
@@ -81,7 +81,27 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
     ]
     if "skipped" in few:
         lines.append(f"k-shot episodes: not done: {few['skipped']}")
-    return "\n".join([*lines, *_order_lines(metrics), *_unseen_lines(metrics)])
+    told = (_order_lines(metrics), _unseen_lines(metrics), _idle_lines(metrics))
+    return "\n".join([*lines, *(line for part in told for line in part)])
+
+
+IDLE_SHARE = 0.1
+"""From this share on, that steps wait for clips is worth a remedy."""
+
+
+def _idle_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """How long steps waited for clips, and what helps if that was long; nothing without steps."""
+    train, workers = metrics["train"], metrics["recipe"]["data"]["workers"]
+    share = train.get("loader_idle_share")  # of older runs nobody knows
+    if share is None:
+        return []
+    if train["features_kept"]:
+        return [f"{share:.0%} of training went by while steps waited for kept features"]
+    line = f"{share:.0%} of training went by while steps waited for clips"
+    if share < IDLE_SHARE:
+        return [line]
+    more = f"raise data.workers (now {workers}), up to the cores of this machine, to read ahead"
+    return [f"{line}: {more}"]
 
 
 def _order_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -135,9 +155,10 @@ def _overview(page: Page, metrics: Mapping[str, Any]) -> None:
         f"{data['train_clips']} training clips, {data['test_clips']} test clips, "
         f"{len(data['per_class'])} classes, from {data['path']}.",
         f"{train['parameters']:,} parameters; {train['steps']} steps of "
-        f"{train['batch_size']} clips on {train['device']} ({train['precision']}), "
-        f"{train['seconds']:.0f} s for {max(1, train['trainings'])} trainings; evaluation "
-        f"{metrics['evaluation_seconds']:.0f} s.",
+        f"{_batches(train)}{train['batch_size']} clips on {train['device']} "
+        f"({train['precision']}), {train['seconds']:.0f} s for {max(1, train['trainings'])} "
+        f"trainings; evaluation {metrics['evaluation_seconds']:.0f} s.",
+        *(f"{line}." for line in _idle_lines(metrics)),
     ]
     few = metrics["few_shot"]
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
@@ -147,6 +168,12 @@ def _overview(page: Page, metrics: Mapping[str, Any]) -> None:
     page.table(heads, rows)
     page.text("In brackets: 95% intervals; how each is made is told in its section.", small=True)
     page.items(metrics["notes"])
+
+
+def _batches(train: Mapping[str, Any]) -> str:
+    """How many batches a step has, where it has several."""
+    several = train.get("accumulate", 1)
+    return f"{several} batches of " if several > 1 else ""
 
 
 def _shot_head(few: Mapping[str, Any], k: str) -> str:

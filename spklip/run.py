@@ -4,6 +4,7 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 
 - ``recipe.yaml``: the resolved recipe, all defaults written out;
 - ``checkpoints/``: what ``resume`` goes on from;
+- ``logs/``: TensorBoard's files, where ``train.report_to`` names it;
 - ``trainings/``: what further models answered: on other splits, without some classes, and where
   order alone tells;
 - ``model/``: the trained model and its tokenizer (``SpklipModel.from_pretrained`` reads it);
@@ -43,7 +44,8 @@ from spklip.model_card import model_card
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
 from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
-from spklip.splits import Splits, captioned_ids, open_splits
+from spklip.speed import LoaderClock
+from spklip.splits import Splits, captioned_ids, open_splits, sensor_of
 from spklip.train import fit, pick_precision, processes_of
 from spklip.trainings import Training, main_trainings, unseen_trainings
 from spklip.verdict import verdict
@@ -103,7 +105,11 @@ def run_recipe(
     told["directions"] = directions
     train = _describe_training(recipe, run.model, run.curve, run.train_seconds)
     train["trainings"] = len(trainings) + len(further)
-    train["tower_curve"] = run.tower_curve
+    train |= {
+        "tower_curve": run.tower_curve,
+        "loader_idle_share": run.idle_share,
+        "features_kept": run.clock.features_kept,
+    }
     return _write(told, splits, recipe, out, train, seconds - run.train_seconds)
 
 
@@ -131,6 +137,13 @@ class _Run:
         self.image_tower: dict[str, Any] | None = None
         self.tower_curve: list[dict[str, float]] = []
         self.teacher = load_teacher(recipe, config)
+        self.clock = LoaderClock()
+
+    @property
+    def idle_share(self) -> float | None:
+        """Share of all training loops in which the first process waited for clips."""
+        share = self.clock.idle_share
+        return None if share is None else round(share, 4)
 
     def train_and_judge(self, training: Training, splits: Splits | None = None) -> Judged | None:
         """Train one model and let it answer; what an earlier call of this run answered is kept.
@@ -218,6 +231,7 @@ class _Run:
             resume=self.resume,
             progress=self.progress,
             teacher=self.teacher,
+            clock=self.clock,
         )
 
     def _save(self, model: Any, recipe: Recipe) -> None:
@@ -234,8 +248,11 @@ class _Run:
 
 
 def _settled(recipe: Recipe, splits: Splits) -> Recipe:
-    """The recipe with the path and the size of pictures that its clips tell."""
-    return replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))
+    """The recipe with the path and the size of pictures that its clips tell, and its camera."""
+    named = recipe.data.sensor
+    sensor = None if named is None else to_dict(sensor_of(named))
+    data = replace(recipe.data, path=splits.path, size=splits.size, sensor=sensor)
+    return replace(recipe, data=data)
 
 
 @contextlib.contextmanager
@@ -354,6 +371,9 @@ def _describe_training(
     return {
         "steps": recipe.train.max_steps,
         "batch_size": recipe.train.batch_size * PartialState().num_processes,
+        "accumulate": recipe.train.accumulate,
+        "loader_idle_share": None,
+        "features_kept": False,
         "seconds": round(seconds, 2),
         "precision": pick_precision(recipe.train),
         "device": torch.cuda.get_device_name()

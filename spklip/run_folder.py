@@ -13,6 +13,7 @@ from spklip.recipe import Recipe, read_recipe
 NAMES = (
     "recipe.yaml",
     "checkpoints",
+    "logs",
     "trainings",
     "features",
     "model",

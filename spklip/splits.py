@@ -3,17 +3,35 @@
 import logging
 import os
 import re
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
 
-from spikedata import SpikeClips, SpikeDataError, last_packed, spoken_name
+from spikedata import (
+    LiveClips,
+    SensorConfig,
+    SimulationRecipe,
+    SpikeClips,
+    SpikeDataError,
+    available_cores,
+    find_corpus,
+    from_dict,
+    last_packed,
+    load_sensor,
+    open_videos,
+    spoken_name,
+)
 from spklip.evaluate import shared_groups
+from spklip.features import folder_beside
 from spklip.recipe import DataConfig, Recipe
 
+Sensor = str | dict[str, Any]
+"""A camera, as ``data.sensor`` tells it."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 HOW_TO_MAKE_DATA = (
@@ -28,7 +46,7 @@ class Splits:
     """The clips of a run and the words that stand for its classes."""
 
     path: str
-    """Store, packed file or Hub data set."""
+    """Store, packed file, Hub data set, or folder of videos."""
     class_names: tuple[str, ...]
     """All classes; a label is an index into them."""
     fit: SpikeClips
@@ -75,9 +93,9 @@ def open_splits(recipe: Recipe) -> Splits:
         SpikeDataError: no data, an unknown class, a split without clips, clips with neither class
             nor caption, or a group on both sides of the split while ``eval.leaks`` is ``refuse``.
     """
-    path = find_data(recipe.data.path, Path.cwd())
-    source = open_source(path)
     data = recipe.data
+    path = find_data(data.path, Path.cwd())
+    source = open_source(path, data.sensor)
     whole = _clips(source, data, split=data.train_split)
     test = _clips(source, data, split=data.test_split)
     check_usable = _check_labelled if any(c >= 0 for c in whole.labels) else _check_captioned
@@ -184,12 +202,15 @@ def _choose(
     return chosen, novel
 
 
-def open_source(path: str) -> Any:
-    """A local path as it is; a Hub data set through datasets.
+def open_source(path: str, sensor: Sensor | None = None) -> Any:
+    """A local path as it is; a Hub data set through datasets; videos under a sensor.
 
     Raises:
-        SpikeDataError: it is neither here nor on the Hub.
+        SpikeDataError: it is neither here nor on the Hub, or a sensor is given and it is no folder
+            of videos.
     """
+    if sensor is not None:
+        return _film(path, sensor)
     if Path(path).exists():
         return path
     from datasets import load_dataset  # noqa: PLC0415  # two seconds, for Hub data sets alone
@@ -199,6 +220,44 @@ def open_source(path: str) -> Any:
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpikeDataError(f"{path}: no such file here, and not on the Hub: {first}") from error
+
+
+def _film(path: str, sensor: Sensor) -> LiveClips:
+    """The videos of a folder, filmed while they are read.
+
+    The first time each is read to its end, to learn how many ticks it gives; that is noted beside
+    the folder.
+    """
+    try:
+        corpus = find_corpus(path)
+    except SpikeDataError as error:
+        raise SpikeDataError(
+            f"{error}. data.sensor films videos; data.sensor=null reads spikes as they are"
+        ) from error
+    log = logging.getLogger(__name__)
+    for note in (*corpus.notes, *(failure.note() for failure in corpus.left_out)):
+        log.warning("%s: %s", path, note)
+    recipe = SimulationRecipe(sensor=sensor_of(sensor))
+    total = len(corpus.clips)
+    with tqdm(total=total, desc="videos", unit="clip", file=sys.stderr, disable=None) as bar:
+        return open_videos(
+            corpus,
+            recipe,
+            index=folder_beside(path),
+            workers=available_cores(),
+            progress=lambda _: bar.update(),
+        )
+
+
+def sensor_of(sensor: Sensor) -> SensorConfig:
+    """The camera that ``data.sensor`` means: a preset, a file, or its keys.
+
+    Raises:
+        RecipeError: no such preset or file, an unknown key, or an impossible value.
+    """
+    if isinstance(sensor, str):
+        return load_sensor(sensor)
+    return from_dict(SensorConfig, sensor, where="data.sensor")
 
 
 def _clips(

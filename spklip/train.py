@@ -17,6 +17,7 @@ from safetensors.torch import load_model
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from spikedata import SpikeDataError
@@ -24,7 +25,10 @@ from spklip.features import KeptViews
 from spklip.gather import gather_with_gradients
 from spklip.losses import UNLABELLED, contrastive_loss
 from spklip.recipe import TrainConfig
+from spklip.speed import LoaderClock, checkpoint_activations, compile_parts, run_as_written
 
+LOGS = "logs"
+"""Folder of TensorBoard's files, in the folder of a run."""
 JUDGING_AT_MOST = timedelta(days=7)
 """How long processes that train together wait for each other."""
 
@@ -36,17 +40,24 @@ within the batch; spikes that a synapse sees; distance of an image tower from th
 class SpklipTrainer(Trainer):
     """Trainer whose batch is the batch of all processes, and clips of one class are one."""
 
-    def __init__(self, *args: Any, teacher: Any = None, **kwargs: Any) -> None:
-        """Take what transformers' Trainer takes, and the model that is learnt from, if any.
+    def __init__(self, *args: Any, clock: LoaderClock, teacher: Any = None, **kwargs: Any) -> None:
+        """Take what transformers' Trainer takes, a clock, and what is learnt from, if anything.
 
         Args:
             args: of transformers' Trainer.
+            clock: is told how long steps wait for clips.
             teacher: :class:`spklip.distil.Teacher`, or None.
             kwargs: of transformers' Trainer.
         """
         super().__init__(*args, **kwargs)
+        self.clock = clock
         self._teacher = teacher
         self._noted: dict[str, list[Tensor]] = {}
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of a step; all that reads clips happens in here, and is timed."""
+        with self.clock.waiting():
+            return super().get_batch_samples(*args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the model's own groups, and the temperature's limit after each step."""
@@ -193,7 +204,11 @@ def processes_of(config: TrainConfig) -> PartialState:
 
 
 def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -> Any:
-    """The recipe's ``train`` section as transformers understands it; nothing leaves the machine.
+    """The recipe's ``train`` section as transformers understands it.
+
+    Nothing leaves the machine unless ``report_to`` says so. Checkpointing and compilation are ours:
+    transformers knows nothing of image towers' stages, and its compiled model is another module,
+    which the environment would make of every later one too.
 
     Args:
         config: how to learn.
@@ -205,6 +220,7 @@ def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -
         output_dir=str(folder),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         warmup_steps=config.warmup_steps,
@@ -224,7 +240,8 @@ def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
+        run_name=folder.resolve().parent.name,
     )
     # Without torchrun transformers would split the batch over all GPUs by DataParallel, whose
     # pieces are not one batch of negatives: use one GPU, and torchrun for more.
@@ -245,6 +262,7 @@ def fit(
     title: str = "train",
     teacher: Any = None,
     trainer_class: type[SpklipTrainer] = SpklipTrainer,
+    clock: LoaderClock | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train a model, or go on from the last checkpoint in ``folder``.
 
@@ -261,6 +279,7 @@ def fit(
         title: of the bar.
         teacher: :class:`spklip.distil.Teacher` to learn from as well, or None.
         trainer_class: knows the model's loss.
+        clock: is told how long this process trained, and how long of it steps waited for clips.
 
     Returns:
         model: trained, on the device it was trained on.
@@ -280,28 +299,47 @@ def fit(
     # A rest of one clip has no negatives: its loss is 0 whatever the model does.
     whole = len(dataset) >= config.batch_size * processes.num_processes
     arguments.dataloader_drop_last = whole
+    clock = clock or LoaderClock()
     if isinstance(dataset, KeptViews):
         arguments.dataloader_num_workers = 0  # to start a process each epoch takes longer
+        clock.features_kept = True
     if teacher is not None:
         teacher.model.to(arguments.device)
-    trainer = trainer_class(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collate,
-        teacher=teacher,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EpochOfDataset(dataset))
+    own = {"clock": clock, "teacher": teacher}
+    trainer = _trainer(trainer_class, model, arguments, dataset, collate, config, **own)
     last: Path | None = None
     if resume:
         with processes.main_process_first():
             last = last_checkpoint(folder)
     _train_from(trainer, last, ProgressOnStderr(title) if progress else None)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    run_as_written(model)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise _diverged("a weight is not a finite number after the last step")
     return model, _curve(trainer.state.log_history)
+
+
+def _trainer(
+    kind: type[SpklipTrainer],
+    model: Any,
+    arguments: Any,
+    dataset: Any,
+    collate: Any,
+    config: TrainConfig,
+    **own: Any,
+) -> SpklipTrainer:
+    """The trainer of a model, which is compiled and checkpointed as the recipe says."""
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    if config.compile:
+        compile_parts(model)
+    trainer = kind(model=model, args=arguments, train_dataset=dataset, data_collator=collate, **own)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EpochOfDataset(dataset))
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):  # beside the checkpoints, not among them
+            callback.logging_dir = str(Path(arguments.output_dir).parent / LOGS)
+    return trainer
 
 
 def _train_from(trainer: SpklipTrainer, last: Path | None, bar: ProgressOnStderr | None) -> None:
@@ -312,7 +350,8 @@ def _train_from(trainer: SpklipTrainer, last: Path | None, bar: ProgressOnStderr
     if bar is not None:
         trainer.add_callback(bar)
     try:
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        with trainer.clock.loop():
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
         if bar is not None:
             bar.close()

@@ -22,6 +22,7 @@ LAYERS = [
     {"clips"},
     {"analysis"},
     {"loader", "pack", "simulation"},
+    {"live"},
     {"hub"},
 ]
 """Modules and packages of spikedata, lowest first; each imports only what lies lower."""

@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_the_list_of_failures(tmp_path, corpus, monkeypatch):
         assert told.wait(60)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(simulation._CountedFrames, "blocks", full)
+    monkeypatch.setattr(simulation.Filmed, "_counted", full)
     with pytest.raises(StoreError, match="No space left on device while writing class0__clip1"):
         simulate_corpus(
             corpus, tmp_path / "s.zarr", SimulationRecipe(), progress=lambda _: told.set()

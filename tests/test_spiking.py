@@ -122,8 +122,12 @@ def test_a_layer_gives_the_same_bits_by_counts_and_by_binary_steps(
             spikes = spikes[:, :3] - spikes[:, 3:]
         whole, scale = whole_weights(layer.weight)
         slow = nn.functional.conv2d(
-            spikes.double(), (whole * scale[:, None, None, None]).double(), layer.bias.double(),
-            stride=stride, padding=1, groups=groups,
+            spikes.double(),
+            (whole * scale[:, None, None, None]).double(),
+            layer.bias.double(),
+            stride=stride,
+            padding=1,
+            groups=groups,
         )
     assert torch.equal(once, stepwise)
     assert torch.allclose(once.double(), slow, atol=1e-4)
@@ -242,13 +246,18 @@ def test_a_saved_model_keeps_every_logit(variant, tmp_path):
     model.eval().save_pretrained(tmp_path)
     loaded = SpklipModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        assert torch.equal(
-            loaded.encode_packed(packed, ticks), model.encode_packed(packed, ticks)
-        )
+        assert torch.equal(loaded.encode_packed(packed, ticks), model.encode_packed(packed, ticks))
 
 
 LAYERS = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, nn.TransformerEncoderLayer),
+    *(
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.MultiheadAttention,
+        nn.TransformerEncoderLayer,
+    ),
     *(SpikeProducts, Places),
 )
 
@@ -268,9 +277,7 @@ def what_layers_see(model: SpklipModel, packed: torch.Tensor, ticks: int) -> dic
         return hook
 
     layers = [
-        (name, module)
-        for name, module in model.video.named_modules()
-        if isinstance(module, LAYERS)
+        (name, module) for name, module in model.video.named_modules() if isinstance(module, LAYERS)
     ]
     hooks = [module.register_forward_pre_hook(note(name)) for name, module in layers]
     try:

@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 from tools import digest_of_folder
 
 from spikedata.bits import pack_ticks
-from spikedata.bits.time_order import count_ones, to_time_first, to_time_last, unpack_window
+from spikedata.bits.time_order import (
+    count_ones,
+    cut_window,
+    to_time_first,
+    to_time_last,
+    unpack_window,
+)
 from spikedata.clip import Clip
 from spikedata.clips import StoreConfig, create_store, open_store, validate
 from spikedata.clips.store.layout import ArrayLayout
@@ -112,6 +118,9 @@ def test_reordering_is_what_numpy_says(groups, pixels, seed, data):
     ticks = data.draw(st.integers(1, groups * 8 - begin))
     planes = np.unpackbits(packed, axis=0, bitorder="little")[begin : begin + ticks]
     assert np.array_equal(unpack_window(packed, begin, ticks), planes)
+    assert np.array_equal(
+        cut_window(packed, begin, ticks), np.packbits(planes, axis=0, bitorder="little")
+    )
 
 
 @pytest.mark.parametrize("pixels", [0, 15, 16, 160, 163])
@@ -136,8 +145,9 @@ def test_no_array_is_written_or_read_past_its_end():
     for reorder in (to_time_first, to_time_last):
         with pytest.raises(ValueError, match=r"\(8, 8\) is not that of \(8, 16\) transposed"):
             reorder(packed, np.zeros((8, 8), np.uint8))
-    with pytest.raises(ValueError, match="ticks 60 to 65 are not in 8 groups"):
-        unpack_window(packed, 60, 5)
+    for read in (unpack_window, cut_window):
+        with pytest.raises(ValueError, match="ticks 60 to 65 are not in 8 groups"):
+            read(packed, 60, 5)
 
 
 def test_metadata_comes_back(tmp_path):

@@ -8,6 +8,7 @@ from .groups import slice_ticks as slice_ticks
 from .groups import unpack_ticks as unpack_ticks
 from .tensors import unpack_planes as unpack_planes
 from .time_order import count_ones as count_ones
+from .time_order import cut_window as cut_window
 from .time_order import to_time_first as to_time_first
 from .time_order import to_time_last as to_time_last
 from .time_order import unpack_window as unpack_window

@@ -16,6 +16,7 @@ from numba.core import types
 from numba.core.extending import intrinsic
 from numpy.typing import NDArray
 
+from spikedata.bits.groups import group_count, slice_ticks
 from spikedata.bits.vectors import halves, interleave, pointer_at
 
 _SWAP_1 = np.uint64(0x00FF00FF00FF00FF)
@@ -76,6 +77,25 @@ def unpack_window(packed_gp: NDArray[np.uint8], first: int, ticks: int) -> NDArr
         group, bit = divmod(first + t, 8)
         np.bitwise_and(packed_gp[group] >> bit, 1, out=planes_tp[t])
     return planes_tp
+
+
+def cut_window(packed_gp: NDArray[np.uint8], first: int, ticks: int) -> NDArray[np.uint8]:
+    """Ticks ``first`` to ``first + ticks`` of uint8 (G, P), packed from bit 0 again.
+
+    Returns:
+        packed_gp: uint8 (ceil(ticks / 8), P), contiguous; unused high bits are 0. The same as
+            :func:`slice_ticks`, several times faster.
+
+    Raises:
+        ValueError: the groups do not hold these ticks.
+    """
+    if not packed_gp.flags.c_contiguous or not _by_eight((8, packed_gp.shape[1])):
+        return slice_ticks(packed_gp, first, ticks)
+    if first < 0 or ticks < 0 or first + ticks > 8 * len(packed_gp):
+        raise ValueError(f"ticks {first} to {first + ticks} are not in {len(packed_gp)} groups")
+    cut_gp = np.empty((group_count(ticks), packed_gp.shape[1]), np.uint8)
+    _cut_bits(packed_gp.view(np.uint64), cut_gp.view(np.uint64), first, ticks)
+    return cut_gp
 
 
 def count_ones(packed: NDArray[np.uint8]) -> int:
@@ -254,6 +274,26 @@ def _unpack_bits(i_gv, o_tv, first):  # type: ignore[no-untyped-def]  # pragma: 
                 for v in range(in_v.size):  # over slices: LLVM makes vectors of these alone
                     out_v[v] = (in_v[v] >> bit) & _ONES
         begin = end
+
+
+@njit(cache=True, nogil=True)
+def _cut_bits(i_gv, o_gv, first, ticks):  # type: ignore[no-untyped-def]  # pragma: no cover
+    low = uint64(first % 8)
+    high = uint64(8) - low
+    of_low = uint64(255 >> (first % 8)) * _ONES  # bits of a byte that stay in it
+    of_high = ~of_low
+    for g in range(o_gv.shape[0]):
+        own = of_low | of_high
+        if 8 * (g + 1) > ticks:
+            own = uint64((1 << (ticks - 8 * g)) - 1) * _ONES
+        in_v, out_v = i_gv[first // 8 + g], o_gv[g]
+        if first // 8 + g + 1 < i_gv.shape[0] and low > 0:
+            next_v = i_gv[first // 8 + g + 1]
+            for v in range(out_v.size):
+                out_v[v] = ((in_v[v] >> low & of_low) | (next_v[v] << high & of_high)) & own
+        else:
+            for v in range(out_v.size):
+                out_v[v] = (in_v[v] >> low & of_low) & own
 
 
 @njit(cache=True, nogil=True)

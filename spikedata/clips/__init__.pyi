@@ -30,6 +30,7 @@ from .rules import Problem as Problem
 from .rules import RuleBrokenError as RuleBrokenError
 from .rules import check_label as check_label
 from .source import ChangedClips as ChangedClips
+from .source import ClipBits as ClipBits
 from .source import ClipSource as ClipSource
 from .source import ClipStream as ClipStream
 from .source import size_on_disk as size_on_disk

@@ -9,7 +9,7 @@ Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns.
 import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, group_count, slice_ticks
+from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
@@ -40,6 +40,14 @@ class ClipBits(ABC):
         Raises:
             StoreError: they are damaged.
         """
+
+    def spans(self, spans: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
+        """Several spans of groups, each as :meth:`groups` gives it, in the order asked for.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return [self.groups(first, end) for first, end in spans]
 
     def blocks(self, step: int) -> Iterator[NDArray[np.uint8]]:
         """All groups in order, ``step`` at a time, the last time perhaps fewer."""
@@ -112,10 +120,23 @@ class ClipSource(ABC):
         Raises:
             StoreError: there is no such clip, it is damaged, or the window lies outside it.
         """
-        stored, packed_ghw, start, ticks = self._window(clip_id, start, ticks)
-        if start % TICKS_PER_GROUP or (ticks % TICKS_PER_GROUP and start + ticks < stored.ticks):
-            packed_ghw = slice_ticks(packed_ghw, start % TICKS_PER_GROUP, ticks)
-        return SpikeStream(packed_ghw, ticks, stored.tick_rate_hz)
+        ticks = self.stored(clip_id).ticks - start if ticks is None else ticks
+        return self.windows(clip_id, [start], ticks)[0]
+
+    def windows(self, clip_id: str, starts: Sequence[int], ticks: int) -> list[SpikeStream]:
+        """Read several windows of ``ticks`` ticks, each packed from bit 0, as :meth:`read` does.
+
+        Once for all of them, where a clip can only be read from its beginning.
+
+        Raises:
+            StoreError: there is no such clip, it is damaged, or a window lies outside it.
+        """
+        with self._told(clip_id):
+            opened = self._open(clip_id)
+            stored = opened.stored
+            spans = [self._span(stored, start, ticks) for start in starts]
+            parts = zip(starts, opened.spans(spans), strict=True)
+            return [_cut(packed_ghw, start, ticks, stored) for start, packed_ghw in parts]
 
     def read_planes(
         self, clip_id: str, start: int = 0, ticks: int | None = None
@@ -125,7 +146,11 @@ class ClipSource(ABC):
         Raises:
             StoreError: there is no such clip, it is damaged, or the window lies outside it.
         """
-        stored, packed_ghw, start, ticks = self._window(clip_id, start, ticks)
+        with self._told(clip_id):
+            opened = self._open(clip_id)
+            stored = opened.stored
+            ticks = stored.ticks - start if ticks is None else ticks
+            packed_ghw = opened.groups(*self._span(stored, start, ticks))
         planes_tp = bits.unpack_window(
             packed_ghw.reshape(len(packed_ghw), -1), start % TICKS_PER_GROUP, ticks
         )
@@ -283,21 +308,14 @@ class ClipSource(ABC):
         self.stored(clip_id)
         return self.open_bits(clip_id)
 
-    def _window(
-        self, clip_id: str, start: int, ticks: int | None
-    ) -> tuple[StoredClip, NDArray[np.uint8], int, int]:
-        """The clip, the groups that a window touches, and the window, checked."""
-        with self._told(clip_id):
-            opened = self._open(clip_id)
-            stored = opened.stored
-            ticks = stored.ticks - start if ticks is None else ticks
-            if start < 0 or ticks < 1 or start + ticks > stored.ticks:
-                raise StoreError(
-                    f"{self.path}: clip {clip_id}: ticks {start} to {start + ticks} are not "
-                    f"inside its {stored.ticks} ticks"
-                )
-            first, end = start // TICKS_PER_GROUP, group_count(start + ticks)
-            return stored, opened.groups(first, end), start, ticks
+    def _span(self, stored: StoredClip, start: int, ticks: int) -> tuple[int, int]:
+        """The groups that a window touches."""
+        if start < 0 or ticks < 1 or start + ticks > stored.ticks:
+            raise StoreError(
+                f"{self.path}: clip {stored.id}: ticks {start} to {start + ticks} are not "
+                f"inside its {stored.ticks} ticks"
+            )
+        return start // TICKS_PER_GROUP, group_count(start + ticks)
 
     @contextlib.contextmanager
     def _told(self, clip_id: str) -> Iterator[None]:
@@ -306,6 +324,15 @@ class ClipSource(ABC):
             yield
         except RuleBrokenError as error:
             raise error.at(self.path, clip_id) from error
+
+
+def _cut(packed_ghw: NDArray[np.uint8], start: int, ticks: int, stored: StoredClip) -> SpikeStream:
+    """A window of the groups that it touches."""
+    if start % TICKS_PER_GROUP or (ticks % TICKS_PER_GROUP and start + ticks < stored.ticks):
+        packed_gp = packed_ghw.reshape(len(packed_ghw), -1)
+        cut_gp = bits.cut_window(packed_gp, start % TICKS_PER_GROUP, ticks)
+        packed_ghw = cut_gp.reshape(-1, stored.height_px, stored.width_px)
+    return SpikeStream(packed_ghw, ticks, stored.tick_rate_hz)
 
 
 class ClipStream:

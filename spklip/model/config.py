@@ -152,9 +152,7 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             ("spike_attention", ATTENTIONS),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+                raise ValueError(f"{name} must be {', '.join(known)}, got {getattr(self, name)!r}")
         if self.image_encoder and self.picture_ticks > self.hsfe_ticks:
             raise ValueError(
                 f"a {self.picture} picture needs {self.picture_ticks} ticks; a window has "

@@ -95,7 +95,11 @@ class SpikeNeuron(nn.Module):
             thrift: what a spike costs, as a share of a channel's energy.
         """
         least = -self.levels if self.two_sided else 0
-        most_c1 = (sample_cn.abs() if least else sample_cn).amax(1, keepdim=True).clamp_min(LEAST_MEMBRANE)
+        most_c1 = (
+            (sample_cn.abs() if least else sample_cn)
+            .amax(1, keepdim=True)
+            .clamp_min(LEAST_MEMBRANE)
+        )
         power_c = sample_cn.square().mean(dim=1) + 1e-9
         found = []
         for share in torch.linspace(0.1, 1.5, 24):
@@ -192,20 +196,22 @@ class SpikeNorm(nn.Module):
             return membrane_nc * _along_channels(scale_c, membrane_nc) + _along_channels(
                 shift_c, membrane_nc
             )
-        self.batches += 1
-        share = max(MOMENTUM, 1 / int(self.batches))
+        again = torch._C._current_graph_task_id() != -1  # checkpointed: this batch was counted
+        if not again:
+            self.batches += 1
+        share = max(MOMENTUM, 1 / max(1, int(self.batches)))
         if process_count() == 1:
             return F.batch_norm(
                 membrane_nc,
-                self.running_mean,
-                self.running_var,
+                None if again else self.running_mean,
+                None if again else self.running_var,
                 self.weight,
                 self.bias,
                 training=True,
                 momentum=share,
                 eps=self.eps,
             )
-        return self._over_processes(membrane_nc, count, share)
+        return self._over_processes(membrane_nc, count, 0.0 if again else share)
 
     def _over_processes(self, membrane_nc: Tensor, count: int, share: float) -> Tensor:
         places = [0, *range(2, membrane_nc.ndim)]

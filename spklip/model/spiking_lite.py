@@ -18,7 +18,7 @@ from spklip.model.efficientnet_lite import (
     fold_norm,
     pad_same,
 )
-from spklip.model.spiking import SpikeConv2d, SpikeNeuron, to_binary
+from spklip.model.spiking import SpikeConv2d, SpikeNeuron
 
 THRIFT = 0.03
 """What a spike costs where thresholds are set, as a share of a channel's energy."""

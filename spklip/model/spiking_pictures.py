@@ -115,9 +115,7 @@ class SpikingPictureTower(PictureReader):
         self.enter = SpikeLinear(features, width, levels=levels, two_sided=True)
         self.norm_moments = DampedNorm(self.encoder.moments)
         self.fire_moments = self._neuron(self.encoder.moments)
-        self.enter_moments = SpikeLinear(
-            self.encoder.moments, width, levels=levels, two_sided=True
-        )
+        self.enter_moments = SpikeLinear(self.encoder.moments, width, levels=levels, two_sided=True)
         self.time_gain_d = nn.Parameter(torch.full((width,), 0.5))
         self.temporal = SpikingTime(config)
         self.fire_time = self._neuron(width)

@@ -3,7 +3,6 @@
 Shapes: B clips, V windows of a clip, D levels of a count, C channels, E channels of a head.
 """
 
-import torch
 from torch import Tensor, nn
 
 from spklip.model.config import SpklipConfig

@@ -20,7 +20,7 @@ from spklip.model.feature_norm import FeatureNorm
 from spklip.model.hsfe import own_branch, smooth_in_time_, temporal_masks
 from spklip.model.spiking import SpikeConv2d, SpikeLinear, SpikeNeuron, SpikeNorm, to_binary
 from spklip.model.spiking_time import SpikingTime
-from spklip.model.video_tower import cut_windows, sine_positions, sine_places
+from spklip.model.video_tower import cut_windows, sine_places, sine_positions
 
 GATE_THRESHOLD = 2.0
 """First threshold of a gate, and the mean of its membrane, of deviation 1."""
@@ -43,7 +43,9 @@ class _BranchConv(SpikeConv2d):
         smooth_in_time_(self.weight)
 
     def _weight(self) -> Tensor:
-        mask_ck11 = temporal_masks(self.mask_mk, self.branch_ticks)[self.of_channel][..., None, None]
+        mask_ck11 = temporal_masks(self.mask_mk, self.branch_ticks)[self.of_channel][
+            ..., None, None
+        ]
         weight, seen_ck11 = self.weight * mask_ck11, mask_ck11 > 0
         cells_c = seen_ck11.sum(dim=(1, 2, 3), keepdim=True) * math.prod(self.kernel_size)
         return weight - seen_ck11 * (weight.sum(dim=(1, 2, 3), keepdim=True) / cells_c)
@@ -83,16 +85,16 @@ class SpikingExtractor(nn.Module):
         self.fire_filter = self._neuron(len(of_channel))
         self.merge = _MergeConv(config, of_channel)
         self.fire_merge = self._neuron(features)
-        self.gate_first = SpikeConv2d(features, features, 3, levels=levels, norm=SpikeNorm(features))
+        self.gate_first = SpikeConv2d(
+            features, features, 3, levels=levels, norm=SpikeNorm(features)
+        )
         self.fire_first = self._neuron(features)
         self.gate_second = SpikeConv2d(
             features, branches, 3, levels=levels, norm=SpikeNorm(branches)
         )
         # At first most gates are open, and a membrane far from closing or opening has a gradient.
         nn.init.constant_(self.gate_second.norm.bias, GATE_THRESHOLD)
-        self.fire_gate = SpikeNeuron(
-            branches, levels=1, steps=self.steps, threshold=GATE_THRESHOLD
-        )
+        self.fire_gate = SpikeNeuron(branches, levels=1, steps=self.steps, threshold=GATE_THRESHOLD)
         channels = config.extractor_channels
         self.embed = SpikeConv2d(
             features,
