@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from spklip import PlannedRun
+from .counting import check_counting, count_to_table
 from .explaining import check_explaining, explain_to_page
 from .searching import check_options, use_store
 
@@ -163,8 +164,8 @@ Split = Annotated[
 EvaluationFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder to make; with --search or --explain the page.  [default: evaluation; "
-        "search.html; explain.html]"
+        help="Folder to make; with --search, --explain or --energy the page.  [default: "
+        "evaluation; search.html; explain.html; with --energy none]"
     ),
 ]
 OverwriteEvaluation = Annotated[
@@ -206,6 +207,18 @@ Text = Annotated[
         "and the true one]",
     ),
 ]
+Energy = Annotated[
+    bool,
+    typer.Option(
+        "--energy",
+        help="Instead of judging, count what the video tower computes for a clip: MACs, "
+        "accumulates, firing rates, energy.",
+    ),
+]
+Costs = Annotated[
+    Literal["fp32", "fp16", "int8"] | None,
+    typer.Option(help="Arithmetic whose energy --energy shows.  [default: fp32]"),
+]
 
 
 @eval_app.command()
@@ -220,6 +233,8 @@ def evaluate(
     explain: Explain = False,
     clip: ClipIds = None,
     text: Text = None,
+    energy: Energy = False,
+    costs: Costs = None,
     out: EvaluationFolder = None,
     overwrite: OverwriteEvaluation = False,
     as_json: AsJson = False,
@@ -227,9 +242,10 @@ def evaluate(
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance.
 
     With --search it finds clips by sentences, with --embed it writes their embeddings as Parquet,
-    with both it does both; with --explain it shows what the model looked at. Then nothing is
-    judged.
+    with both it does both; with --explain it shows what the model looked at, with --energy what its
+    video tower computes. Then nothing is judged.
     """
+    check_counting(energy, costs, [search, top, embed, explain])
     check_explaining(explain, clip or [], text, [search, top, embed])
     check_options(search or [], embed, top, out)
     words = [f"data.path={json.dumps(data)}"] if data else []
@@ -261,6 +277,12 @@ def evaluate(
                 out=out,
                 overwrite=overwrite,
                 as_json=as_json,
+            )
+            return
+        if energy:
+            settings = _settings(checkpoint, words)
+            count_to_table(
+                checkpoint, settings, costs=costs, out=out, overwrite=overwrite, as_json=as_json
             )
             return
         folder = out or Path("evaluation")
