@@ -249,52 +249,32 @@ def evaluate(
     check_explaining(explain, clip or [], text, [search, top, embed])
     check_options(search or [], embed, top, out)
     words = [f"data.path={json.dumps(data)}"] if data else []
+    asked: Any = {"out": out, "overwrite": overwrite, "as_json": as_json}
     with errors_in_one_line():
         if search or embed:
             # The classes a run was trained on are no reason to leave other clips out.
             words = ["data.classes=[]", *(overrides or []), *words]
-            settings = _settings(checkpoint, words)
+            settings, place = _settings(checkpoint, words), None if split == "all" else split
             use_store(
-                checkpoint,
-                settings,
-                search or [],
-                embed=embed,
-                split=None if split == "all" else split,
-                top=top,
-                out=out,
-                overwrite=overwrite,
-                as_json=as_json,
+                checkpoint, settings, search or [], embed=embed, split=place, top=top, **asked
             )
             return
         words = [*(overrides or []), *words]
         words += [f"data.test_split={json.dumps(split)}"] if split else []
+        settings = _settings(checkpoint, words)
         if explain:
-            explain_to_page(
-                checkpoint,
-                _settings(checkpoint, words),
-                clips=clip or [],
-                text=text,
-                out=out,
-                overwrite=overwrite,
-                as_json=as_json,
-            )
-            return
-        if energy:
-            settings = _settings(checkpoint, words)
-            count_to_table(
-                checkpoint, settings, costs=costs, out=out, overwrite=overwrite, as_json=as_json
-            )
-            return
-        folder = out or Path("evaluation")
-        _judge(checkpoint, words, folder, overwrite=overwrite, as_json=as_json)
+            explain_to_page(checkpoint, settings, clips=clip or [], text=text, **asked)
+        elif energy:
+            count_to_table(checkpoint, settings, costs=costs, **asked)
+        else:
+            asked["out"] = out or Path("evaluation")
+            _judge(checkpoint, settings, **asked)
 
 
-def _judge(
-    checkpoint: str, words: Sequence[str], out: Path, *, overwrite: bool, as_json: bool
-) -> None:
+def _judge(checkpoint: str, settings: Any, *, out: Path, overwrite: bool, as_json: bool) -> None:
     from spklip import evaluate_run
 
-    metrics = evaluate_run(checkpoint, _settings(checkpoint, words), out, overwrite=overwrite)
+    metrics = evaluate_run(checkpoint, settings, out, overwrite=overwrite)
     _print_metrics(metrics, out, as_json)
 
 

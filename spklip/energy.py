@@ -32,7 +32,7 @@ MOST_SPIKES = 255
 """A value is a number of spikes if it is whole and no larger: what a byte counts."""
 
 Kind = Literal["convolution", "linear", "product", "attention"]
-Sees = Literal["bits", "counts", "signed counts", "real values"]
+Sees = Literal["zeros", "bits", "counts", "signed counts", "real values"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +64,8 @@ class LayerCount:
     kind: Kind
     """``product`` is of two activations; ``attention`` two of them in one fused call."""
     sees: Sees
-    """What its input held in all passes: 0 and 1; whole numbers of spikes; such whose sign says
-    which of two cells (ON, OFF) fired; anything else."""
+    """What its input held in all passes: nothing but 0; 0 and 1; whole numbers of spikes; such
+    whose sign says which of two cells (ON, OFF) fired; anything else."""
     macs: float
     """Products of the dense layer, as FLOP counters have them: outputs times fan-in."""
     rate: float | None
@@ -206,7 +206,9 @@ class _Operand:
             return "real values"
         if self.signed:
             return "signed counts"
-        return "bits" if self.most <= 1 else "counts"
+        if self.most <= 1:
+            return "bits" if self.most else "zeros"
+        return "counts"
 
 
 @dataclass

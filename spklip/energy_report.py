@@ -120,9 +120,9 @@ def add_energy(page: Page, energy: Mapping[str, Any], *, costs: str = DEFAULT_CO
     heads, rows = energy_rows(energy, costs)
     page.table(heads, rows, marked={len(rows) - 1})
     page.text(
-        "sees: bits are 0 and 1, counts are whole numbers of spikes, signed counts those of two "
-        "cells. Firing rate: mean spikes of an input value. ACs: accumulates, firing rate times "
-        "dense MACs (SOPs), by which the energy goes.",
+        "sees: bits are 0 and 1 (zeros: nothing came), counts whole numbers of spikes, signed "
+        "counts those of two cells, ON and OFF. Firing rate: mean spikes of an input value. ACs: "
+        "accumulates, firing rate times dense MACs (SOPs), by which the energy goes.",
         small=True,
     )
     if any(layer["spikes"] for layer in energy["layers"]):

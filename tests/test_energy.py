@@ -90,7 +90,8 @@ def test_passes_are_averaged_and_one_with_real_values_makes_a_layer_multiply():
 
 def test_silence_costs_nothing():
     layer = only(count_layers(nn.Conv2d(2, 3, 3), [(torch.zeros(1, 2, 5, 5),)]))
-    assert (layer.sees, layer.rate, layer.sops, layer.acs) == ("bits", 0, 0, 0)
+    assert (layer.sees, layer.rate, layer.sops, layer.acs) == ("zeros", 0, 0, 0)
+    assert layer.spikes
     assert layer.energy_pj(COSTS["fp32"]) == 0
 
 
