@@ -3,6 +3,7 @@
 All is made from what ``metrics.json`` and ``sweep.json`` hold.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,6 +138,7 @@ def _rates(layers: Sequence[Mapping[str, Any]]) -> Any:
     names = [plain(f"{layer['name']} ({layer['sees']})") for layer in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=7)
     axes.invert_yaxis()
+    axes.margins(y=0.01)
     axes.set_xlabel("spikes of an input value, mean")
     return figure
 
@@ -160,7 +162,7 @@ def energy_figure(
     """Energy a clip against closed-set top-1.
 
     Args:
-        points: name, pJ and top-1 with interval, of each run.
+        points: name, pJ (not 0) and top-1 with interval, of each run.
         lines: name and pJ of what has an energy and no known accuracy.
     """
     figure, axes = new_figure(7, 3.4 + 0.12 * len(points))
@@ -169,7 +171,12 @@ def energy_figure(
         axes.errorbar([pj / 1e9], [top1["value"]], yerr=spans, fmt="o", label=plain(name))
     for style, (name, pj) in zip(("--", ":"), lines, strict=False):
         axes.axvline(pj / 1e9, color="gray", linestyle=style, label=plain(name))
+    found = [pj / 1e9 for pj in (*(one[1] for one in points), *(one[1] for one in lines))]
+    decades = math.floor(math.log10(min(found))), math.floor(math.log10(max(found))) + 1
     axes.set_xscale("log")
+    axes.set_xlim(10.0 ** decades[0], 10.0 ** decades[1])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set(xlabel=f"energy a clip, mJ ({DEFAULT_COSTS})", ylabel="top-1", ylim=(-0.02, 1.02))
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
