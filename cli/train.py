@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from spklip import PlannedRun
+from .counting import check_counting, count_to_table
 from .explaining import check_explaining, explain_to_page
 from .exporting import check_exporting, export_to_onnx
 from .searching import check_options, use_store
@@ -164,8 +165,8 @@ Split = Annotated[
 EvaluationFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder to make; with --search or --explain the page.  [default: evaluation; "
-        "search.html; explain.html]"
+        help="Folder to make; with --search, --explain or --energy the page.  [default: "
+        "evaluation; search.html; explain.html; with --energy none]"
     ),
 ]
 OverwriteEvaluation = Annotated[
@@ -207,6 +208,18 @@ Text = Annotated[
         "and the true one]",
     ),
 ]
+Energy = Annotated[
+    bool,
+    typer.Option(
+        "--energy",
+        help="Instead of judging, count what the video tower computes for a clip: MACs, "
+        "accumulates, firing rates, energy.",
+    ),
+]
+Costs = Annotated[
+    Literal["fp32", "fp16", "int8"] | None,
+    typer.Option(help="Arithmetic whose energy --energy shows.  [default: fp32]"),
+]
 
 ExportOnnx = Annotated[
     Path | None,
@@ -230,6 +243,8 @@ def evaluate(
     clip: ClipIds = None,
     text: Text = None,
     export_onnx: ExportOnnx = None,
+    energy: Energy = False,
+    costs: Costs = None,
     out: EvaluationFolder = None,
     overwrite: OverwriteEvaluation = False,
     as_json: AsJson = False,
@@ -237,13 +252,17 @@ def evaluate(
     """Judge CHECKPOINT on a data set's test split, beside simple baselines and chance.
 
     With --search it finds clips by sentences, with --embed it writes their embeddings as Parquet,
-    with both it does both; with --explain it shows what the model looked at, with --export-onnx it
-    writes the model for other programs. Then nothing is judged.
+    with both it does both; with --explain it shows what the model looked at, with --energy what its
+    video tower computes, with --export-onnx it writes the model for other programs. Then nothing is
+    judged.
     """
-    check_exporting(export_onnx, [search, top, embed, explain, clip, text, out, split, data])
+    others = [search, top, embed, explain]
+    check_exporting(export_onnx, [*others, energy, clip, text, out, split, data])
+    check_counting(energy, costs, others)
     check_explaining(explain, clip or [], text, [search, top, embed])
     check_options(search or [], embed, top, out)
     words = [f"data.path={json.dumps(data)}"] if data else []
+    asked: Any = {"out": out, "overwrite": overwrite, "as_json": as_json}
     with errors_in_one_line():
         if export_onnx:
             settings = _settings(checkpoint, overrides or [])
@@ -251,41 +270,28 @@ def evaluate(
             return
         if search or embed:
             # The classes a run was trained on are no reason to leave other clips out.
-            settings = _settings(checkpoint, ["data.classes=[]", *(overrides or []), *words])
+            words = ["data.classes=[]", *(overrides or []), *words]
+            settings, place = _settings(checkpoint, words), None if split == "all" else split
             use_store(
-                checkpoint,
-                settings,
-                search or [],
-                embed=embed,
-                split=None if split == "all" else split,
-                top=top,
-                out=out,
-                overwrite=overwrite,
-                as_json=as_json,
+                checkpoint, settings, search or [], embed=embed, split=place, top=top, **asked
             )
             return
-        own_split = [f"data.test_split={json.dumps(split)}"] if split else []
-        words = [*(overrides or []), *words, *own_split]
+        words = [*(overrides or []), *words]
+        words += [f"data.test_split={json.dumps(split)}"] if split else []
+        settings = _settings(checkpoint, words)
         if explain:
-            explain_to_page(
-                checkpoint,
-                _settings(checkpoint, words),
-                clips=clip or [],
-                text=text,
-                out=out,
-                overwrite=overwrite,
-                as_json=as_json,
-            )
-            return
-        _judge(checkpoint, words, out or Path("evaluation"), overwrite=overwrite, as_json=as_json)
+            explain_to_page(checkpoint, settings, clips=clip or [], text=text, **asked)
+        elif energy:
+            count_to_table(checkpoint, settings, costs=costs, **asked)
+        else:
+            asked["out"] = out or Path("evaluation")
+            _judge(checkpoint, settings, **asked)
 
 
-def _judge(
-    checkpoint: str, words: Sequence[str], out: Path, *, overwrite: bool, as_json: bool
-) -> None:
+def _judge(checkpoint: str, settings: Any, *, out: Path, overwrite: bool, as_json: bool) -> None:
     from spklip import evaluate_run
 
-    metrics = evaluate_run(checkpoint, _settings(checkpoint, words), out, overwrite=overwrite)
+    metrics = evaluate_run(checkpoint, settings, out, overwrite=overwrite)
     _print_metrics(metrics, out, as_json)
 
 

@@ -1,5 +1,12 @@
 from .embedding import EmbeddingReport as EmbeddingReport
 from .embedding import embed_store as embed_store
+from .energy import COSTS as COSTS
+from .energy import EnergyCosts as EnergyCosts
+from .energy import LayerCount as LayerCount
+from .energy import ModuleCount as ModuleCount
+from .energy import count_layers as count_layers
+from .energy_page import measure_energy as measure_energy
+from .energy_report import energy_table as energy_table
 from .explain_page import ExplainedClip as ExplainedClip
 from .explain_page import ExplainedText as ExplainedText
 from .explain_page import explain_clips as explain_clips
@@ -27,3 +34,4 @@ from .sweep import plan_sweep as plan_sweep
 from .sweep import read_sweep as read_sweep
 from .sweep import run_sweep as run_sweep
 from .sweep_report import sweep_table as sweep_table
+from .tower_energy import count_energy as count_energy

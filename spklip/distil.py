@@ -23,6 +23,8 @@ from spklip.train import SpklipTrainer, fit
 
 SEEN = ("radius_ticks", "step_ticks", "windows_per_segment", "picture")
 """What two models must share to be fed from features that are kept of the same windows."""
+SPIKES_WEIGHT = 5.0
+"""Share in the loss of what a synapse sees beyond the spikes that it may."""
 THRESHOLD_RATE = 40.0
 """Learning rate of thresholds, whose logarithms learn, for one of weights."""
 
@@ -102,7 +104,7 @@ class TowerStudent(nn.Module):
         spikes: mean number of spikes that a synapse may see.
     """
 
-    def __init__(self, video: Any, trained: nn.Module, spikes: float) -> None:
+    def __init__(self, video: Any, trained: Any, spikes: float) -> None:
         super().__init__()
         self.encoder = video.encoder.requires_grad_(True)
         self._video, self._trained = [video], [trained.eval().requires_grad_(False)]
@@ -136,18 +138,20 @@ class TowerStudent(nn.Module):
         count_pnchw, gain_n = self._video[0].exposed(packed_bsghw.flatten(0, 1), ticks, [0])
         map_nchw, membranes = self.encoder.see(count_pnchw, gain_n)
         wanted_nchw, wanted = self._taught(count_pnchw.sum(dim=0) * gain_n[:, None, None, None])
-        vector_nc = map_nchw.mean(dim=(2, 3)) * self.encoder.tower.fire.worth_c
+        vector_nc = map_nchw.mean(dim=(2, 3)) * self.encoder.tower.worth_c
         seen = _distance(vector_nc, wanted_nchw.mean(dim=(2, 3)), [0], whole=True)
         inner = [_distance(x, y, [0, 2, 3]) for x, y in zip(membranes, wanted, strict=True)]
         spent = torch.stack(self._spent).sum() / torch.stack(self._sums).sum()
         spent = gather_with_gradients(spent[None]).mean()
-        loss = seen + torch.stack(inner).mean() + (spent - self.spikes).clamp_min(0)
+        many = SPIKES_WEIGHT * (spent - self.spikes).clamp_min(0)
+        loss = seen + torch.stack(inner).mean() + many
         return {"loss": loss, "spikes": spent.detach(), "seen": seen.detach()}
 
     @torch.no_grad()
     def _taught(self, picture_nchw: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Last map and what leaves each block of the trained tower."""
-        facts, tower = self.encoder.facts, self._trained[0].to(picture_nchw.device)
+        facts, tower = self.encoder.facts, self._trained[0]
+        tower.to(picture_nchw.device)
         mean_c11, std_c11 = (
             picture_nchw.new_tensor(part)[:, None, None] for part in (facts.mean, facts.std)
         )
@@ -189,7 +193,8 @@ class TowerTrainer(SpklipTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save weights as they lie in files: a tower's are channels last in memory."""
-        state = state_dict or self.model.state_dict()
+        model: Any = self.model
+        state = state_dict or model.state_dict()
         super()._save(output_dir, {name: part.contiguous() for name, part in state.items()})
 
 

@@ -65,7 +65,7 @@ class Embedder:
         Raises:
             SpikeDataError: a clip cannot be read, or an embedding is not finite.
         """
-        drawings = [self._drawing(clips, number) for number in range(self.recipe.eval.windows)]
+        drawings = [draw_windows(clips, self.recipe, n) for n in range(self.recipe.eval.windows)]
         found = self._baselines(clips, drawings, title)
         if self.weights:
             found |= self._kept(clips, drawings, title, orders)
@@ -74,21 +74,6 @@ class Embedder:
         if not bool(torch.isfinite(found["spklip"]).all()):
             raise SpikeDataError("the model's embeddings are not finite; use train.precision=fp32")
         return found
-
-    def _drawing(self, clips: SpikeClips, number: int) -> SpikeClips:
-        data = self.recipe.data
-        drawing = SpikeClips(
-            clips.opened,
-            classes=list(data.classes) or None,
-            window_ticks=data.window_ticks,
-            segments=data.segments,
-            sampling="random" if self.recipe.eval.windows > 1 else "center",
-            seed=self.recipe.eval.seed,
-            ids=list(clips.ids),
-            size=clips.size,
-        )
-        drawing.set_epoch(number)
-        return drawing
 
     def _folder(self, **more: Any) -> FeatureFolder:
         data, judged = self.recipe.data, self.recipe.eval
@@ -237,6 +222,23 @@ class Embedder:
                 shuffled = torch.cat([shuffle_windows(f[None], i) for f, i in pairs])
                 found["shuffled"] = model.encode_features(shuffled, centre_v)
         return {name: tensor.float().cpu() for name, tensor in found.items()}
+
+
+def draw_windows(clips: SpikeClips, recipe: Recipe, number: int) -> SpikeClips:
+    """The same clips as judging sees them in its drawing ``number`` of ``eval.windows``."""
+    data = recipe.data
+    drawing = SpikeClips(
+        clips.opened,
+        classes=list(data.classes) or None,
+        window_ticks=data.window_ticks,
+        segments=data.segments,
+        sampling="random" if recipe.eval.windows > 1 else "center",
+        seed=recipe.eval.seed,
+        ids=list(clips.ids),
+        size=clips.size,
+    )
+    drawing.set_epoch(number)
+    return drawing
 
 
 def training_items(

@@ -6,7 +6,6 @@ Shapes: C classes, D width of the shared space, S segments, G groups of eight ti
 byte, H rows, W columns, V windows.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from spklip.explain import Explanation, explain
 from spklip.judge import embed_texts
 from spklip.model import exposures, full_range
 from spklip.recipe import ModelConfig, Recipe
-from spklip.splits import Splits, open_splits
+from spklip.splits import Splits, open_splits, take_turns
 
 CLIPS = 8
 """Clips explained unless told which."""
@@ -154,15 +153,6 @@ def _chosen(splits: Splits, ids: Sequence[str], split: str) -> list[int]:
                 f"which are such as {splits.test.ids[0]!r}"
             )
     return [place[clip_id] for clip_id in dict.fromkeys(ids)]
-
-
-def take_turns(labels: Sequence[int], count: int) -> list[int]:
-    """Places of at most ``count`` labels: the first of each label, then the second, and so on."""
-    places: dict[int, list[int]] = {}
-    for place, label in enumerate(labels):
-        places.setdefault(label, []).append(place)
-    rounds = itertools.zip_longest(*(places[label] for label in sorted(places)))
-    return [place for turn in rounds for place in turn if place is not None][:count]
 
 
 class _Asker:

@@ -225,7 +225,8 @@ class DistilConfig:
         _positive(self, "tower_batch", "tower_rate", "spikes")
         if self.tower_steps < 0 or not 0 <= self.weight < math.inf:
             raise ValueError(
-                f"tower_steps and weight must be 0 or more, got {self.tower_steps} and {self.weight}"
+                "tower_steps and weight must be 0 or more, got "
+                f"{self.tower_steps} and {self.weight}"
             )
 
 
@@ -267,13 +268,16 @@ class EvalConfig:
     """Steps on which a model built alike learns four directions of motion, drawn for it, which
     nothing but order tells apart: would this recipe read time where there is nothing else? 0: not
     done."""
+    energy_clips: int = 8
+    """Test clips on which the arithmetic and energy of the video tower are counted; 0: not done."""
     seed: int = 0
     """Seed of windows, episodes and resamples."""
 
     def __post_init__(self) -> None:
         _positive(self, "windows", "batch_size", "queries", "episodes", "resamples")
-        if self.direction_steps < 0:
-            raise ValueError(f"direction_steps must be 0 or more, got {self.direction_steps}")
+        for name in ("direction_steps", "energy_clips"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.unseen_draws < 0 or self.unseen_classes < 2:
             raise ValueError(
                 "unseen_draws must be 0 or more and unseen_classes 2 or more, got "

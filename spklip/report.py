@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from spikedata import Page, new_figure, plain
+from spklip.columns import aligned
+from spklip.energy_report import add_energy, add_energy_against_accuracy, energy_line, energy_of
 
 TITLES = {
     "spklip": "SPKLIP",
@@ -42,6 +44,8 @@ def render_report(metrics: Mapping[str, Any]) -> str:
         _per_class(page, metrics)
         _calibration(page, metrics["calibration"])
     _training(page, metrics["train"])
+    add_energy(page, energy_of(metrics))
+    add_energy_against_accuracy(page, metrics)
     page.heading("Recipe")
     page.code(yaml.safe_dump(metrics["recipe"], sort_keys=False))
     page.text("Versions: " + ", ".join(f"{k} {v}" for k, v in metrics["versions"].items()))
@@ -74,15 +78,12 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
         return "\n".join([_retrieval_lines(metrics), *_idle_lines(metrics)])
     heads = ["", "closed set, top-1"] + [_shot_head(few, k) for k in few.get("shots", [])]
     table = [heads] + [[title, closed, *shots] for title, closed, shots in summary_rows(metrics)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
+    lines = aligned(table)
     if "skipped" in few:
         lines.append(f"k-shot episodes: not done: {few['skipped']}")
-    told = (_order_lines(metrics), _unseen_lines(metrics), _idle_lines(metrics))
-    return "\n".join([*lines, *(line for part in told for line in part)])
+    lines += [*_order_lines(metrics), *_unseen_lines(metrics), *_idle_lines(metrics)]
+    lines.append(energy_line(energy_of(metrics)))
+    return "\n".join(line for line in lines if line)
 
 
 IDLE_SHARE = 0.1
@@ -146,7 +147,8 @@ def _retrieval_lines(metrics: Mapping[str, Any]) -> str:
         found = metrics["retrieval"][way]
         recalls = ", ".join(f"{name} {share:.1%}" for name, share in found["recall"].items())
         lines.append(f"{title}: {recalls}, median rank {found['median_rank']:g}")
-    return "\n".join(lines)
+    lines.append(energy_line(energy_of(metrics)))
+    return "\n".join(line for line in lines if line)
 
 
 def _overview(page: Page, metrics: Mapping[str, Any]) -> None:

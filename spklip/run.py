@@ -46,6 +46,7 @@ from spklip.report import render_report
 from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
 from spklip.speed import LoaderClock
 from spklip.splits import Splits, captioned_ids, open_splits, sensor_of
+from spklip.tower_energy import read_energy
 from spklip.train import fit, pick_precision, processes_of
 from spklip.trainings import Training, main_trainings, unseen_trainings
 from spklip.verdict import verdict
@@ -100,9 +101,10 @@ def run_recipe(
     directions = run.directions(trainings[0].recipe)
     if directions is None or not processes.is_main_process:
         return None
+    energy = run.energy(trainings[0].recipe, splits)
     seconds = time.perf_counter() - started
     told = verdict([one for one in judged if one], [one for one in unseen if one], splits, recipe)
-    told["directions"] = directions
+    told |= {"directions": directions, "energy": energy}
     train = _describe_training(recipe, run.model, run.curve, run.train_seconds)
     train["trainings"] = len(trainings) + len(further)
     train |= {
@@ -192,6 +194,11 @@ class _Run:
                 resume=self.resume,
                 progress=self.progress,
             )
+
+    def energy(self, recipe: Recipe, splits: Splits) -> dict[str, Any]:
+        """What the video tower of the model that is kept does for a clip."""
+        with out_of_memory_told(recipe):
+            return read_energy(self.model, splits.test, recipe, progress=self.progress)
 
     def _build(self, recipe: Recipe, tower: dict[str, Any] | None) -> Any:
         """A new model, its image tower as it learnt to see."""
@@ -320,7 +327,8 @@ def evaluate_run(
                 Path(aside),
                 progress=progress,
             )
-    told = verdict([judged], [], splits, recipe) | {"directions": directions}
+        energy = read_energy(model, splits.test, recipe, progress=progress)
+    told = verdict([judged], [], splits, recipe) | {"directions": directions, "energy": energy}
     return _write(told, splits, recipe, out, train, time.perf_counter() - started)
 
 

@@ -1,5 +1,6 @@
 """From a recipe to clips and words: what is trained on, what is judged, and what stands for it."""
 
+import itertools
 import logging
 import os
 import re
@@ -321,3 +322,12 @@ def class_prompts(
 def captioned_ids(clips: SpikeClips) -> frozenset[str]:
     """Ids of the clips that have captions of their own."""
     return frozenset(i for i, own in zip(clips.ids, clips.captions, strict=True) if own)
+
+
+def take_turns(labels: Sequence[int], count: int) -> list[int]:
+    """Places of at most ``count`` labels: the first of each label, then the second, and so on."""
+    places: dict[int, list[int]] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(label, []).append(place)
+    rounds = itertools.zip_longest(*(places[label] for label in sorted(places)))
+    return [place for turn in rounds for place in turn if place is not None][:count]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spikedata import Page, new_figure, plain, write_whole
+from spklip.columns import aligned
+from spklip.energy_report import DEFAULT_COSTS, energy_figure
 
 ENDS = ("value", "low", "high")
 """A share, and the ends of its 95% interval."""
@@ -24,9 +26,11 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
             of the model where order alone tells (see :mod:`spklip.directions`), ``few_shot`` by
             shots, each with ``value``, ``low`` and ``high`` (over groups of test clips) or None
             where it was not judged; ``ways`` of the episodes; ``skipped``, why there were none;
-            ``train_seconds`` and ``evaluation_seconds``.
+            ``energy_pj`` of the video tower a clip and ``firing_rate`` where it sees spikes, or
+            None; ``train_seconds`` and ``evaluation_seconds``.
     """
     closed, few = metrics["closed_set"], metrics["few_shot"]
+    energy = metrics.get("energy", {})  # a run of before it was counted has none
     return {
         "top1": _interval(closed.get("spklip", {}).get("top1")),
         "mean_rate_top1": _interval(closed.get("mean_rate", {}).get("top1")),
@@ -37,6 +41,8 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
             k: _interval(estimate)
             for k, estimate in few.get("by_group", {}).get("spklip", {}).items()
         },
+        "energy_pj": energy.get("pj", {}).get(DEFAULT_COSTS),
+        "firing_rate": energy.get("rate"),
         "train_seconds": metrics["train"]["seconds"],
         "evaluation_seconds": metrics["evaluation_seconds"],
     }
@@ -51,15 +57,6 @@ def sweep_table(table: Mapping[str, Any]) -> str:
     heads, rows = _shown(table)
     lines = aligned([heads, *rows])
     return "\n".join([*lines, *_gaps(table)])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines with the cells of a column one below the other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def write_tables(table: Mapping[str, Any], out: Path) -> None:
@@ -93,14 +90,14 @@ def _shown(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     before = f"{ways.pop()}-way " if len(ways) == 1 else ""
     heads = ["run", "changes", "closed set, top-1", "mean rate, top-1"]
     heads += [before + (f"{k}-shot" if k != "0" else "text only") for k in shots]
-    heads += ["directions, top-1", "training, s", "evaluation, s"]
+    heads += ["directions, top-1", "energy, mJ", "firing rate", "training, s", "evaluation, s"]
     return heads, [_cells(run, shots) for run in table["runs"]]
 
 
 def _cells(run: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
     first = [run["name"], " ".join(run["overrides"])]
     if run["state"] != "done":
-        return [*first, run["state"], *[""] * (len(shots) + 4)]
+        return [*first, run["state"], *[""] * (len(shots) + 6)]
     mean_rate = run["mean_rate_top1"]
     return [
         *first,
@@ -108,6 +105,8 @@ def _cells(run: Mapping[str, Any], shots: Sequence[str]) -> list[str]:
         "" if mean_rate is None else f"{mean_rate['value']:.1%}",
         *(_percent(run["few_shot"].get(k)) for k in shots),
         _percent(run.get("directions_top1")),
+        _number(run.get("energy_pj"), 1e-9),
+        _number(run.get("firing_rate")),
         f"{run['train_seconds']:.0f}",
         f"{run['evaluation_seconds']:.0f}",
     ]
@@ -117,6 +116,10 @@ def _percent(estimate: Mapping[str, float] | None) -> str:
     if estimate is None:
         return ""
     return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
+
+
+def _number(value: float | None, times: float = 1.0) -> str:
+    return "" if value is None else f"{value * times:.3g}"
 
 
 def _gaps(table: Mapping[str, Any]) -> list[str]:
@@ -136,17 +139,17 @@ def _csv(table: Mapping[str, Any]) -> str:
     shots = _shots(table)
     names = ["top1", "mean_rate_top1", *(f"shot{k}_top1" for k in shots), "directions_top1"]
     shares = [name + end for name in names for end in ("", "_low", "_high")]
-    seconds = ["train_seconds", "evaluation_seconds"]
+    numbers_of = ["energy_pj", "firing_rate", "train_seconds", "evaluation_seconds"]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["run", "changes", "state", *shares, *seconds, "error"])
+    lines.writerow(["run", "changes", "state", *shares, *numbers_of, "error"])
     for run in table["runs"]:
         by_shots = run.get("few_shot", {})
         found = [run.get("top1"), run.get("mean_rate_top1"), *(by_shots.get(k) for k in shots)]
         found.append(run.get("directions_top1"))
         numbers = [None if one is None else one[end] for one in found for end in ENDS]
         first = [run["name"], " ".join(run["overrides"]), run["state"]]
-        rest = [run.get(name) for name in (*seconds, "error")]
+        rest = [run.get(name) for name in (*numbers_of, "error")]
         lines.writerow([*first, *numbers, *rest])
     return text.getvalue()
 
@@ -167,6 +170,13 @@ def _page(table: Mapping[str, Any]) -> str:
     page.items(_gaps(table))
     if any(run["top1"] for run in done):
         page.figure(_figure([run for run in done if run["top1"]], _shots(table)))
+    points = [
+        (run["name"], run["energy_pj"], run["top1"])
+        for run in done
+        if run["top1"] and run.get("energy_pj")
+    ]
+    if points:
+        page.figure(energy_figure(points))
     return page.render()
 
 

@@ -33,8 +33,9 @@ JUDGING_AT_MOST = timedelta(days=7)
 """How long processes that train together wait for each other."""
 
 NOTED = ("batch_match", "spikes", "seen")
-"""What is logged beside the loss, where it is known: share of clips that match a text of their class
-within the batch; spikes that a synapse sees; distance of an image tower from the trained one."""
+"""What is logged beside the loss, where it is known: share of clips that match a text of their
+class within the batch; spikes that a synapse sees; distance of an image tower from the trained
+one."""
 
 
 class SpklipTrainer(Trainer):
@@ -394,5 +395,6 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _load_finished(trainer: SpklipTrainer, checkpoint: Path) -> None:
     """Take weights and history from the checkpoint of the last step."""
+    assert trainer.model is not None
     load_model(trainer.model, checkpoint / "model.safetensors", device=str(trainer.args.device))
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

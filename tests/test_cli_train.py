@@ -53,6 +53,7 @@ SMALL = [
     "eval.episodes=5",
     "eval.resamples=20",
     "eval.direction_steps=0",
+    "eval.energy_clips=0",
 ]
 
 

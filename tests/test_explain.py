@@ -22,10 +22,11 @@ from spikedata import Clip, Page, SpikeClips, SpikeDataError, create_store, open
 from spikedata.bits import pack_ticks
 from spklip import explain_clips, read_recipe, recipe_of_run
 from spklip.explain import as_map, explain
-from spklip.explain_page import lay_heat, take_turns
+from spklip.explain_page import lay_heat
 from spklip.model import SpklipConfig, SpklipModel, build_tokenizer
 from spklip.model.video_tower import sine_positions
 from spklip.run_folder import resolved_recipe
+from spklip.splits import take_turns
 
 TICKS, WINDOWS = 128, 5
 

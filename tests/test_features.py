@@ -46,6 +46,7 @@ WORDS = [
     "eval.episodes=5",
     "eval.resamples=20",
     "eval.direction_steps=0",
+    "eval.energy_clips=0",
 ]
 
 

@@ -143,6 +143,11 @@ def to_binary(count_nx: Tensor, levels: int) -> Tensor:
     return (count_nx > step_d.view(-1, *(1,) * count_nx.ndim)).to(count_nx.dtype).flatten(0, 1)
 
 
+def over_steps(x_nx: Tensor, steps: int) -> Tensor:
+    """Sum (N, ...) over the steps of (steps N, ...)."""
+    return x_nx.view(steps, -1, *x_nx.shape[1:]).sum(dim=0)
+
+
 @contextlib.contextmanager
 def binary_steps(model: nn.Module) -> Iterator[None]:
     """Run every spiking part of a model in binary steps while this lasts."""
@@ -253,14 +258,14 @@ class _SpikeLayer(nn.Module):
         return self.weight
 
     def forward(self, spikes_nc: Tensor) -> Tensor:
-        """Spikes (N, C, ...), or (N, 2 C, ...) of a two-sided neuron, to membranes (N, after, ...)."""
+        """Spikes (N, C, ...), two-sided (N, 2 C, ...), to membranes (N, after, ...)."""
         whole, scale_c = whole_weights(self._weight())
         if self.two_sided:
             on_nc, off_nc = spikes_nc.chunk(2, dim=1)
             spikes_nc = on_nc - off_nc  # an OFF spike subtracts the weight that an ON spike adds
         current_nc = self._add(spikes_nc, whole)
         if self.binary:
-            current_nc = current_nc.unflatten(0, (self.levels, -1)).sum(dim=0)
+            current_nc = over_steps(current_nc, self.levels)
         return self._membrane(current_nc, scale_c)
 
     def _membrane(self, current_nc: Tensor, scale_c: Tensor) -> Tensor:

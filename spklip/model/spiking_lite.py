@@ -18,7 +18,7 @@ from spklip.model.efficientnet_lite import (
     fold_norm,
     pad_same,
 )
-from spklip.model.spiking import SpikeConv2d, SpikeNeuron
+from spklip.model.spiking import SpikeConv2d, SpikeNeuron, over_steps
 
 THRIFT = 0.03
 """What a spike costs where thresholds are set, as a share of a channel's energy."""
@@ -63,8 +63,9 @@ class SameSpikeConv2d(SpikeConv2d):
 class _Converter:
     """Trained layers to spiking ones, first to last.
 
-    Batch normalisation tells how the membrane of each channel is spread on the pictures of training:
-    thresholds are set for a normal distribution of that mean and deviation, without any picture.
+    Batch normalisation tells how the membrane of each channel is spread on the pictures it was
+    trained on: thresholds are set for a normal distribution of that mean and deviation, without
+    any picture.
     """
 
     def __init__(self, levels: int, steps: int) -> None:
@@ -121,7 +122,7 @@ class SpikingBottleneck(nn.Module):
             into.mean_c, into.var_c = into.mean_c + before_c[0], into.var_c + before_c[1]
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        """Membranes (N, before, H, W), or spikes, to membranes (N, after, H / stride, W / stride)."""
+        """Membranes or spikes (N, before, H, W) to membranes (N, after, H / stride, W / stride)."""
         spikes = x_nchw if self.enter is None else self.enter(x_nchw)
         membrane_nchw: Tensor = self.body(spikes)
         return x_nchw + membrane_nchw if self.keeps_shape else membrane_nchw
@@ -191,8 +192,13 @@ class SpikingLite0(nn.Module):
             membranes.append(self._over_steps(x))
         spikes = self.fire(self.head(self.fire_head(x)))
         if self.binary:
-            spikes = spikes.unflatten(0, (self.levels, -1)).sum(dim=0)
+            spikes = over_steps(spikes, self.levels)
         return self._over_steps(spikes), membranes
 
+    @property
+    def worth_c(self) -> Tensor:
+        """What a spike of the last map is worth in each channel, (1280,)."""
+        return self.fire.worth_c
+
     def _over_steps(self, x_nchw: Tensor) -> Tensor:
-        return x_nchw if self.steps == 1 else x_nchw.unflatten(0, (self.steps, -1)).sum(dim=0)
+        return x_nchw if self.steps == 1 else over_steps(x_nchw, self.steps)

@@ -44,6 +44,7 @@ class SpikingImageEncoder(ImageEncoder):
 
     def __init__(self, tower: SpikingLite0, facts: ImageFacts, config: SpklipConfig) -> None:
         super().__init__(tower, facts, config)
+        self.tower: SpikingLite0
         self.places = Places()
 
     def forward(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -60,10 +61,10 @@ class SpikingImageEncoder(ImageEncoder):
         """
         one_by_one = torch.is_grad_enabled() or count_pnchw.is_cuda
         part = len(gain_n) if one_by_one else CPU_PICTURES
-        parts = zip(count_pnchw.split(part, -4), gain_n.split(part), strict=True)
+        parts = zip(torch.split(count_pnchw, part, -4), torch.split(gain_n, part), strict=True)
         found = [self.places(self.see(count, gain)[0]) for count, gain in parts]
         vector_nc, moment_nm = (torch.cat(tensors) for tensors in zip(*found, strict=True))
-        worth_c = self.tower.fire.worth_c
+        worth_c = self.tower.worth_c
         return vector_nc * worth_c, moment_nm * torch.cat([worth_c, worth_c])
 
     def see(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -146,7 +147,7 @@ class SpikingPictureTower(PictureReader):
         Pictures are given the tower's size by taking or repeating pixels, so that bits stay bits.
 
         Returns:
-            count_pnchw: spikes of each exposure, or its bits, as ``SpikingImageEncoder`` takes them.
+            count_pnchw: spikes of each exposure, or its bits; see ``SpikingImageEncoder``.
             gain_n: what a spike is worth in each picture, as a share of white.
         """
         config, steps = self.config, self.config.spike_steps
@@ -167,8 +168,9 @@ class SpikingPictureTower(PictureReader):
     def _by_step(self, count_nkhw: Tensor) -> Tensor:
         """Exposures (B S, P V E, h, w) as pictures of three colours, (P, N, 3, h, w)."""
         steps, colours = self.config.spike_steps, len(self.config.picture_starts)
-        count = count_nkhw.unflatten(1, (steps, -1, colours)).transpose(0, 1).flatten(1, 2)
-        return count.expand(-1, -1, 3, -1, -1)
+        clips, _, height, width = count_nkhw.shape
+        count = count_nkhw.reshape(clips, steps, -1, colours, height, width).transpose(0, 1)
+        return count.flatten(1, 2).expand(-1, -1, 3, -1, -1)
 
     def clip_parts(self, feature_bvc: Tensor, centre_v: Tensor) -> tuple[Tensor, Tensor]:
         """Window vectors to two vectors a clip, (B, C) each, whose sum is what ``leave`` sees.
@@ -189,9 +191,8 @@ class SpikingPictureTower(PictureReader):
     def _membranes(self, feature_bvc: Tensor, centre_v: Tensor) -> tuple[Tensor, Tensor]:
         """Membranes of each window (B, V, C): its own, and with what the others tell it."""
         clips, windows, _ = feature_bvc.shape
-        vector_nc, moment_nm = feature_bvc.flatten(0, 1).split(
-            [self.encoder.features, self.encoder.moments], dim=1
-        )
+        sizes = [self.encoder.features, self.encoder.moments]
+        vector_nc, moment_nm = torch.split(feature_bvc.flatten(0, 1), sizes, dim=1)
         own_nc = self.norm(vector_nc)
         hidden_nd = self.enter(self.fire_vector(own_nc)) + self.enter_moments(
             self.fire_moments(self.norm_moments(moment_nm))
@@ -206,6 +207,7 @@ class SpikingPictureTower(PictureReader):
 
     def leave_weight(self) -> Tensor:
         """Weights (D, C) by which spikes come into the shared space, as they are used."""
+        assert isinstance(self.leave, SpikeLinear)
         whole, scale_d = whole_weights(self.leave.weight)
         return whole * scale_d[:, None]
 

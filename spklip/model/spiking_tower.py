@@ -89,11 +89,10 @@ class SpikingExtractor(nn.Module):
             features, features, 3, levels=levels, norm=SpikeNorm(features)
         )
         self.fire_first = self._neuron(features)
-        self.gate_second = SpikeConv2d(
-            features, branches, 3, levels=levels, norm=SpikeNorm(branches)
-        )
         # At first most gates are open, and a membrane far from closing or opening has a gradient.
-        nn.init.constant_(self.gate_second.norm.bias, GATE_THRESHOLD)
+        norm = SpikeNorm(branches)
+        nn.init.constant_(norm.bias, GATE_THRESHOLD)
+        self.gate_second = SpikeConv2d(features, branches, 3, levels=levels, norm=norm)
         self.fire_gate = SpikeNeuron(branches, levels=1, steps=self.steps, threshold=GATE_THRESHOLD)
         channels = config.extractor_channels
         self.embed = SpikeConv2d(
