@@ -243,16 +243,7 @@ def distil_tower(
         compile=False,
         save_every=max(1, min(100, distil.tower_steps // 2)),
     )
-    windows = SpikeClips(
-        clips.opened,
-        classes=list(data.classes) or None,
-        window_ticks=config.hsfe_ticks,
-        segments=1,
-        sampling="random",
-        seed=data.seed,
-        ids=list(clips.ids),
-        size=clips.size,
-    )
+    windows = _single_windows(clips, recipe, config)
     student, curve = fit(
         lambda: TowerStudent(build().video, trained_tower(config), distil.spikes),
         lambda _: Augmented(windows, data),
@@ -263,10 +254,24 @@ def distil_tower(
         resume=resume,
         progress=progress,
         title="image tower",
-        trainer_class=TowerTrainer,
+        make_trainer=TowerTrainer,
     )
     state = {name: part.detach().cpu() for name, part in student.encoder.state_dict().items()}
     return state, curve
+
+
+def _single_windows(clips: SpikeClips, recipe: Recipe, config: SpklipConfig) -> SpikeClips:
+    """The same clips, one window of the model of each at a time."""
+    return SpikeClips(
+        clips.opened,
+        classes=list(recipe.data.classes) or None,
+        window_ticks=config.hsfe_ticks,
+        segments=1,
+        sampling="random",
+        seed=recipe.data.seed,
+        ids=list(clips.ids),
+        size=clips.size,
+    )
 
 
 def _bits(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

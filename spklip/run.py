@@ -14,6 +14,7 @@ The folder, ``runs/<recipe name>`` unless told otherwise:
 """
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -47,7 +48,7 @@ from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
 from spklip.speed import LoaderClock
 from spklip.splits import Splits, captioned_ids, open_splits, sensor_of
 from spklip.tower_energy import read_energy
-from spklip.train import fit, pick_precision, processes_of
+from spklip.train import SpklipTrainer, fit, pick_precision, processes_of
 from spklip.trainings import Training, main_trainings, unseen_trainings
 from spklip.verdict import verdict
 
@@ -237,7 +238,7 @@ class _Run:
             workers=recipe.data.workers,
             resume=self.resume,
             progress=self.progress,
-            teacher=self.teacher,
+            make_trainer=functools.partial(SpklipTrainer, teacher=self.teacher),
             clock=self.clock,
         )
 

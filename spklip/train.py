@@ -53,6 +53,8 @@ class SpklipTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.clock = clock
         self._teacher = teacher
+        if teacher is not None:
+            teacher.model.to(self.args.device)
         self._noted: dict[str, list[Tensor]] = {}
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -261,16 +263,14 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     title: str = "train",
-    teacher: Any = None,
-    trainer_class: type[SpklipTrainer] = SpklipTrainer,
+    make_trainer: Callable[..., SpklipTrainer] = SpklipTrainer,
     clock: LoaderClock | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train a model, or go on from the last checkpoint in ``folder``.
 
     Args:
         build_model: makes the model; called after the seed is set.
-        read_items: gives the torch Dataset, with ``set_epoch``, for the model; the first process
-            calls it before the others.
+        read_items: gives the model's torch Dataset, with ``set_epoch``; first in one process.
         collate: items to a batch with the model's inputs and ``label_b``.
         config: how to learn.
         folder: where checkpoints are kept.
@@ -278,14 +278,12 @@ def fit(
         resume: go on from the last checkpoint, if there is one.
         progress: show a bar on standard error.
         title: of the bar.
-        teacher: :class:`spklip.distil.Teacher` to learn from as well, or None.
-        trainer_class: knows the model's loss.
+        make_trainer: makes the trainer, which knows the loss.
         clock: is told how long this process trained, and how long of it steps waited for clips.
 
     Returns:
         model: trained, on the device it was trained on.
-        curve: one entry a logged step: step, loss, what of ``NOTED`` is known, learning_rate,
-            grad_norm.
+        curve: a logged step each: step, loss, ``NOTED`` numbers, learning_rate, grad_norm.
 
     Raises:
         SpikeDataError: the loss or a weight is no longer a finite number.
@@ -298,20 +296,16 @@ def fit(
     with processes.main_process_first():
         dataset = read_items(model)
     # A rest of one clip has no negatives: its loss is 0 whatever the model does.
-    whole = len(dataset) >= config.batch_size * processes.num_processes
-    arguments.dataloader_drop_last = whole
+    together = config.batch_size * processes.num_processes
+    arguments.dataloader_drop_last = len(dataset) >= together
     clock = clock or LoaderClock()
     if isinstance(dataset, KeptViews):
         arguments.dataloader_num_workers = 0  # to start a process each epoch takes longer
         clock.features_kept = True
-    if teacher is not None:
-        teacher.model.to(arguments.device)
-    own = {"clock": clock, "teacher": teacher}
-    trainer = _trainer(trainer_class, model, arguments, dataset, collate, config, **own)
-    last: Path | None = None
-    if resume:
-        with processes.main_process_first():
-            last = last_checkpoint(folder)
+    given = {"model": model, "args": arguments, "train_dataset": dataset, "data_collator": collate}
+    trainer = _trainer(make_trainer, config, clock=clock, **given)
+    with processes.main_process_first():
+        last = last_checkpoint(folder) if resume else None
     _train_from(trainer, last, ProgressOnStderr(title) if progress else None)
     model = trainer.accelerator.unwrap_model(trainer.model)
     run_as_written(model)
@@ -321,25 +315,19 @@ def fit(
 
 
 def _trainer(
-    kind: type[SpklipTrainer],
-    model: Any,
-    arguments: Any,
-    dataset: Any,
-    collate: Any,
-    config: TrainConfig,
-    **own: Any,
+    make_trainer: Callable[..., SpklipTrainer], config: TrainConfig, **given: Any
 ) -> SpklipTrainer:
     """The trainer of a model, which is compiled and checkpointed as the recipe says."""
     if config.gradient_checkpointing:
-        checkpoint_activations(model)
+        checkpoint_activations(given["model"])
     if config.compile:
-        compile_parts(model)
-    trainer = kind(model=model, args=arguments, train_dataset=dataset, data_collator=collate, **own)
+        compile_parts(given["model"])
+    trainer = make_trainer(**given)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EpochOfDataset(dataset))
+    trainer.add_callback(EpochOfDataset(given["train_dataset"]))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):  # beside the checkpoints, not among them
-            callback.logging_dir = str(Path(arguments.output_dir).parent / LOGS)
+            callback.logging_dir = str(Path(given["args"].output_dir).parent / LOGS)
     return trainer
 
 
