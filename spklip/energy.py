@@ -290,7 +290,9 @@ class _CountingMode(TorchDispatchMode):
         """Know, for one pass, which module runs."""
 
         def enter(module: nn.Module, _: Any) -> None:
-            self._stack.append([self._names.get(id(module), self._stack[-1][0]), 0])
+            # What is no part of the module counts as its caller's own.
+            name = self._names.get(id(module))
+            self._stack.append(self._stack[-1] if name is None else [name, 0])
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
             self._stack.pop()
@@ -309,9 +311,15 @@ class _CountingMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do an operation, and count it."""
         name = func._schema.name
-        if name in CANNOT_LOOK_INTO:
+        if name in CANNOT_LOOK_INTO or name.partition("::")[0] not in LOOKED_INTO:
             raise SpikeDataError(f"energy cannot be counted: {name} hides what it multiplies")
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if name not in PRODUCTS:
+            with self:  # in inference mode operations come whole
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         made = [one for one in tree_leaves(out) if isinstance(one, Tensor)]
         fixed = name == "aten::lift_fresh" or all(one in self._known for one in given)
@@ -327,8 +335,10 @@ class _CountingMode(TorchDispatchMode):
                 self._known.pop(one, None)
         return out
 
-    def _is_weight(self, tensor: Tensor) -> bool:
-        return bool(self._known.get(tensor, (0, ""))[1])
+    def _changes(self, tensor: Tensor) -> int:
+        """0 of a weight, 1 of a constant, 2 of what depends on the input."""
+        known = self._known.get(tensor)
+        return 2 if known is None else 0 if known[1] else 1
 
     def _layer(self, kind: Kind, weight: Tensor | None = None) -> _Layer:
         """The layer that the running module has come to."""
@@ -373,13 +383,17 @@ class _CountingMode(TorchDispatchMode):
     def _multiply(
         self, first: Tensor, second: Tensor, out: Tensor, added: Tensor | None, terms: int
     ) -> None:
-        weights = [one for one in (second, first) if self._is_weight(one)][:1]
-        inputs = [one for one in (first, second) if not any(one is w for w in weights)]
+        most = max(self._changes(first), self._changes(second))
+        inputs = [one for one in (first, second) if self._changes(one) == most]
+        held = [one for one in (second, first) if self._changes(one) < most]
+        weights = [one for one in held if not self._changes(one)]
+        if weights and added is not None and not self._changes(added):
+            weights.append(added)
         macs = out.numel() * terms
-        layer = self._layer("linear" if weights else "product", *weights)
-        bias = [added] if added is not None and weights and self._is_weight(added) else []
-        layer.add(macs, inputs, [*weights, *bias], out)
-        for place, values_x in enumerate(inputs):
+        layer = self._layer("linear" if held else "product", *held)
+        layer.add(macs, inputs + held[len(weights) :], weights, out)
+        # A product of weights alone sees no spikes.
+        for place, values_x in enumerate(inputs if most else []):
             layer.operand(place).look(values_x, macs / max(1, values_x.numel()))
 
     def attention(self, args: Any, out: Tensor) -> None:
@@ -461,8 +475,13 @@ CANNOT_LOOK_INTO = frozenset(
         "addbmm",
         "_int_mm",
         "_scaled_mm",
+        "_grouped_mm",
         "_sparse_addmm",
-        "_convert_weight_to_int4pack",
+        "_weight_int4pack_mm",
+        "_weight_int8pack_mm",
     )
 )
 """Operations that multiply inside: to pass over them would make a module look cheap."""
+
+LOOKED_INTO = frozenset(("aten", "prim", "prims", "profiler"))
+"""PyTorch's own libraries of operations; what others multiply is not known."""

@@ -59,7 +59,7 @@ def energy_line(energy: Mapping[str, Any], costs: str = DEFAULT_COSTS) -> str:
 
 def energy_rows(energy: Mapping[str, Any], costs: str) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the table of layers; the last row is the sum."""
-    heads = ["layer", "kind", "sees", "dense MACs", "firing rate", "ACs", "parameters", "energy"]
+    heads = ["layer", "kind", "sees", "dense MACs", "firing rate", "SOPs", "ACs", "parameters"]
     rows = [
         [
             layer["name"],
@@ -67,7 +67,7 @@ def energy_rows(energy: Mapping[str, Any], costs: str) -> tuple[list[str], list[
             layer["sees"],
             shown_count(layer["macs"]),
             "" if layer["rate"] is None else f"{layer['rate']:.3g}",
-            shown_count(layer["sops"]) if layer["spikes"] else "",
+            *(shown_count(layer[key]) if layer["spikes"] else "" for key in ("sops", "acs")),
             shown_count(layer["parameters"]) if layer["parameters"] else "",
             shown_energy(layer["pj"][costs]),
         ]
@@ -75,8 +75,8 @@ def energy_rows(energy: Mapping[str, Any], costs: str) -> tuple[list[str], list[
     ]
     rate = "" if energy["rate"] is None else f"{energy['rate']:.3g}"
     total = ["all layers", "", f"{energy['share']:.0%} spikes", shown_count(energy["macs"])]
-    total += [rate, shown_count(energy["sops"]), shown_count(energy["parameters"])]
-    return heads, [*rows, [*total, shown_energy(energy["pj"][costs])]]
+    total += [rate, *(shown_count(energy[key]) for key in ("sops", "acs", "parameters"))]
+    return [*heads, "energy"], [*rows, [*total, shown_energy(energy["pj"][costs])]]
 
 
 def energy_table(energy: Mapping[str, Any], costs: str = DEFAULT_COSTS) -> str:
@@ -122,8 +122,9 @@ def add_energy(page: Page, energy: Mapping[str, Any], *, costs: str = DEFAULT_CO
     page.table(heads, rows, marked={len(rows) - 1})
     page.text(
         "sees: bits are 0 and 1 (zeros: nothing came), counts whole numbers of spikes, signed "
-        "counts those of two cells, ON and OFF. Firing rate: mean spikes of an input value. ACs: "
-        "accumulates, firing rate times dense MACs (SOPs), by which the energy goes.",
+        "counts those of two cells, ON and OFF. Firing rate: mean spikes of an input value. "
+        "SOPs: firing rate times dense MACs, by which the energy goes. ACs: the accumulates that "
+        "the spikes cause.",
         small=True,
     )
     if any(layer["spikes"] for layer in energy["layers"]):

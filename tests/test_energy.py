@@ -178,6 +178,53 @@ def test_of_two_activations_either_may_be_spikes_and_the_one_with_fewer_drives()
     assert (batched.macs, batched.acs) == (5 * 24, 5 * 4)
 
 
+class Constants(nn.Module):
+    """Products with what depends on no input: a constant, and two weights by each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.ones(2, 1)), nn.Parameter(torch.zeros(1, 2))
+
+    def forward(self, x_nc):
+        return x_nc @ torch.eye(2) @ (self.down @ self.up)
+
+
+def test_constants_are_no_spikes_and_weights_by_each_other_are_products():
+    layers = count_layers(Constants(), [(torch.tensor([[0.3, 0.7]]),)]).layers
+    assert [layer.sees for layer in layers] == ["real values"] * 3
+    assert [layer.macs for layer in layers] == [4, 4, 4]
+    assert [layer.parameters for layer in layers] == [0, 0, 4]
+    assert layers[0].input_bytes == 4 * (2 + 4)
+    bits = count_layers(Constants(), [(torch.tensor([[0.0, 1.0]]),)]).layers
+    assert [layer.sees for layer in bits] == ["bits", "real values", "bits"]
+
+
+class Nested(nn.Module):
+    """Calls a module that is no part of it, before and after a product of its own."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.others, self.weight = [other], nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x_nc):
+        return self.others[0](self.others[0](x_nc) @ self.weight)
+
+
+def test_a_module_that_is_no_part_counts_as_its_callers():
+    layers = count_layers(Nested(nn.Linear(2, 2)), [(torch.rand(3, 2),)]).layers
+    assert [layer.macs for layer in layers] == [12, 12, 12]
+
+
+def test_operations_of_other_libraries_are_refused():
+    with torch.library._scoped_library("spikedata_test", "DEF") as library:
+        library.define("double(Tensor x) -> Tensor")
+        library.impl("double", lambda x: 2 * x, "CPU")
+        with pytest.raises(SpikeDataError, match="spikedata_test::double hides"):
+            count_layers(
+                nn.Identity(), [(torch.ones(1),)], run=torch.ops.spikedata_test.double.default
+            )
+
+
 class Attend(nn.Module):
     def forward(self, query, key, value):
         return F.scaled_dot_product_attention(query, key, value)
@@ -217,6 +264,22 @@ def test_additions_are_those_of_a_convolution_with_ones(data):
 
 
 # --- whole towers ---------------------------------------------------------------------------------
+
+
+def test_in_inference_mode_the_same_products_are_counted():
+    """There operations reach the counter whole: a linear layer with its bias, a convolution."""
+    model = SpklipModel(SpklipConfig.preset("tiny")).eval()
+    packed = torch.randint(0, 256, (1, 1, 10, 12, 16), dtype=torch.uint8)
+
+    def embed(packed_bsghw):
+        return model.encode_features(*model.window_features(packed_bsghw, 80))
+
+    want = count_layers(model.video, [(packed,)], run=embed)
+    with torch.inference_mode():
+        found = count_layers(model.video, [(packed,)], run=embed)
+    for one, other in zip(found.layers, want.layers, strict=True):
+        assert (one.name, one.kind, one.sees) == (other.name, other.kind, other.sees)
+        assert (one.macs, one.sops, one.acs) == (other.macs, other.sops, other.acs)
 
 
 def test_functional_layers_have_the_names_of_their_weights():

@@ -202,7 +202,8 @@ def test_the_command_prints_the_table_and_writes_nothing(home, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
     lines = done.stdout.splitlines()
     assert re.split(r" {2,}", lines[0]) == (
-        ["layer", "kind", "sees", "dense MACs", "firing rate", "ACs", "parameters", "energy"]
+        ["layer", "kind", "sees", "dense MACs", "firing rate", "SOPs", "ACs"]
+        + ["parameters", "energy"]
     )
     energy = home.metrics["energy"]
     assert len(lines) == len(energy["layers"]) + 3  # heads, sum and summary
