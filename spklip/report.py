@@ -373,6 +373,14 @@ def _training(page: Page, train: Mapping[str, Any]) -> None:
         page.figure(_curve_figure(train["curve"]))
     else:
         page.text("Nothing logged.")
+    if taught := train.get("tower_curve"):
+        first, last = taught[0], taught[-1]
+        page.text(
+            f"Before that the converted image tower learnt to see as the trained one, in "
+            f"{last['step']:.0f} steps: distance {first['seen']:.2f} to {last['seen']:.2f} of the "
+            f"spread of what is seen, {first['spikes']:.2f} to {last['spikes']:.2f} spikes a "
+            "synapse."
+        )
 
 
 def _estimate(estimate: Mapping[str, float]) -> str:

@@ -25,7 +25,13 @@ from spklip.features import KeptViews
 from spklip.gather import gather_with_gradients
 from spklip.losses import UNLABELLED, contrastive_loss
 from spklip.recipe import TrainConfig
-from spklip.speed import LoaderClock, checkpoint_activations, compile_parts, run_as_written
+from spklip.speed import (
+    LoaderClock,
+    checkpoint_activations,
+    compile_parts,
+    keep_freed_memory,
+    run_as_written,
+)
 
 LOGS = "logs"
 """Folder of TensorBoard's files, in the folder of a run."""
@@ -67,7 +73,8 @@ class SpklipTrainer(Trainer):
         if self.optimizer is None:
             own = self.accelerator.unwrap_model(self.model)
             groups = own.parameter_groups(self.args.learning_rate, self.args.weight_decay)
-            self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
+            rate = self.args.learning_rate
+            self.optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
             if hasattr(own, "limit_scale_"):
                 self.optimizer.register_step_post_hook(lambda *_: own.limit_scale_())
         return self.optimizer
@@ -336,6 +343,7 @@ def _train_from(trainer: SpklipTrainer, last: Path | None, bar: ProgressOnStderr
     if last is not None and _step_of(last) >= trainer.args.max_steps:
         _load_finished(trainer, last)  # going on would add a step: the end is checked after one
         return
+    keep_freed_memory()
     if bar is not None:
         trainer.add_callback(bar)
     try:

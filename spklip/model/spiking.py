@@ -113,13 +113,17 @@ class SpikeNeuron(nn.Module):
 
 
 class _Fire(torch.autograd.Function):
-    """Nearest whole number in ``least`` to ``most``; its gradient is that of the clamp."""
+    """Nearest whole number in ``least`` to ``most``; its gradient is that of a clamp.
+
+    The clamp is half a spike wider at both ends, as rounding is: membranes at rest, which are many
+    and differ from zero by rounding errors alone, all pass the gradient on.
+    """
 
     @staticmethod
     def forward(ctx: Any, scaled: Tensor, least: int, most: int) -> Tensor:
         """Counts of membranes in thresholds."""
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((scaled >= least) & (scaled <= most))
+            ctx.save_for_backward((scaled > least - 0.5) & (scaled < most + 0.5))
         return scaled.round().clamp_(least, most)
 
     @staticmethod

@@ -156,7 +156,8 @@ class SpikingPictureTower(PictureReader):
         firsts = [start + exposure for start in starts for exposure in config.picture_starts]
         places = [first + step * length for step in range(steps) for first in firsts]
         rate_nkhw = exposures(small_nghw, ticks, places, length)
-        count_pnchw = self._by_step((rate_nkhw * length).round())
+        count_nkhw = (rate_nkhw * length).round().to(self.time_gain_d.dtype)
+        count_pnchw = self._by_step(count_nkhw)
         white_n = white_of(count_pnchw.sum(dim=0) / config.exposure_ticks)
         gain_n = 1 / (white_n * config.exposure_ticks)
         if self.binary:

@@ -2,8 +2,9 @@
 
 ``python tests/benchmarks/test_model_speed.py`` prints one JSON line at full size, and so does
 pytest with ``SPIKEDATA_BENCH=full`` and ``-s``; otherwise pytest runs it at tiny size, checking the
-answers only. The peer keeps full resolution and eight residual blocks in the extractor, as the
-public code does; everything else is the same. A step is forward, backward and AdamW in 32 bits.
+answers only. ``alone`` in it is ours in a process of its own, with inference and peak memory. The
+peer keeps full resolution and eight residual blocks in the extractor, as the public code does;
+everything else is the same. A step is forward, backward and AdamW in 32 bits.
 
 Shapes: B clips, S segments, G groups of eight ticks, H rows, W columns.
 """
@@ -11,7 +12,10 @@ Shapes: B clips, S segments, G groups of eight ticks, H rows, W columns.
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spklip import SpklipConfig, SpklipModel, build_tokenizer
+from spklip.speed import keep_freed_memory
 
 PUBLIC = {"extractor_stride": 1, "extractor_blocks": 8}
 
@@ -45,7 +50,7 @@ class Training:
         torch.manual_seed(0)
         config = SpklipConfig.preset(size.preset, **changes)
         self.model = SpklipModel(config).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(1e-4, 0.05))
+        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(1e-4, 0.05), fused=True)
         tokens = build_tokenizer(config)(["a video of a kick"], return_tensors="pt")
         groups = -(-size.ticks // 8)
         self.batch = {
@@ -95,6 +100,7 @@ def measure(size: Size) -> dict[str, object]:
     """Check the answers, then time one after the other, round after round."""
     check_answers(size)
     torch.set_num_threads(THREADS)
+    keep_freed_memory()
     sides = {"ours": Training(size), "public extractor": Training(size, **PUBLIC)}
     took: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
@@ -121,6 +127,27 @@ def measure(size: Size) -> dict[str, object]:
     }
 
 
+def measure_alone(size: Size) -> dict[str, object]:
+    """Ours in a process of its own: training step, inference, and the most memory that it held."""
+    torch.set_num_threads(THREADS)
+    keep_freed_memory()
+    training = Training(size)
+    training.step()
+    steps = [training.step() for _ in range(size.rounds)]
+    training.model.eval()
+    asked = []
+    with torch.no_grad():
+        for _ in range(size.rounds + 1):
+            began = time.perf_counter()
+            training.model.encode_packed(training.batch["packed_bsghw"], size.ticks)
+            asked.append(time.perf_counter() - began)
+    return {
+        "step_seconds_min_median_max": spread(steps),
+        "inference_seconds_min_median_max": spread(asked[1:]),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
 def spread(values: list[float]) -> list[float]:
     return [round(f(values), 3) for f in (min, statistics.median, max)]
 
@@ -129,8 +156,15 @@ def test_model_speed():
     full = os.environ.get("SPIKEDATA_BENCH") == "full"
     result = measure(FULL if full else TINY)
     print(json.dumps(result))
+    assert measure_alone(TINY)["peak_gb"] > 0
     assert result["gmac"]["ours"] < result["gmac"]["public extractor"]
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(FULL)))
+    if sys.argv[1:] == ["alone"]:
+        print(json.dumps(measure_alone(FULL)))
+    else:
+        own = subprocess.run(
+            [sys.executable, __file__, "alone"], check=True, capture_output=True, text=True
+        )
+        print(json.dumps(measure(FULL) | {"alone": json.loads(own.stdout.splitlines()[-1])}))
