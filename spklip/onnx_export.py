@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from spikedata import SpikeDataError, to_dict, written_aside
 from spklip.building import build_model, load_model_parts
 from spklip.embedding import check_new
-from spklip.model import PictureTower, pack_planes, window_starts
+from spklip.model import PictureTower, cut_windows, pack_planes, window_starts
 from spklip.recipe import ModelConfig, Recipe
 from spklip.run import package_versions
 
@@ -91,6 +91,11 @@ def export_onnx(
     check_new(out, overwrite=overwrite)
     recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
     config, _ = load_model_parts(recipe.model)
+    if config.encoder != "cnn":
+        raise SpikeDataError(
+            f"{checkpoint}: its encoder is {config.encoder}, and ONNX has no spiking neurons; only "
+            "encoder cnn can be written"
+        )
     segments = recipe.data.segments
     ticks = recipe.data.window_ticks // segments
     if ticks < config.hsfe_ticks:
@@ -136,7 +141,7 @@ class PackedVideo(nn.Module):
         else:
             pooled = F.avg_pool2d(planes_bsthw.flatten(0, 1), config.pool_px)
             pooled_bsthw = pooled.reshape(*planes_bsthw.shape[:3], *pooled.shape[-2:])
-            window_nkhw, centres = model.video.cut_windows(pooled_bsthw)
+            window_nkhw, centres = cut_windows(pooled_bsthw, config, torch.float32)
             feature_nc = model.video.enter(model.video.backbone(model.video.extractor(window_nkhw)))
         # The number of clips is left to be found: len() would make it a number of the file.
         feature_bvc = feature_nc.reshape(-1, centres.shape[0], feature_nc.shape[-1])

@@ -117,6 +117,13 @@ def test_segments_shorter_than_a_window_are_refused(tmp_path):
         export_onnx(tmp_path / "model", recipe, tmp_path / "net.onnx")
 
 
+def test_a_tower_of_spiking_neurons_is_refused(tmp_path):
+    config = SpklipConfig.preset("tiny", **TINY, encoder="full_spiking")
+    save(config, tmp_path / "model")
+    with pytest.raises(SpikeDataError, match="ONNX has no spiking neurons"):
+        export_onnx(tmp_path / "model", recipe_of(config), tmp_path / "net.onnx")
+
+
 def test_a_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch):
     from spklip import onnx_export
 

@@ -14,7 +14,7 @@ from spklip.model.text_tower import (
     note_text_encoder,
     text_place,
 )
-from spklip.model.video_tower import window_starts
+from spklip.model.video_tower import cut_windows, window_starts
 
 __all__ = [
     "PRESETS",
@@ -26,6 +26,7 @@ __all__ = [
     "binary_steps",
     "build_image_encoder",
     "build_tokenizer",
+    "cut_windows",
     "encoders_of",
     "exposures",
     "full_range",
