@@ -18,7 +18,7 @@ from spklip import SpklipConfig, SpklipModel, build_tokenizer, contrastive_loss
 from spklip.gather import gather_with_gradients
 from spklip.model.hsfe import MultiScaleTemporalFilter, smooth_in_time_
 from spklip.model.pooling import pool_packed, pool_planes
-from spklip.model.video_tower import sine_positions, window_starts
+from spklip.model.video_tower import AttentionPool, cut_windows, sine_positions, window_starts
 
 MINI = {
     "radius_ticks": 4,
@@ -100,7 +100,7 @@ def test_no_window_leaves_its_segment(ticks, window, step, count):
 
 def test_cut_windows_holds_the_planes_of_each_window_and_its_middle_tick(model):
     planes_bsthw = planes(2, 3, 17, 5, 7)
-    window_nkhw, centre_v = model.video.cut_windows(planes_bsthw)
+    window_nkhw, centre_v = cut_windows(planes_bsthw, model.config, torch.float32)
     assert centre_v.tolist() == [4, 10, 21, 27, 38, 44]  # starts 0 and 6 of 17-tick segments
     want = torch.stack([planes_bsthw[1, 2, 0:9], planes_bsthw[1, 2, 6:15]])
     assert torch.equal(window_nkhw[10:], want.float())
@@ -462,7 +462,7 @@ def test_total_stride_is_the_same_with_and_without_the_halved_extractor():
     maps = []
     for stride in (1, 2):
         backbone = make_model(extractor_stride=stride).video
-        window_nkhw, _ = backbone.cut_windows(planes(1, 1, 9, 64, 32))
+        window_nkhw, _ = cut_windows(planes(1, 1, 9, 64, 32), backbone.config, torch.float32)
         shapes = []
         handle = backbone.backbone.blocks[-1].register_forward_hook(
             lambda _m, _i, out, shapes=shapes: shapes.append(tuple(out.shape))
@@ -493,6 +493,7 @@ def test_output_is_a_dataclass_of_named_parts(model):
         "video_bd",
         "text_bd",
         "scale",
+        "feature_bvc",
     ]
     assert out.loss.item() == pytest.approx(0.0, abs=1e-6)  # one clip has no negatives
     assert out.scale.item() == pytest.approx(1 / 0.07)
@@ -502,6 +503,15 @@ def test_the_temperature_is_held_at_a_hundred():
     model = make_model()
     model.log_scale.data.fill_(9.0)
     assert model.scale.item() == pytest.approx(100.0)
+
+
+def test_attention_pooling_is_multi_head_attention_of_one_query():
+    torch.manual_seed(0)
+    pool = AttentionPool(24, 3).double()
+    torch.nn.init.normal_(pool.attention.in_proj_bias)
+    query_nc, key_npc = torch.randn(2, 24).double(), torch.randn(2, 7, 24).double()
+    want_n1c, _ = pool.attention(query_nc[:, None], key_npc, key_npc)
+    assert torch.allclose(pool._attend(query_nc, key_npc), want_n1c[:, 0], atol=1e-12)
 
 
 def test_a_limited_temperature_can_come_down_again():

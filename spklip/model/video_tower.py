@@ -139,7 +139,11 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Pool a feature map of any size by attention: the mean place asks, all places answer."""
+    """Pool a feature map of any size by attention: the mean place asks, all places answer.
+
+    There is one question a picture. So it is carried to where the places are, and their mixture to
+    where values are: each place is multiplied by a vector a head, not by two matrices.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -154,8 +158,22 @@ class AttentionPool(nn.Module):
         mean_n1c = place_npc.mean(dim=1, keepdim=True)
         place_npc = place_npc + position_hwc.flatten(0, 1).to(place_npc.dtype)
         key_npc = torch.cat([mean_n1c, place_npc], dim=1)
-        pooled_n1c: Tensor = self.attention(mean_n1c, key_npc, key_npc, need_weights=False)[0]
-        return pooled_n1c[:, 0]
+        return self._attend(mean_n1c[:, 0], key_npc)
+
+    def _attend(self, query_nc: Tensor, key_npc: Tensor) -> Tensor:
+        """What ``self.attention`` gives of one query; a head's E channels at a time."""
+        attention = self.attention
+        heads, channels = attention.num_heads, self.channels
+        ask, know, tell = attention.in_proj_weight.view(3, heads, -1, channels)
+        ask_bias, _, tell_bias = attention.in_proj_bias.view(3, heads, -1)
+        asked_nhe = torch.einsum("nc,hec->nhe", query_nc, ask) + ask_bias
+        asked_nhc = torch.einsum("nhe,hec->nhc", asked_nhe, know)
+        score_nhp = asked_nhc @ key_npc.mT / math.sqrt(channels // heads)
+        # A key's bias adds alike to the scores of all places, and moves no weight.
+        mixed_nhc = score_nhp.softmax(dim=-1) @ key_npc
+        told_nhe = torch.einsum("nhc,hec->nhe", mixed_nhc, tell) + tell_bias
+        pooled_nc: Tensor = attention.out_proj(told_nhe.flatten(1))
+        return pooled_nc
 
 
 class AttentivePoolingResNet(nn.Module):
