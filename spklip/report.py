@@ -377,9 +377,9 @@ def _training(page: Page, train: Mapping[str, Any]) -> None:
         first, last = taught[0], taught[-1]
         page.text(
             f"Before that the converted image tower learnt to see as the trained one, in "
-            f"{last['step']:.0f} steps: distance {first['seen']:.2f} to {last['seen']:.2f} of the "
-            f"spread of what is seen, {first['spikes']:.2f} to {last['spikes']:.2f} spikes a "
-            "synapse."
+            f"{last['step']:.0f} steps: squared distance {first['seen']:.2f} to "
+            f"{last['seen']:.2f} of the variance of what is seen, {first['spikes']:.2f} to "
+            f"{last['spikes']:.2f} spikes a synapse."
         )
 
 
