@@ -120,8 +120,8 @@ def _score(
 
 
 def _window_attention(video: Any, feature_1vc: Tensor, centre_v: Tensor) -> Tensor:
-    """Attention of every layer of the Transformer over windows, (L, V, V)."""
-    layers = list(video.temporal.layers)
+    """Attention of every layer of a Transformer over windows, (L, V, V); spikes have none."""
+    layers = list(getattr(video.temporal, "layers", []))
     given: list[Tensor] = []
     hooks = [
         layer.self_attn.register_forward_pre_hook(lambda _, args: given.append(args[0]))

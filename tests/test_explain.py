@@ -62,7 +62,7 @@ class LinearModel(torch.nn.Module):
 
     def __init__(self, map_vchw, place_hw, weight_dvc):
         super().__init__()
-        self.config = SimpleNamespace(pool_px=1)
+        self.config = SimpleNamespace(pool_px=1, image_encoder="")
         self.map_vchw, self.place_hw = map_vchw, place_hw
         self.block = torch.nn.Identity()
         self.video = SimpleNamespace(

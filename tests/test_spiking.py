@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from spklip.explain import explain
 from spklip.model import SpklipConfig, SpklipModel, binary_steps, spike_layers
 from spklip.model.spiking import (
     SpikeConv2d,
@@ -337,3 +338,19 @@ def test_the_walk_finds_any_activation_that_is_taken_out(variant):
             setattr(parent, own, fires)
         assert any("real" in seen for seen in kinds.values()), name
     assert len(neurons) > 8
+
+
+@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[4]], ids=named)
+def test_what_a_spiking_model_looked_at_can_be_shown(variant):
+    model = spiking_model(**variant)
+    packed, ticks = clips(model)
+    model.train()
+    model.encode_packed(packed, ticks)
+    model.eval()
+    text_d = nn.functional.normalize(torch.randn(16), dim=0)
+    found = explain(model, packed[0], ticks, text_d)
+    with torch.no_grad():
+        score = model.encode_packed(packed[:1], ticks)[0] @ text_d
+    assert float(found.score) == pytest.approx(float(score), abs=1e-5)
+    assert found.map_vhw.shape[-2:] == packed.shape[-2:]
+    assert float(found.map_vhw.max()) > 0

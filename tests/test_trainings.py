@@ -194,11 +194,11 @@ def test_a_run_whose_second_training_fails_goes_on_at_that_training(store, tmp_p
     want = run_recipe(recipe, tmp_path / "whole", progress=False)
     fit, fitted = _Run._fit, []
 
-    def fail_once(self, recipe, splits, checkpoints):
+    def fail_once(self, recipe, splits, checkpoints, tower):
         fitted.append(checkpoints.parent.name)
         if len(fitted) == 3:
             raise RuntimeError("the machine went down")
-        return fit(self, recipe, splits, checkpoints)
+        return fit(self, recipe, splits, checkpoints, tower)
 
     monkeypatch.setattr(_Run, "_fit", fail_once)
     with pytest.raises(RuntimeError, match="went down"):
