@@ -318,9 +318,9 @@ def test_products_of_a_tower_are_those_of_pytorch_s_flop_counter(config):
             embed(packed)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    # The FLOP counter passes over fused attention on a CPU.
+    # Before torch 2.15 the FLOP counter passes over fused attention on a CPU.
     fused = sum(layer.macs for layer in counted.layers if layer.kind == "attention")
-    assert 2 * (counted.macs - fused) == flops.get_total_flops()
+    assert flops.get_total_flops() in (2 * (counted.macs - fused), 2 * counted.macs)
     assert len({(layer.name, layer.kind) for layer in counted.layers}) == len(counted.layers)
     # A camera's bits need no multiplication; pictures are real.
     sees_bits = [layer.name for layer in counted.layers if layer.sees == "bits"]
