@@ -113,13 +113,18 @@ class TextCollator:
                 "centre_v": items[0]["centre_v"],
                 **{_batched(name): torch.stack([item[name] for item in items]) for name in kept},
             }
-        batch = collate(items)
-        return {"packed_bsghw": batch["packed_bsghw"], "ticks": batch["ticks"]}
+        return bits_of(items)
 
     def _sentence(self, label: int, clip_id: str) -> str:
         """One of the class's sentences, by the clip: whatever batch or process it comes to."""
         sentences = self._prompts[label]
         return sentences[zlib.crc32(clip_id.encode()) % len(sentences)]
+
+
+def bits_of(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Packed bits of a batch, (B, S, G, H, W), and ticks of a segment."""
+    batch = collate(items)
+    return {"packed_bsghw": batch["packed_bsghw"], "ticks": batch["ticks"]}
 
 
 def _batched(name: str) -> str:

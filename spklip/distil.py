@@ -4,7 +4,7 @@ Shapes: B clips of a batch, N clips of all processes, S segments, G groups of ei
 W columns, V windows, C channels, D width of the shared space.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikedata import SpikeClips, SpikeDataError, collate
-from spklip.batches import Augmented
+from spikedata import SpikeClips, SpikeDataError
+from spklip.batches import Augmented, bits_of
 from spklip.building import build_model, load_model_parts
 from spklip.gather import gather_with_gradients
 from spklip.model import SpklipConfig, spike_layers, trained_tower
 from spklip.recipe import ModelConfig, Recipe
+from spklip.splits import other_windows
 from spklip.train import SpklipTrainer, fit
 
 SEEN = ("radius_ticks", "step_ticks", "windows_per_segment", "picture")
@@ -109,7 +110,7 @@ class TowerStudent(nn.Module):
         self.encoder = video.encoder.requires_grad_(True)
         self._video, self._trained = [video], [trained.eval().requires_grad_(False)]
         self.spikes = spikes
-        self._sums: list[Tensor] = []
+        self._sums: list[int] = []
         self._spent: list[Tensor] = []
         for layer in spike_layers(self.encoder):
             layer.register_forward_hook(self._note)
@@ -128,7 +129,7 @@ class TowerStudent(nn.Module):
     def _note(self, layer: Any, given: tuple[Tensor, ...], membrane: Tensor) -> None:
         sums = membrane.numel() * layer.weight[0].numel()
         sides = 2 if layer.two_sided else 1
-        self._sums.append(torch.tensor(float(sums)))
+        self._sums.append(sums)
         self._spent.append(sums * sides * given[0].mean())
 
     def forward(self, packed_bsghw: Tensor, ticks: int) -> dict[str, Tensor]:
@@ -141,7 +142,7 @@ class TowerStudent(nn.Module):
         vector_nc = map_nchw.mean(dim=(2, 3)) * self.encoder.tower.worth_c
         seen = _distance(vector_nc, wanted_nchw.mean(dim=(2, 3)), [0], whole=True)
         inner = [_distance(x, y, [0, 2, 3]) for x, y in zip(membranes, wanted, strict=True)]
-        spent = torch.stack(self._spent).sum() / torch.stack(self._sums).sum()
+        spent = torch.stack(self._spent).sum() / sum(self._sums)
         spent = gather_with_gradients(spent[None]).mean()
         many = SPIKES_WEIGHT * (spent - self.spikes).clamp_min(0)
         loss = seen + torch.stack(inner).mean() + many
@@ -150,12 +151,8 @@ class TowerStudent(nn.Module):
     @torch.no_grad()
     def _taught(self, picture_nchw: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Last map and what leaves each block of the trained tower."""
-        facts, tower = self.encoder.facts, self._trained[0]
-        tower.to(picture_nchw.device)
-        mean_c11, std_c11 = (
-            picture_nchw.new_tensor(part)[:, None, None] for part in (facts.mean, facts.std)
-        )
-        x_nchw = tower.stem((picture_nchw.clamp(0, 1) - mean_c11) / std_c11)
+        tower = self._trained[0].to(picture_nchw.device)
+        x_nchw = tower.stem(self.encoder.prepared(picture_nchw.clamp(0, 1)))
         blocks = []
         for block in tower.blocks:
             x_nchw = block(x_nchw)
@@ -243,11 +240,12 @@ def distil_tower(
         compile=False,
         save_every=max(1, min(100, distil.tower_steps // 2)),
     )
-    windows = _single_windows(clips, recipe, config)
+    single = replace(data, window_ticks=config.hsfe_ticks, segments=1, sampling="random")
+    windows = other_windows(clips, single)
     student, curve = fit(
         lambda: TowerStudent(build().video, trained_tower(config), distil.spikes),
         lambda _: Augmented(windows, data),
-        _bits,
+        bits_of,
         train,
         folder,
         workers=data.workers,
@@ -258,22 +256,3 @@ def distil_tower(
     )
     state = {name: part.detach().cpu() for name, part in student.encoder.state_dict().items()}
     return state, curve
-
-
-def _single_windows(clips: SpikeClips, recipe: Recipe, config: SpklipConfig) -> SpikeClips:
-    """The same clips, one window of the model of each at a time."""
-    return SpikeClips(
-        clips.opened,
-        classes=list(recipe.data.classes) or None,
-        window_ticks=config.hsfe_ticks,
-        segments=1,
-        sampling="random",
-        seed=recipe.data.seed,
-        ids=list(clips.ids),
-        size=clips.size,
-    )
-
-
-def _bits(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    batch = collate(items)
-    return {"packed_bsghw": batch["packed_bsghw"], "ticks": batch["ticks"]}

@@ -11,8 +11,9 @@ import contextlib
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from spklip.batches import Augmented, middle
 from spklip.features import Encode, FeatureFolder, KeptViews, keep_features
 from spklip.model import SpklipConfig, build_image_encoder, reverse_packed
 from spklip.recipe import Recipe
-from spklip.splits import Splits
+from spklip.splits import Splits, other_windows
 
 OTHER_ORDERS = ("shuffled", "reversed")
 """The model's vectors of clips with windows in another order, and played backwards."""
@@ -226,17 +227,9 @@ class Embedder:
 
 def draw_windows(clips: SpikeClips, recipe: Recipe, number: int) -> SpikeClips:
     """The same clips as judging sees them in its drawing ``number`` of ``eval.windows``."""
-    data = recipe.data
-    drawing = SpikeClips(
-        clips.opened,
-        classes=list(data.classes) or None,
-        window_ticks=data.window_ticks,
-        segments=data.segments,
-        sampling="random" if recipe.eval.windows > 1 else "center",
-        seed=recipe.eval.seed,
-        ids=list(clips.ids),
-        size=clips.size,
-    )
+    judged = recipe.eval
+    sampling: Literal["random", "center"] = "random" if judged.windows > 1 else "center"
+    drawing = other_windows(clips, replace(recipe.data, sampling=sampling, seed=judged.seed))
     drawing.set_epoch(number)
     return drawing
 

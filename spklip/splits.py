@@ -324,6 +324,20 @@ def captioned_ids(clips: SpikeClips) -> frozenset[str]:
     return frozenset(i for i, own in zip(clips.ids, clips.captions, strict=True) if own)
 
 
+def other_windows(clips: SpikeClips, data: DataConfig) -> SpikeClips:
+    """The same clips, of the same size, with the windows that ``data`` says."""
+    return SpikeClips(
+        clips.opened,
+        classes=list(data.classes) or None,
+        window_ticks=data.window_ticks,
+        segments=data.segments,
+        sampling=data.sampling,
+        seed=data.seed,
+        ids=list(clips.ids),
+        size=clips.size,
+    )
+
+
 def take_turns(labels: Sequence[int], count: int) -> list[int]:
     """Places of at most ``count`` labels: the first of each label, then the second, and so on."""
     places: dict[int, list[int]] = {}

@@ -67,7 +67,7 @@ def count_energy(
     ]
     own = _count(model, passes, progress)
     told = {"clips": len(chosen)} | _described(own, model)
-    if getattr(model.config, "encoder", "cnn") != "cnn":
+    if model.config.encoder != "cnn":
         told |= _beside(told["pj"], _count(counterpart(model), passes, progress))
     return told
 

@@ -205,6 +205,15 @@ def clips(model: SpklipModel, number: int = 2) -> tuple[torch.Tensor, int]:
     return first & second, 80
 
 
+def judging(variant) -> tuple[SpklipModel, torch.Tensor, int]:
+    """A model whose normalisations have seen a batch, the batch, and its ticks."""
+    model = spiking_model(**variant)
+    packed, ticks = clips(model)
+    model.train()
+    model.encode_packed(packed, ticks)
+    return model.eval(), packed, ticks
+
+
 VARIANTS = [
     {"encoder": "full_spiking", **TINY},
     {"encoder": "full_spiking", "spike_attention": "hamming", "spike_levels": 3, **TINY},
@@ -240,11 +249,8 @@ def test_binary_inference_gives_the_bits_of_integer_training(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
 def test_a_saved_model_keeps_every_logit(variant, tmp_path):
-    model = spiking_model(**variant)
-    packed, ticks = clips(model)
-    model.train()
-    model.encode_packed(packed, ticks)
-    model.eval().save_pretrained(tmp_path)
+    model, packed, ticks = judging(variant)
+    model.save_pretrained(tmp_path)
     loaded = SpklipModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert torch.equal(loaded.encode_packed(packed, ticks), model.encode_packed(packed, ticks))
@@ -293,11 +299,7 @@ def what_layers_see(model: SpklipModel, packed: torch.Tensor, ticks: int) -> dic
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
 def test_every_layer_of_the_video_tower_sees_spikes_alone(variant):
-    model = spiking_model(**variant)
-    packed, ticks = clips(model)
-    model.train()
-    model.encode_packed(packed, ticks)
-    model.eval()
+    model, packed, ticks = judging(variant)
     for kinds in what_layers_see(model, packed, ticks).values():
         assert kinds <= {"bits", "counts"}
     with binary_steps(model):
@@ -322,11 +324,7 @@ class Passes(nn.Module):
 
 @pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[3], VARIANTS[4]], ids=named)
 def test_the_walk_finds_any_activation_that_is_taken_out(variant):
-    model = spiking_model(**variant)
-    packed, ticks = clips(model)
-    model.train()
-    model.encode_packed(packed, ticks)
-    model.eval()
+    model, packed, ticks = judging(variant)
     neurons = [(n, m) for n, m in model.video.named_modules() if isinstance(m, SpikeNeuron)]
     for name, fires in neurons:
         parent = model.video.get_submodule(name.rpartition(".")[0])
@@ -342,11 +340,7 @@ def test_the_walk_finds_any_activation_that_is_taken_out(variant):
 
 @pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[4]], ids=named)
 def test_what_a_spiking_model_looked_at_can_be_shown(variant):
-    model = spiking_model(**variant)
-    packed, ticks = clips(model)
-    model.train()
-    model.encode_packed(packed, ticks)
-    model.eval()
+    model, packed, ticks = judging(variant)
     text_d = nn.functional.normalize(torch.randn(16), dim=0)
     found = explain(model, packed[0], ticks, text_d)
     with torch.no_grad():

@@ -117,11 +117,12 @@ class ImageEncoder(nn.Module):
         return torch.cat(vectors), torch.cat(moments)
 
     def _read(self, picture_nchw: Tensor) -> tuple[Tensor, Tensor]:
-        prepared_nchw = self._prepared(picture_nchw)
+        prepared_nchw = self.prepared(picture_nchw)
         vector_nc, moment_nm = read_pictures(self.tower, self.facts, prepared_nchw)
         return vector_nc, moment_nm[:, : self.moments]
 
-    def _prepared(self, picture_nchw: Tensor) -> Tensor:
+    def prepared(self, picture_nchw: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in 0..1 as the tower was trained to see them."""
         size = (self.size_px, self.size_px)
         if picture_nchw.shape[-2:] != size:
             picture_nchw = F.interpolate(

@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spklip.gather import gather_with_gradients, process_count
+from spklip.model.feature_norm import MOMENTUM
 
 WEIGHT_LEVELS = 127
 """Weights are -127 to 127 times a scale."""
-MOMENTUM = 0.1
+
 START_THRESHOLD = 0.5
 """Threshold of a neuron whose membrane is normalised to deviation 1."""
 
@@ -198,9 +199,9 @@ class SpikeNorm(nn.Module):
         self.register_buffer("batches", torch.tensor(0))
 
     def forward(self, membrane_nc: Tensor) -> Tensor:
-        """Centre and scale every channel by the batch; N alike in all processes."""
+        """Centre and scale every channel; in training by the batch, N alike in all processes."""
         count = membrane_nc.numel() // membrane_nc.shape[1] * process_count()
-        if count == 1:
+        if not self.training or count == 1:
             scale_c, shift_c = self.affine()
             return membrane_nc * _along_channels(scale_c, membrane_nc) + _along_channels(
                 shift_c, membrane_nc

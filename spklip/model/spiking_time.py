@@ -81,7 +81,8 @@ class SpikeAttention(nn.Module):
         )
         found_bhve = self.products(ask, key, value)
         found_nc = found_bhve.transpose(1, 2).reshape(-1, shape[-1])
-        told_nc: Tensor = self.leave(self.fire_found(self._normalise(found_nc)))
+        found_nc = found_nc / (self.levels**2 * self.heads)  # sums of hundreds, for float16
+        told_nc: Tensor = self.leave(self.fire_found(self.norm(found_nc)))
         return told_nc.view(shape)
 
     def _by_head(self, spikes_nc: Tensor, clips: int) -> Tensor:
@@ -89,14 +90,6 @@ class SpikeAttention(nn.Module):
         steps = self.levels if self.binary else 1
         spikes = spikes_nc.view(steps, clips, -1, self.heads, spikes_nc.shape[1] // self.heads)
         return spikes.transpose(2, 3)
-
-    def _normalise(self, found_nc: Tensor) -> Tensor:
-        found_nc = found_nc / (self.levels**2 * self.heads)  # sums of hundreds, for float16
-        if self.training:
-            normal_nc: Tensor = self.norm(found_nc)
-            return normal_nc
-        scale_c, shift_c = self.norm.affine()
-        return found_nc * scale_c + shift_c
 
 
 class SpikeMixing(nn.Module):
