@@ -353,6 +353,8 @@ def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Reci
 def plan_run(recipe: Recipe) -> dict[str, Any]:
     """What a run would do, without doing it: resolved recipe, parameters, memory, clips.
 
+    ``tower_steps`` come before each training but that of ``directions``.
+
     Raises:
         SpikeDataError: no data, no checkpoint, or parts that do not fit each other.
     """
@@ -366,6 +368,7 @@ def plan_run(recipe: Recipe) -> dict[str, Any]:
         "recipe": to_dict(recipe),
         "parameters": count_parameters(config),
         "memory_gb": estimate_memory(recipe, config, int(height_px), int(width_px)),
+        "tower_steps": recipe.distil.tower_steps if learns_tower(recipe, config) else 0,
         "clips": describe_splits(splits),
         "trainings": [one.name for one in trainings]
         + [one.name for one in unseen_trainings(trainings[0], recipe, splits)]

@@ -14,7 +14,7 @@ from spklip.gather import gather_with_gradients
 from spklip.losses import contrastive_loss
 from spklip.model import SpklipConfig, SpklipModel, trained_tower
 from spklip.model.spiking import SpikeNorm, spike_layers
-from spklip.run import run_recipe
+from spklip.run import plan_run, run_recipe
 
 SPIKING = ["model.encoder=full_spiking", "distil.tower_batch=4", "train.log_every=1"]
 SCRATCH = [
@@ -99,7 +99,9 @@ def test_a_converted_tower_learns_to_see_and_resumes_to_the_same_weights(store, 
     again = weights_of(tmp_path / "run")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
+    assert plan_run(recipe_of(store, *words))["tower_steps"] == 8
     words[3] = "distil.tower_steps=0"
+    assert plan_run(recipe_of(store, *words))["tower_steps"] == 0
     told = run_recipe(recipe_of(store, *words), tmp_path / "plain", progress=False)
     assert told["train"]["tower_curve"] == []
     name = "video.encoder.tower.blocks.3.body.0.weight"

@@ -27,6 +27,7 @@ from spklip.speed import LoaderClock, checkpoint_activations, compile_parts, run
 from spklip.train import fit, training_arguments
 
 FROM_SCRATCH = SpklipConfig.preset("tiny", **TINY, dropout=0.0)
+SPIKING = SpklipConfig.preset("tiny", **TINY, dropout=0.0, encoder="full_spiking")
 UNFREEZING = SpklipConfig.preset(
     "tower", image_encoder="embedded", unfreeze_stages=2, picture_px=64, embed_dim=16, dropout=0.0
 )
@@ -116,7 +117,11 @@ class TestAccumulating:
         assert [point["loss"] for point in together] == pytest.approx(want, rel=1e-4)
 
 
-@pytest.mark.parametrize("config", [FROM_SCRATCH, UNFREEZING, LEARNT_PICTURE], ids=["a", "b", "c"])
+@pytest.mark.parametrize(
+    "config",
+    [FROM_SCRATCH, SPIKING, UNFREEZING, LEARNT_PICTURE],
+    ids=["scratch", "spiking", "tower", "picture"],
+)
 class TestCheckpointing:
     def test_gradients_are_the_same_and_less_is_kept(self, config):
         plain = SpklipModel(config).train()
@@ -140,6 +145,8 @@ class TestCheckpointing:
         for name in want:
             torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-7)
         assert kept[1] < 0.8 * kept[0]
+        for name, buffer in plain.named_buffers():
+            assert torch.equal(buffer, frugal.get_buffer(name)), name
 
     def test_weights_keep_their_names_and_a_trained_model_is_as_written(self, config):
         model = SpklipModel(config)
@@ -165,11 +172,12 @@ def as_if_compiled() -> Iterator[None]:
 class TestCompiling:
     @compiles
     @pytest.mark.slow
-    def test_gradients_and_embeddings_are_the_same(self):
-        plain = SpklipModel(FROM_SCRATCH).double().train()  # but for masks, in float32
+    @pytest.mark.parametrize("config", [FROM_SCRATCH, SPIKING], ids=["scratch", "spiking"])
+    def test_gradients_and_embeddings_are_the_same(self, config):
+        plain = SpklipModel(config).double().train()  # but for masks, in float32
         compiled = copy.deepcopy(plain)
         compile_parts(compiled)
-        batch = inputs_of(FROM_SCRATCH)
+        batch = inputs_of(config)
         for model in (plain, compiled):
             model(**batch).loss.backward()
         want, got = gradients(plain), gradients(compiled)

@@ -151,18 +151,24 @@ def test_normalisation_is_folded_when_judging():
     assert torch.allclose(layer.eval()(spikes), wanted, atol=1e-5)
 
 
-def test_batch_statistics_begin_as_plain_means():
+def test_running_statistics_are_those_of_the_batches_there_were():
     norm = SpikeNorm(1)
-    for value in (1.0, 2.0, 6.0):
-        norm(torch.tensor([[value - 1], [value + 1]]))
-    assert norm.running_mean.item() == pytest.approx(3.0)
+    assert [x.item() for x in norm.affine()] == pytest.approx([1 / math.sqrt(1 + 1e-5), 0.0])
+    for mean, deviation in ((1.0, 1.0), (2.0, 3.0), (6.0, 1.0)):
+        norm(torch.tensor([[mean - deviation], [mean + deviation]]))
+    # weights 0.81, 0.9 and 1; variances 2, 18 and 2 (two numbers, one degree of freedom)
+    mean = (0.81 * 1 + 0.9 * 2 + 1 * 6) / 2.71
+    variance = (0.81 * 2 + 0.9 * 18 + 1 * 2) / 2.71
+    scale = 1 / math.sqrt(variance + 1e-5)
+    assert [x.item() for x in norm.affine()] == pytest.approx([scale, -mean * scale])
 
 
 def test_one_number_a_channel_is_normalised_by_what_was_seen_before():
     norm = SpikeNorm(2)
-    norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
-    given_nc = torch.tensor([[3.0, 2.0]])
-    assert norm(given_nc).tolist()[0] == pytest.approx([2 / math.sqrt(1 + 1e-5), 0.0])
+    norm(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))  # means 1 and 2, variances 2
+    given_nc = torch.tensor([[3.0, 1.0]])
+    deviation = math.sqrt(2 + 1e-5)
+    assert norm(given_nc).tolist()[0] == pytest.approx([2 / deviation, -1 / deviation])
 
 
 @pytest.mark.parametrize("kind", ["sdsa", "hamming"])
@@ -243,7 +249,10 @@ def test_binary_inference_gives_the_bits_of_integer_training(variant):
         once = model.encode_packed(packed, ticks)
         with binary_steps(model):
             stepwise = model.encode_packed(packed, ticks)
+        with torch.autocast("cpu", torch.bfloat16):  # which would round sums of spikes
+            in_half = model.encode_packed(packed, ticks)
     assert torch.equal(once, stepwise)
+    assert torch.equal(once, in_half)
     assert once[0].sub(once[1]).abs().max() > 1e-3  # clips are told apart: there are spikes
 
 

@@ -14,9 +14,10 @@ Training", arXiv:2411.16061.
 """
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from spklip.gather import gather_with_gradients, process_count
 from spklip.model.feature_norm import MOMENTUM
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 WEIGHT_LEVELS = 127
 """Weights are -127 to 127 times a scale."""
@@ -153,6 +156,17 @@ def over_steps(x_nx: Tensor, steps: int) -> Tensor:
     return x_nx.view(steps, -1, *x_nx.shape[1:]).sum(dim=0)
 
 
+def in_full_precision(method: _Method) -> _Method:
+    """Let a method of tensors leave autocast: sums of spikes are whole, and 16 bits round them."""
+
+    @functools.wraps(method)
+    def precisely(part: Any, first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return method(part, first, *rest)
+
+    return cast(_Method, precisely)
+
+
 @contextlib.contextmanager
 def binary_steps(model: nn.Module) -> Iterator[None]:
     """Run every spiking part of a model in binary steps while this lasts."""
@@ -180,9 +194,9 @@ def whole_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
 class SpikeNorm(nn.Module):
     """Batch normalisation of membranes (N, C, ...), folded into the layer before it when judging.
 
-    In training the batch is that of all processes. Running statistics are plain means over the
-    first ten batches, moving averages after that. A batch of one number a channel has no spread
-    and is normalised by them.
+    In training the batch is that of all processes. Running statistics are moving averages over
+    the batches there were, of which the latest weighs a tenth more than the one before it. A batch
+    of one number a channel has no spread and is normalised by them.
     """
 
     running_mean: Tensor
@@ -194,8 +208,9 @@ class SpikeNorm(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), gain))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = 1e-5
+        # Averages that began at zero; what they lack is known by the number of batches.
         self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("running_var", torch.zeros(channels))
         self.register_buffer("batches", torch.tensor(0))
 
     def forward(self, membrane_nc: Tensor) -> Tensor:
@@ -206,22 +221,23 @@ class SpikeNorm(nn.Module):
             return membrane_nc * _along_channels(scale_c, membrane_nc) + _along_channels(
                 shift_c, membrane_nc
             )
-        again = torch._C._current_graph_task_id() != -1  # checkpointed: this batch was counted
-        if not again:
-            self.batches += 1
-        share = max(MOMENTUM, 1 / max(1, int(self.batches)))
+        share = MOMENTUM
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            share = 0.0  # worked out again for a backward pass: this batch was counted
+        else:
+            self.batches.add_(1)
         if process_count() == 1:
             return F.batch_norm(
                 membrane_nc,
-                None if again else self.running_mean,
-                None if again else self.running_var,
+                self.running_mean,
+                self.running_var,
                 self.weight,
                 self.bias,
                 training=True,
                 momentum=share,
                 eps=self.eps,
             )
-        return self._over_processes(membrane_nc, count, 0.0 if again else share)
+        return self._over_processes(membrane_nc, count, share)
 
     def _over_processes(self, membrane_nc: Tensor, count: int, share: float) -> Tensor:
         places = [0, *range(2, membrane_nc.ndim)]
@@ -238,8 +254,11 @@ class SpikeNorm(nn.Module):
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift of each channel by the running statistics, (C,) each."""
-        scale_c = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return scale_c, self.bias - self.running_mean * scale_c
+        begun = self.batches > 0
+        whole = torch.where(begun, 1 - (1 - MOMENTUM) ** self.batches, 1)
+        var_c = torch.where(begun, self.running_var / whole, 1)
+        scale_c = self.weight * torch.rsqrt(var_c + self.eps)
+        return scale_c, self.bias - self.running_mean / whole * scale_c
 
 
 class _SpikeLayer(nn.Module):

@@ -22,7 +22,7 @@ from spklip.model.image_encoder import CPU_PICTURES, ImageEncoder
 from spklip.model.image_towers import ImageFacts, build_tower, moments
 from spklip.model.picture_tower import PictureReader, white_of
 from spklip.model.pictures import exposures
-from spklip.model.spiking import SpikeLinear, SpikeNeuron, whole_weights
+from spklip.model.spiking import SpikeLinear, SpikeNeuron, in_full_precision, whole_weights
 from spklip.model.spiking_lite import SpikingLite0
 from spklip.model.spiking_time import SpikingTime
 from spklip.model.video_tower import sine_positions
@@ -47,6 +47,7 @@ class SpikingImageEncoder(ImageEncoder):
         self.tower: SpikingLite0
         self.places = Places()
 
+    @in_full_precision
     def forward(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Spikes of exposures to vectors.
 
@@ -67,6 +68,7 @@ class SpikingImageEncoder(ImageEncoder):
         worth_c = self.tower.worth_c
         return vector_nc * worth_c, moment_nm * torch.cat([worth_c, worth_c])
 
+    @in_full_precision
     def see(self, count_pnchw: Tensor, gain_n: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The tower's last map and the membranes of its blocks; see ``SpikingLite0``."""
         gain_pn = gain_n.repeat(count_pnchw.shape[-5])
@@ -173,6 +175,7 @@ class SpikingPictureTower(PictureReader):
         count = count_nkhw.reshape(clips, steps, -1, colours, height, width).transpose(0, 1)
         return count.flatten(1, 2).expand(-1, -1, 3, -1, -1)
 
+    @in_full_precision
     def clip_parts(self, feature_bvc: Tensor, centre_v: Tensor) -> tuple[Tensor, Tensor]:
         """Window vectors to two vectors a clip, (B, C) each, whose sum is what ``leave`` sees.
 
@@ -212,6 +215,7 @@ class SpikingPictureTower(PictureReader):
         whole, scale_d = whole_weights(self.leave.weight)
         return whole * scale_d[:, None]
 
+    @in_full_precision
     def read(self, feature_bvc: Tensor, centre_v: Tensor) -> Tensor:
         """Window vectors (B, V, C) to clip vectors (B, embed_dim), not normalised."""
         _, total_bvc = self._membranes(feature_bvc, centre_v)

@@ -18,7 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from spklip.model.config import SpklipConfig
 from spklip.model.feature_norm import FeatureNorm
 from spklip.model.hsfe import own_branch, smooth_in_time_, temporal_masks
-from spklip.model.spiking import SpikeConv2d, SpikeLinear, SpikeNeuron, SpikeNorm, to_binary
+from spklip.model.spiking import (
+    SpikeConv2d,
+    SpikeLinear,
+    SpikeNeuron,
+    SpikeNorm,
+    in_full_precision,
+    to_binary,
+)
 from spklip.model.spiking_time import SpikingTime
 from spklip.model.video_tower import cut_windows, sine_places, sine_positions
 
@@ -244,6 +251,7 @@ class SpikingVideoTower(nn.Module):
         self.leave = SpikeLinear(width, config.embed_dim, levels=levels, two_sided=True)
         self.norm = FeatureNorm(config.embed_dim, affine=False)
 
+    @in_full_precision
     def window_features(self, planes_bsthw: Tensor) -> tuple[Tensor, Tensor]:
         """One vector a window, before windows see each other.
 
@@ -271,6 +279,7 @@ class SpikingVideoTower(nn.Module):
         held = [count_nkhw * (of_tick_k == p)[:, None, None] for p in range(steps)]
         return torch.cat(held).contiguous(memory_format=torch.channels_last)
 
+    @in_full_precision
     def read(self, feature_bvd: Tensor, centre_v: Tensor) -> Tensor:
         """Window vectors (B, V, D) to clip vectors (B, embed_dim), not normalised."""
         clips, windows, width = feature_bvd.shape
