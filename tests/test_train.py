@@ -39,8 +39,8 @@ TINY = {
 NAMES = ("up", "down", "left", "right")
 
 
-def tiny_config() -> SpklipConfig:
-    return SpklipConfig.preset("tiny", **TINY)
+def tiny_config(**changes: Any) -> SpklipConfig:
+    return SpklipConfig.preset("tiny", **TINY, **changes)
 
 
 class Moving:
@@ -76,9 +76,15 @@ class Collate:
 
 
 def _fit(
-    folder: Path, *, resume: bool = False, dataset: Any = None, model: Any = None, **train: Any
+    folder: Path,
+    *,
+    resume: bool = False,
+    dataset: Any = None,
+    model: Any = None,
+    encoder: str = "cnn",
+    **train: Any,
 ) -> tuple[Any, list[dict]]:
-    config = tiny_config()
+    config = tiny_config(encoder=encoder)
     usual = {"max_steps": 10, "batch_size": 4, "warmup_steps": 2, "save_every": 5, "log_every": 1}
     return fit(
         lambda: model or SpklipModel(config),
@@ -91,11 +97,13 @@ def _fit(
     )
 
 
+@pytest.mark.parametrize("encoder", ["cnn", "full_spiking"])
 @pytest.mark.parametrize("clips", [8, 9])  # 9: a clip is left over in each epoch
-def test_five_steps_and_five_resumed_equal_ten_bit_for_bit(tmp_path, capfd, clips):
-    whole, curve = _fit(tmp_path / "run", dataset=Some(clips))
+def test_five_steps_and_five_resumed_equal_ten_bit_for_bit(tmp_path, capfd, clips, encoder):
+    options = {"dataset": Some(clips), "encoder": encoder}
+    whole, curve = _fit(tmp_path / "run", **options)
     shutil.rmtree(tmp_path / "run" / "checkpoint-10")
-    resumed, resumed_curve = _fit(tmp_path / "run", dataset=Some(clips), resume=True)
+    resumed, resumed_curve = _fit(tmp_path / "run", **options, resume=True)
     want, got = whole.state_dict(), resumed.state_dict()
     assert want.keys() == got.keys()
     for name in want:
