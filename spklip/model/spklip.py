@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from spklip.losses import contrastive_loss
@@ -108,6 +109,16 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             lost = sorted(loaded["missing_keys"])
             raise ValueError(f"the checkpoint lacks {len(lost)} weights, first {lost[0]!r}")
         return result if tell else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save to a folder, as in transformers, without its bar, which would cut another in two."""
+        barred = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            if barred:
+                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters for an optimiser such as ``torch.optim.AdamW``.
