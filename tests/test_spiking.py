@@ -15,6 +15,7 @@ from spklip.model.spiking import (
     SpikeLinear,
     SpikeNeuron,
     SpikeNorm,
+    start_threshold,
     to_binary,
     whole_weights,
 )
@@ -61,13 +62,41 @@ def test_over_time_steps_a_neuron_keeps_the_surplus():
     assert counts(made, [0.7, 0.7, 0.7]) == [[1, 0, 1]]
 
 
-def test_the_gradient_of_firing_is_that_of_the_clamp():
+def test_the_gradient_of_firing_is_its_mean_slope():
     made = neuron(0.5, levels=4)
     membrane = torch.tensor([[-1.0], [0.6], [9.0]], requires_grad=True)
     made(membrane).sum().backward()
-    assert membrane.grad.flatten().tolist() == [0, 2, 0]  # 1 / threshold where it may fire more
+    # a count rises by 4 over 5 thresholds of 0.5
+    assert membrane.grad.flatten().tolist() == pytest.approx([0, 1.6, 0])
     # d count / d log threshold is minus the scaled membrane where it may fire, here -1.2
-    assert made.log_threshold_c.grad.item() == pytest.approx(-1.2)
+    assert made.log_threshold_c.grad.item() == pytest.approx(-1.2 * 0.8)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_gradients_add_up_to_what_counts_rise_by(levels, two_sided):
+    membrane = torch.linspace(-6, 6, 24001, dtype=torch.float64)[:, None].requires_grad_()
+    count = neuron(0.7, levels=levels, two_sided=two_sided).double()(membrane)
+    signed = count[:, 0] - count[:, 1] if two_sided else count[:, 0]
+    signed.sum().backward()
+    rise = (signed[-1] - signed[0]).item()
+    assert (membrane.grad.sum() * 12 / 24000).item() == pytest.approx(rise, rel=1e-3)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_first_thresholds_lie_as_far_apart_as_rounding_a_normal_variable_wants(levels):
+    normal = torch.special.ndtri((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000)
+
+    def best(levels: int) -> float:
+        def loss(step: float) -> float:
+            rounded = (normal / step).round().clamp(-levels, levels) * step
+            return float((rounded - normal).square().mean())
+
+        return min((0.01 * n for n in range(10, 200)), key=loss)
+
+    wanted = best(levels) / best(8)
+    assert start_threshold(levels) / start_threshold(8) == pytest.approx(wanted, rel=0.1)
+    assert start_threshold(levels, 0.4) == pytest.approx(0.4 * start_threshold(levels))
 
 
 def test_calibration_prefers_few_spikes_where_they_cost():

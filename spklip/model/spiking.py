@@ -31,11 +31,19 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 WEIGHT_LEVELS = 127
 """Weights are -127 to 127 times a scale."""
 
-START_THRESHOLD = 0.5
-"""Threshold of a neuron whose membrane is normalised to deviation 1."""
-
 LEAST_MEMBRANE = 0.1
 """Largest membrane that is reckoned with at least: a channel that is all but silent stays so."""
+
+
+def start_threshold(levels: int, deviation: float = 1.0) -> float:
+    """First threshold of a neuron with D levels whose membrane has this deviation.
+
+    The fewer its levels, the further apart, so that few membranes lie beyond the last: a normal
+    variable is rounded with least loss at steps that go with the levels to the power -2/3 (J. Max,
+    "Quantizing for minimum distortion", 1960). With one level and the threshold of eight, a tower
+    from scratch learnt nothing.
+    """
+    return 2 * deviation * levels ** (-2 / 3)
 
 
 class SpikeNeuron(nn.Module):
@@ -55,10 +63,11 @@ class SpikeNeuron(nn.Module):
         levels: int,
         steps: int = 1,
         two_sided: bool = False,
-        threshold: float = START_THRESHOLD,
+        threshold: float | None = None,
     ) -> None:
         super().__init__()
         self.levels, self.steps, self.two_sided = levels, steps, two_sided
+        threshold = start_threshold(levels) if threshold is None else threshold
         self.log_threshold_c = nn.Parameter(torch.full((channels,), math.log(threshold)))
 
     def forward(self, membrane_nc: Tensor) -> Tensor:
@@ -71,7 +80,8 @@ class SpikeNeuron(nn.Module):
         per_threshold_c = (-self.log_threshold_c).exp()
         count_nc = self._count(membrane_nc * _along_channels(per_threshold_c, membrane_nc))
         if self.two_sided:
-            count_nc = torch.cat([count_nc.clamp_min(0), (-count_nc).clamp_min(0)], dim=1)
+            size_nc = count_nc.abs()  # of gradient 0 at rest: each side takes half there
+            count_nc = torch.cat([size_nc + count_nc, size_nc - count_nc], dim=1) / 2
         return to_binary(count_nc, self.levels) if self.binary else count_nc
 
     def _count(self, scaled_nc: Tensor) -> Tensor:
@@ -117,10 +127,12 @@ class SpikeNeuron(nn.Module):
 
 
 class _Fire(torch.autograd.Function):
-    """Nearest whole number in ``least`` to ``most``; its gradient is that of a clamp.
+    """Nearest whole number in ``least`` to ``most``; its gradient is its mean slope.
 
-    The clamp is half a spike wider at both ends, as rounding is: membranes at rest, which are many
-    and differ from zero by rounding errors alone, all pass the gradient on.
+    That is over all that may fire more or less, half a spike beyond both ends, as rounding goes:
+    membranes at rest, which are many and differ from zero by rounding errors alone, all pass the
+    gradient on. A slope of one there would be twice the true one for one level, and grow from layer
+    to layer.
     """
 
     @staticmethod
@@ -128,12 +140,13 @@ class _Fire(torch.autograd.Function):
         """Counts of membranes in thresholds."""
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward((scaled > least - 0.5) & (scaled < most + 0.5))
+            ctx.slope = (most - least) / (most - least + 1)
         return scaled.round().clamp_(least, most)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
         """What may fire more or less passes the gradient on."""
-        return grad[0] * ctx.saved_tensors[0], None, None
+        return grad[0] * (ctx.saved_tensors[0] * ctx.slope), None, None
 
 
 def _fire(scaled: Tensor, least: int, most: int) -> Tensor:

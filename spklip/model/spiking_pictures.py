@@ -22,13 +22,19 @@ from spklip.model.image_encoder import CPU_PICTURES, ImageEncoder
 from spklip.model.image_towers import ImageFacts, build_tower, moments
 from spklip.model.picture_tower import PictureReader, white_of
 from spklip.model.pictures import exposures
-from spklip.model.spiking import SpikeLinear, SpikeNeuron, in_full_precision, whole_weights
+from spklip.model.spiking import (
+    SpikeLinear,
+    SpikeNeuron,
+    in_full_precision,
+    start_threshold,
+    whole_weights,
+)
 from spklip.model.spiking_lite import SpikingLite0
 from spklip.model.spiking_time import SpikingTime
 from spklip.model.video_tower import sine_positions
 
-THRESHOLD = 0.2
-"""First threshold of neurons behind a damped normalisation, whose deviations are below 1."""
+DEVIATION = 0.4
+"""What is reckoned with behind a damped normalisation, whose deviations are below 1."""
 
 
 class Places(nn.Module):
@@ -134,7 +140,8 @@ class SpikingPictureTower(PictureReader):
 
     def _neuron(self, channels: int) -> SpikeNeuron:
         levels = self.config.spike_levels
-        return SpikeNeuron(channels, levels=levels, two_sided=True, threshold=THRESHOLD)
+        threshold = start_threshold(levels, DEVIATION)
+        return SpikeNeuron(channels, levels=levels, two_sided=True, threshold=threshold)
 
     def _see(
         self, packed_nghw: Tensor, ticks: int, starts: Sequence[int], windows: int
