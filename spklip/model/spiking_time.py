@@ -81,7 +81,7 @@ class SpikeAttention(nn.Module):
         )
         found_bhve = self.products(ask, key, value)
         found_nc = found_bhve.transpose(1, 2).reshape(-1, shape[-1])
-        found_nc = found_nc / (self.levels**2 * self.heads)  # sums of hundreds, for float16
+        found_nc = found_nc / (self.levels**2 * self.heads)  # near 1
         told_nc: Tensor = self.leave(self.fire_found(self.norm(found_nc)))
         return told_nc.view(shape)
 
