@@ -40,10 +40,9 @@ def start_threshold(levels: int, deviation: float = 1.0) -> float:
 
     The fewer its levels, the further apart, so that few membranes lie beyond the last: a normal
     variable is rounded with least loss at steps that go with the levels to the power -2/3 (J. Max,
-    "Quantizing for minimum distortion", 1960). With one level and the threshold of eight, a tower
-    from scratch learnt nothing.
+    "Quantizing for minimum distortion", 1960).
     """
-    return 2 * deviation * levels ** (-2 / 3)
+    return 2 * deviation * math.pow(levels, -2 / 3)
 
 
 class SpikeNeuron(nn.Module):
