@@ -207,7 +207,8 @@ def test_a_clip_that_cannot_be_finished_leaves_nothing(tmp_path, corpus, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ClipWriter, "finish", full)
-    with pytest.raises(StoreError, match="No space left on device while writing class0__clip0"):
+    # Several clips are under way: whichever ends first is told.
+    with pytest.raises(StoreError, match=r"No space left on device while writing class\d__clip\d"):
         simulate_corpus(corpus, tmp_path / "s.zarr", SimulationRecipe())
     assert not list((tmp_path / "s.zarr" / "clips").glob("*/"))
     assert not list((tmp_path / "s.zarr" / ".partial").glob("*"))
