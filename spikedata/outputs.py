@@ -68,37 +68,41 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_PATIENCE_S = 0.3
+"""How long a lock is waited for: who only looks whether it is held has it for a moment."""
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Be the only one at work on ``path``, by a lock named ``<path>.lock`` beside it.
+def locked(out: Path) -> Iterator[None]:
+    """Be the only one at work on the output ``out``, whatever kind of work it is.
 
     Raises:
         StoreError: another process, or another thread of this one, is at work on it.
         OSError: the folder cannot be written.
     """
-    lock = acquire(path.with_name(path.name + ".lock"), path)
+    lock = acquire(out)
     try:
         yield
     finally:
         release(lock)
 
 
-def acquire(file: Path, of: Path) -> FileLock:
-    """Lock a file for this writer alone; the system lets it go if the process dies.
+def acquire(out: Path) -> FileLock:
+    """Lock an output for this writer alone; the system lets it go if the process dies.
 
-    Args:
-        file: made if it is not there.
-        of: what it stands for.
+    The lock is a file ``<out>.lock`` beside it: one inside would go with what is replaced.
 
     Raises:
         StoreError: another writer holds it.
         OSError: it cannot be made.
     """
-    lock = FileLock(file, blocking=False, thread_local=False, mode=0o666)
+    lock = _lock_of(out)
     try:
         lock.acquire()
     except Timeout as error:
-        raise StoreError(f"{of}: another process is writing it. Wait until it has ended") from error
+        raise StoreError(
+            f"{out}: another process is writing it. Wait until it has ended"
+        ) from error
     return lock
 
 
@@ -107,6 +111,50 @@ def release(lock: FileLock) -> None:
     if sys.platform != "win32":  # an open file cannot be removed there, and may stay
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+
+
+def is_being_written(out: Path) -> bool:
+    """Whether another process, or another thread of this one, is at work on an output."""
+    lock = _lock_of(out)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # where nothing can be written nobody writes
+        return False
+    release(lock)
+    return False
+
+
+def _lock_of(out: Path) -> FileLock:
+    there = out.resolve()  # links to one output have one lock
+    file = there.with_name(there.name + ".lock")
+    return FileLock(file, timeout=_PATIENCE_S, thread_local=False, mode=0o666)
+
+
+class HeldFolder:
+    """Tells whether the folder that lay at a path still lies there, or another by its name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._was = path.stat()
+        # While it is open no other folder gets its number. Windows opens no folders.
+        self._open = None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
+
+    def is_in_place(self) -> bool:
+        """Whether it was neither removed nor replaced."""
+        try:
+            return os.path.samestat(self._path.stat(), self._was)
+        except OSError:
+            return False
+
+    def let_go(self) -> None:
+        """Close it."""
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
 
 
 def file_sha256(path: Path | str) -> str:

@@ -160,7 +160,7 @@ def _write_aside(
     partial = out.with_name(out.name + ".partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(partial), contextlib.ExitStack() as at_end:
+        with locked(out), contextlib.ExitStack() as at_end:
             at_end.callback(remove, partial)
             remove(partial)
             run.write(to, partial, level)
@@ -237,7 +237,9 @@ def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> 
     left_out: list[Failure] = []
     for path in map(Path, sources):
         try:
-            opened.append(open_any(path, options))
+            source = open_any(path, options)
+            source.check_finished()
+            opened.append(source)
         except (SpikeDataError, OSError) as error:
             left_out.append(Failure(id=str(path), path=str(path), error=str(error)))
     clips = JoinedClips(opened, check=_CHECKS.get(to, _any_clip), left_out=tuple(left_out))

@@ -389,6 +389,7 @@ class _Run:
         except CancelledError:
             return
         except Exception as error:  # whatever one video does, the others go on
+            self.writer.check_in_place()
             if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
                 raise StoreError(
                     f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "

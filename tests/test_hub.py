@@ -404,7 +404,7 @@ def test_two_runs_at_once_leave_each_other_alone(hub, tmp_path):
     with locked(tmp_path / "spikes.zarr.push"), at_work:
         push_hub(store)
     report = push_hub(store)
-    with locked(tmp_path / "back.zarr.pull"), at_work:
+    with locked(tmp_path / "back.zarr"), at_work:
         pull(report.repo, tmp_path / "back.zarr")
     pull(report.repo, tmp_path / "back.zarr")
     assert not list(tmp_path.glob("*.lock"))

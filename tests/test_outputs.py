@@ -13,23 +13,23 @@ from spikedata.outputs import acquire, release, write_whole
 def test_a_lock_whose_file_goes_while_another_opens_it_has_one_holder(tmp_path, monkeypatch):
     import fcntl
 
-    path = tmp_path / "x.lock"
-    held = [acquire(path, tmp_path)]
+    path = tmp_path / "x"
+    held = [acquire(path)]
     lock = fcntl.flock
 
     def after_the_file_has_gone(descriptor, operation):
         if operation & fcntl.LOCK_EX and held:
             release(held.pop())
-            other.append(acquire(path, tmp_path))
+            other.append(acquire(path))
         return lock(descriptor, operation)
 
     other: list = []
     monkeypatch.setattr(fcntl, "flock", after_the_file_has_gone)
     with pytest.raises(StoreError, match="another process is writing it"):
-        acquire(path, tmp_path)
+        acquire(path)
     assert other[0].is_locked
     release(other[0])
-    release(acquire(path, tmp_path))
+    release(acquire(path))
 
 
 def test_threads_that_write_one_file_leave_one_of_their_texts(tmp_path):

@@ -299,9 +299,9 @@ def test_a_set_needs_a_name(here, out):
 
 def test_a_second_run_ends_and_leaves_the_first_alone(here):
     make_store(here / "spikes.zarr", count=1)
-    with locked(here / "packed.zarr.partial"):
+    with locked(here / "packed.zarr"):
         (here / "packed.zarr.partial").mkdir()
-        with pytest.raises(StoreError, match="packed.zarr.partial: another process is writing it"):
+        with pytest.raises(StoreError, match="packed.zarr: another process is writing it"):
             pack_clips()
         assert (here / "packed.zarr.partial").is_dir()
     pack_clips()
@@ -377,3 +377,53 @@ def test_wrong_options_are_one_usage_line(here):
     assert "were left out of packed.zarr; see packed.failures.jsonl" in one_line_error(done, 1)
     done = run_program("spikedata", "pack", "--out", ".", cwd=here)
     assert "a data set needs a name" in one_line_error(done, 1)
+
+
+def being_written(path, *, count):
+    """A writer at work on a store that already holds ``count`` clips."""
+    writer = create_store(path, recipe={}, class_names=[])
+    for number in range(count):
+        with writer.clip(Clip(id=f"c{number}"), height_px=4, width_px=8, tick_rate_hz=250) as clip:
+            clip.append(np.full((2, 4, 8), number, np.uint8))
+            clip.finish(ticks=16, attributes={})
+    return writer
+
+
+def test_a_store_that_is_being_written_is_neither_packed_nor_replaced(here):
+    make_store(here / "other.zarr", count=1)
+    store = here / "spikes.zarr"
+    told = "another process is writing it, 2 clips so far"
+    with being_written(store, count=2):
+        with pytest.raises(CorpusError, match=f"spikes.zarr: {told}. Wait until it has ended"):
+            pack_clips()
+        report = pack_clips([store, here / "other.zarr"])
+        errors = [failure.error for failure in report.failures]
+        assert errors == [f"{store}: {told}. Wait until it has ended"]
+        (here / "link.zarr").symlink_to(store)
+        for out in ("spikes.zarr", "link.zarr"):
+            with pytest.raises(StoreError, match=f"{out}: another process is writing it"):
+                pack_clips(["other.zarr"], out=out, overwrite=True)
+        assert open_clips(store).notes == (told,)
+        assert list(open_clips(store).clips) == ["c0", "c1"]
+    assert pack_clips(out="later.zarr").clips == 2
+    assert open_clips(store).notes == ()
+    assert not list(here.glob("*.lock"))
+
+
+def test_a_writer_whose_store_was_replaced_stops_and_leaves_the_new_one_alone(here):
+    make_store(here / "other.zarr", count=1)
+    was = digest_of_folder(here / "other.zarr")
+    writer = being_written(here / "spikes.zarr", count=1)
+    shape = {"height_px": 4, "width_px": 8, "tick_rate_hz": 250}
+    with writer.clip(Clip(id="late"), **shape) as late:
+        late.append(np.ones((2, 4, 8), np.uint8))
+        (here / "spikes.zarr").rename(here / "moved.zarr")
+        (here / "other.zarr").rename(here / "spikes.zarr")
+        with pytest.raises(FileNotFoundError):
+            late.finish(ticks=16, attributes={})
+    with pytest.raises(StoreError, match="left as it is. Run the same command again, with another"):
+        writer.clip(Clip(id="later"), **shape)
+    with pytest.raises(StoreError, match="spikes.zarr: was replaced or removed while it was being"):
+        writer.close()
+    assert digest_of_folder(here / "spikes.zarr") == was
+    assert not list(here.glob("*.lock"))

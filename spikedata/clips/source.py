@@ -90,6 +90,8 @@ class ClipSource(ABC):
     """What was odd when it was opened."""
     left_out: tuple[Failure, ...] = ()
     """What could not be opened."""
+    is_growing: bool = False
+    """Whether another process was adding clips when it was opened."""
 
     @abstractmethod
     def open_bits(self, clip_id: str) -> ClipBits:
@@ -250,6 +252,18 @@ class ClipSource(ABC):
             meter.update(block_ghw)
         with self._told(clip_id):
             return meter.measured(stored)
+
+    def check_finished(self) -> None:
+        """Refuse a set to which clips are still added.
+
+        Raises:
+            StoreError: another process was writing it when it was opened.
+        """
+        if self.is_growing:
+            raise StoreError(
+                f"{self.path}: another process is writing it, {len(self.clips)} clips so far. Wait "
+                "until it has ended"
+            )
 
     def problems(self, *, deep: bool = True) -> list[Problem]:
         """The rules that the clips break; with ``deep`` every bit is decoded and compared."""

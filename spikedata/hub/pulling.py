@@ -66,7 +66,7 @@ def pull(
     published = _Published(repo, revision)
     folder = out.with_name(out.name + ".pull")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(out):
         # Named by its commit, so that a cut download never goes on with another one's clips.
         made = _rebuild(published, folder / published.commit, workers, progress or (lambda _: None))
         check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile

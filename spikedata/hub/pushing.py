@@ -165,8 +165,7 @@ def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
         what = "is no set of clips" if path.exists() else "no such file or folder"
         raise HubError(f"{path}: {what}. Run `spikedata pack --to zarr`")
     clips = open_clips(path)
-    if not clips.clips:
-        raise HubError(f"{path}: holds no clips; there is nothing to publish")
+    _check_whole(clips)
     named = named_maps(clips.recipe)
     maps = _maps_file(*named) if named else None
     clips = clips_without_folders(clips, file_sha256(maps) if maps else None)
@@ -178,6 +177,19 @@ def _plan(path: Path, licence: str | None, recipe_only: bool) -> _Plan:
     if recipe and maps:
         side_files[maps.name] = maps.read_bytes()
     return _Plan(path, clips, plan_shards(clips), side_files, licence, recipe_only)
+
+
+def _check_whole(clips: ClipSource) -> None:
+    """Refuse to publish nothing, or less than there was."""
+    clips.check_finished()
+    if clips.left_out:
+        first = clips.left_out[0]
+        raise HubError(
+            f"{clips.path}: would be published without {len(clips.left_out)} clips or files, "
+            f"{first.id} first: {first.error}. Run `spikedata repair`, or pack what is left"
+        )
+    if not clips.clips:
+        raise HubError(f"{clips.path}: holds no clips; there is nothing to publish")
 
 
 def _maps_file(path: Path, noted: str | None) -> Path | None:

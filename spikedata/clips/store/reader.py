@@ -8,6 +8,7 @@ from spikedata.clips.store.catalog import ClipTable, catalog_lines
 from spikedata.clips.store.layout import CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.store.sharded import ShardedBits
 from spikedata.clips.store.validate import store_problems
+from spikedata.outputs import is_being_written
 
 
 class SpikeStore(ClipSource):
@@ -17,6 +18,7 @@ class SpikeStore(ClipSource):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.is_growing = is_being_written(self.path)
         try:
             root = RootInfo.read(self.path)
             self.clips = ClipTable(self.path, catalog_lines(self.path))
@@ -26,6 +28,9 @@ class SpikeStore(ClipSource):
         self.recipe = root.recipe
         self.name = root.name
         self.version = root.version
+        if self.is_growing:
+            count = len(self.clips)
+            self.notes = (f"another process is writing it, {count} clips so far",)
 
     def __reduce__(self) -> tuple[type["SpikeStore"], tuple[Path]]:
         return SpikeStore, (self.path,)

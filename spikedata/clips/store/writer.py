@@ -46,7 +46,7 @@ from spikedata.clips.store.layout import (
 from spikedata.clips.store.shard import ShardWriter
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
-from spikedata.outputs import acquire, release, sync, write_whole
+from spikedata.outputs import HeldFolder, acquire, release, sync, write_whole
 
 
 def create_store(
@@ -86,10 +86,11 @@ def create_store(
         recipe=_as_json(dict(recipe)),
         config=config,
     )
-    _refuse_other_things(path)
-    path.mkdir(parents=True, exist_ok=True)
-    lock = acquire(path / LOCK, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = acquire(path)
     try:
+        _refuse_other_things(path)
+        path.mkdir(exist_ok=True)
         if (path / METADATA).exists():
             _check_continues(path, wanted, resume=resume)
         _clear_partial(path)
@@ -116,6 +117,7 @@ class StoreWriter:
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
         self._lock: FileLock | None = lock
+        self._folder = HeldFolder(path)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -128,7 +130,7 @@ class StoreWriter:
     ) -> None:
         try:
             self.close()
-        except OSError:  # a full disk already told of must not hide what went wrong first
+        except (OSError, StoreError):  # must not hide what went wrong first
             if error is None:
                 raise
 
@@ -157,7 +159,7 @@ class StoreWriter:
 
         Raises:
             StoreError: the store has that clip, or one whose id differs only in case; or the label
-                is not among the class names.
+                is not among the class names; or the store was replaced meanwhile.
             ValueError: a size is out of range.
         """
         check_label(clip, self._class_names)
@@ -165,6 +167,7 @@ class StoreWriter:
             raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
         if not tick_rate_hz > 0:
             raise ValueError(f"tick_rate_hz must be positive, got {tick_rate_hz}")
+        self.check_in_place()
         with self._mutex:
             if self._lock is None:
                 raise ValueError("the writer is closed")
@@ -194,13 +197,31 @@ class StoreWriter:
                 target.append(block_ghw)
             return target.finish(ticks=stored.ticks, attributes=stored.attributes)
 
+    def check_in_place(self) -> None:
+        """Refuse to go on in a folder that somebody put in the place of this one.
+
+        Raises:
+            StoreError: the store was replaced or removed since the writer began.
+        """
+        if not self._folder.is_in_place():
+            raise StoreError(
+                f"{self.path}: was replaced or removed while it was being written; what is there "
+                "now was left as it is. Run the same command again, with another --out"
+            )
+
     def close(self) -> None:
-        """Write the catalogue and let other writers in. Closing twice does nothing."""
+        """Write the catalogue and let other writers in. Closing twice does nothing.
+
+        Raises:
+            StoreError: the store was replaced or removed meanwhile; nothing is written.
+            OSError: the disk is full, or the like.
+        """
         with self._mutex:
             lock, self._lock = self._lock, None
         if lock is None:
             return
         try:
+            self.check_in_place()
             _clear_partial(self.path)  # first: it may make the room that the catalogue needs
             lines = [self._lines[clip_id] + b"\n" for clip_id in sorted(self._lines)]
             write_whole(self.path / CATALOG, b"".join(lines), within=self.path / PARTIAL)
@@ -208,10 +229,12 @@ class StoreWriter:
             sync(self.path / CLIPS)
             sync(self.path)
         finally:
+            self._folder.let_go()
             release(lock)
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
+        self.check_in_place()
         folder.rename(self.path / CLIPS / stored.clip.id)
         with self._mutex:
             self._lines[stored.clip.id] = line
