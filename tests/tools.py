@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,29 @@ def write_corpus(root: Path, *, classes: int = 2, clips: int = 3, frames: int = 
         for k in range(clips):
             write_grey(root / f"class{c}" / f"clip{k}.mkv", random_frames(100 * c + k, frames))
     return root
+
+
+def without_digests(store: Path) -> Path:
+    """Make a store of version 1.0 of one of today: that had digests of the bits alone."""
+    for file in (store / "zarr.json", *store.glob("clips/*/zarr.json")):
+        meta = json.loads(file.read_text())
+        for shard in file.parent.glob("c.*"):
+            whole = meta["chunk_grid"]["configuration"]["chunk_shape"]
+            chunk = meta["codecs"][0]["configuration"]["chunk_shape"]
+            chunks = whole[0] // chunk[0] * (whole[1] // chunk[1])
+            data, index = shard.read_bytes(), 16 * chunks + 4
+            shard.write_bytes(data[: -index - 4 * chunks] + data[-index:])
+        for key in ("facts_sha256", "shards_crc32c", "catalog_sha256", "clips"):
+            meta["attributes"].pop(key, None)
+        if file.parent == store:
+            meta["attributes"]["version"] = "1.0"
+        file.write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    lines = [json.loads(line) for line in (store / "catalog.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["facts_sha256"]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    (store / "catalog.jsonl").write_text(text)
+    return store
 
 
 def run_program(

@@ -1,5 +1,6 @@
 """One clip that has bits: what is known of it, how that is written down, and how it is checked."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,11 @@ from spikedata.clips.rules import RuleBrokenError, check_id, check_shape, compac
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
 MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
 GEOMETRY_KEYS = ("height_px", "width_px")
-RESERVED_KEYS = frozenset(CLIP_KEYS + MEASURED_KEYS + GEOMETRY_KEYS)
+FACTS_DIGEST = "facts_sha256"
+SHARDS_DIGEST = "shards_crc32c"
+RESERVED_KEYS = frozenset(
+    (*CLIP_KEYS, *MEASURED_KEYS, *GEOMETRY_KEYS, FACTS_DIGEST, SHARDS_DIGEST)
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +81,8 @@ class StoredClip:
         """What was lost, or made good, on the way to the bits; empty if nothing was."""
         return losses_of(self.attributes)
 
-    def array_attributes(self) -> dict[str, Any]:
-        """The attributes of the clip's array, plain JSON.
+    def facts(self) -> dict[str, Any]:
+        """All that is known of the clip, plain JSON.
 
         Raises:
             ValueError: an attribute has the name of a key that the format itself uses.
@@ -85,12 +90,26 @@ class StoredClip:
         taken = sorted(RESERVED_KEYS & set(self.attributes))
         if taken:
             raise ValueError(f"attributes {taken} have names that the store format uses itself")
-        measured = {key: getattr(self, key) for key in MEASURED_KEYS}
-        return self.attributes | self.clip.to_dict() | measured
+        known = {key: getattr(self, key) for key in (*MEASURED_KEYS, *GEOMETRY_KEYS)}
+        return self.attributes | self.clip.to_dict() | known
+
+    def facts_sha256(self) -> str:
+        """Digest of :meth:`facts`, hexadecimal: of their JSON on one line."""
+        return hashlib.sha256(compact_json(self.facts())).hexdigest()
+
+    def array_attributes(self) -> dict[str, Any]:
+        """The attributes of the clip's array, plain JSON: its facts but for the geometry, and their
+        digest.
+
+        Raises:
+            ValueError: an attribute has the name of a key that the format itself uses.
+        """
+        rest = {key: value for key, value in self.facts().items() if key not in GEOMETRY_KEYS}
+        return rest | {FACTS_DIGEST: self.facts_sha256()}
 
     def catalog_line(self) -> bytes:
-        """The clip's line in the catalogue: the attributes and the geometry, id first."""
-        rest = self.array_attributes() | {key: getattr(self, key) for key in GEOMETRY_KEYS}
+        """The clip's line in the catalogue: its facts and their digest, id first."""
+        rest = self.facts() | {FACTS_DIGEST: self.facts_sha256()}
         return compact_json({"id": rest.pop("id")})[:-1] + b"," + compact_json(rest)[1:]
 
     @classmethod
@@ -122,13 +141,15 @@ class StoredClip:
         """A clip of what any kind of file says; nothing of it is trusted.
 
         Args:
-            known: values of :data:`CLIP_KEYS` and :data:`MEASURED_KEYS`; others are passed over.
+            known: values of :data:`CLIP_KEYS` and :data:`MEASURED_KEYS`, and the digest of all
+                facts where one was noted; others are passed over.
             attributes: how the clip was made.
             height_px: rows.
             width_px: columns.
 
         Raises:
-            RuleBrokenError: a key is missing, a value does not fit, or a size is past its limit.
+            RuleBrokenError: a key is missing, a value does not fit, a size is past its limit, or
+                the facts are not those noted.
         """
         check_attributes(known)
         if not isinstance(attributes, dict) or RESERVED_KEYS & attributes.keys():
@@ -136,7 +157,7 @@ class StoredClip:
             raise _wrong_attribute("attributes", attributes, expected)
         height_px, width_px = _whole(height_px, "height_px"), _whole(width_px, "width_px")
         check_shape(group_count(known["ticks"]), height_px, width_px)
-        return cls(
+        stored = cls(
             clip=Clip.from_dict({key: known[key] for key in CLIP_KEYS}),
             ticks=known["ticks"],
             height_px=height_px,
@@ -146,6 +167,14 @@ class StoredClip:
             spikes=known["spikes"],
             attributes=attributes,
         )
+        noted = known.get(FACTS_DIGEST)
+        if noted is not None and noted != stored.facts_sha256():
+            raise RuleBrokenError(
+                "facts_differ",
+                f"its label, split or other facts have SHA-256 {stored.facts_sha256()}, noted was "
+                f"{noted!r:.70}",
+            )
+        return stored
 
 
 def check_attributes(attributes: Mapping[str, Any]) -> None:

@@ -1,11 +1,13 @@
 """Make the example stores of the format: ``valid/``, and ``invalid/`` named after the rule broken.
 
 Run ``python tests/spec/make_spec_stores.py`` after a change of the format, and say so in the
-change log. Each invalid store is ``valid/two_clips.zarr`` with one thing wrong.
+change log. Each invalid store is ``valid/two_clips_1_0.zarr`` with one thing wrong, and of rules
+that came with version 1.1 ``valid/two_clips.zarr``.
 """
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from spikedata.clip import Clip
 from spikedata.clips.store import create_store
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from tools import without_digests  # noqa: E402
+
 CLIP = Path("clips/wave_g01")
 SHARD = CLIP / "c.0.0.0"
 
@@ -41,6 +46,12 @@ def make_two_clips(path: Path) -> None:
             with writer.clip(clip, height_px=height, width_px=5, tick_rate_hz=250.0) as out:
                 out.append(pack_ticks(spikes_thw(i, ticks, height)))
                 out.finish(ticks=ticks, attributes={"sensor": recipe["sensor"]})
+
+
+def make_two_clips_1_0(path: Path) -> None:
+    """The same as version 1.0 had them."""
+    make_two_clips(path)
+    without_digests(path)
 
 
 def make_empty(path: Path) -> None:
@@ -176,6 +187,22 @@ def set_bit_past_end(plain: bytearray) -> bytearray:
     return plain
 
 
+def shard_of_another(store: Path) -> None:
+    """Swap the shard for that of a clip of the same size."""
+    other = store.with_name("other.zarr")
+    with create_store(other, recipe={}, class_names=[]) as writer:
+        with writer.clip(Clip(id="other"), height_px=3, width_px=5, tick_rate_hz=250.0) as out:
+            out.append(pack_ticks(spikes_thw(9, 13)))
+            out.finish(ticks=13, attributes={})
+    (other / "clips/other/c.0.0.0").replace(store / SHARD)
+    shutil.rmtree(other)
+
+
+def more_clips_noted(meta: dict[str, Any]) -> None:
+    meta["attributes"]["clips"] = 3
+    del meta["attributes"]["facts_sha256"]
+
+
 def stale_catalog(store: Path) -> None:
     file = store / "catalog.jsonl"
     file.write_text(file.read_text().replace('"label":"wave"', '"label":"clap"'))
@@ -212,16 +239,23 @@ INVALID: dict[str, Break] = {
     "bits_past_end": rewrite_chunk(set_bit_past_end),
     "bits_differ": rewrite_chunk(flip_first_bit),
     "spikes_differ": clip_attribute("spikes", 1),
+    "facts_differ": clip_attribute("split", "test"),
+    "shard_differs": shard_of_another,
+    "clips_differ": edit("zarr.json", more_clips_noted),
     "catalog_malformed": lambda store: (store / "catalog.jsonl").write_text("nothing\n"),
     "catalog_differs": stale_catalog,
 }
 """Name of the rule -> what is done to a valid store to break it."""
+
+SINCE_1_1 = frozenset({"facts_differ", "shard_differs", "clips_differ"})
+"""Rules of the digests, which would be broken as well by most of what breaks another rule."""
 
 NOT_EVERYWHERE = frozenset({"clip_id_unsafe", "clip_ids_collide"})
 """Some file systems cannot hold these, so that they are made when tested, not committed."""
 
 VALID: dict[str, Break] = {
     "two_clips": make_two_clips,
+    "two_clips_1_0": make_two_clips_1_0,
     "empty": make_empty,
     "by_zarr_python": make_by_zarr_python,
     "tall_chunks": make_tall_chunks,
@@ -231,8 +265,10 @@ VALID: dict[str, Break] = {
 def break_rule(name: str, path: Path) -> None:
     """Write the invalid example ``name`` to ``path``."""
     make_two_clips(path)
-    if not name.startswith("catalog"):
-        (path / "catalog.jsonl").unlink()  # it would differ as well
+    if name not in SINCE_1_1:
+        without_digests(path)
+        if not name.startswith("catalog"):
+            (path / "catalog.jsonl").unlink()  # it would differ as well
     INVALID[name](path)
 
 

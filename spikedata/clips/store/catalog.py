@@ -1,13 +1,16 @@
 """The catalogue of a store: a copy of every clip's metadata, so that listing is instant."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from spikedata.clips.rules import MAX_METADATA_BYTES, RuleBrokenError, check_id, parse_json
-from spikedata.clips.store.layout import CATALOG, CLIPS, read_clip_metadata
+from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
+from spikedata.outputs import Failure
 
 _ID_FIRST = b'{"id":"'
 
@@ -42,27 +45,52 @@ class ClipTable(Mapping[str, StoredClip]):
         return len(self._rows)
 
 
-def catalog_lines(store: Path) -> dict[str, bytes]:
-    """Catalogue line of every clip that is there, from the catalogue or else from the clip.
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a store holds, and what it held and does not any more."""
 
-    The catalogue is a copy: one that is absent, damaged or of another time is made good here.
+    lines: dict[str, bytes]
+    """Catalogue line of every clip that is there."""
+    notes: tuple[str, ...] = ()
+    left_out: tuple[Failure, ...] = ()
+
+
+def list_clips(store: Path, root: RootInfo) -> Listing:
+    """The clips that are there, from the catalogue or else from each clip, and those that are lost.
+
+    The catalogue is a copy: one that is absent or damaged is made good here, and told if it was
+    finished. What it lists and is not there was lost.
 
     Raises:
-        RuleBrokenError: an id is not safe, or a clip that the catalogue lacks is malformed.
+        RuleBrokenError: an id is not safe, or there is no folder of clips.
+        StoreError: a file cannot be read.
     """
-    present = clip_ids(store)
+    present, notes = clip_ids(store), []
     try:
-        lines = read_catalog(store)
-    except RuleBrokenError:
-        lines = {}
-    if lines.keys() != present:
-        lines = {key: line for key, line in lines.items() if key in present}
-        for clip_id in present - lines.keys():
-            try:
-                lines[clip_id] = read_clip_metadata(store / CLIPS / clip_id)[0].catalog_line()
-            except RuleBrokenError as error:
-                raise RuleBrokenError(error.code, f"clip {clip_id}: {error.message}") from error
-    return lines
+        noted = read_catalog(store, root.catalog_sha256)
+    except RuleBrokenError as error:
+        noted = {}
+        notes.append(f"{error.message}: each clip was asked instead. Run `spikedata repair`")
+    lost = [
+        _lost(store, clip_id, f"its folder is gone, {CATALOG} lists it")
+        for clip_id in sorted(noted.keys() - present)
+    ]
+    lines = {clip_id: line for clip_id, line in noted.items() if clip_id in present}
+    for clip_id in sorted(present - lines.keys()):
+        try:
+            lines[clip_id] = read_clip_metadata(store / CLIPS / clip_id)[0].catalog_line()
+        except RuleBrokenError as error:
+            lost.append(_lost(store, clip_id, error.message))
+    unknown = (root.clips or 0) - len(lines) - len(lost)
+    if unknown > 0:
+        told = f"{store}: {unknown} of {root.clips} clips are gone"
+        lost.append(Failure(id=CLIPS, path=str(store / CLIPS), error=told))
+    return Listing(lines=lines, notes=tuple(notes), left_out=tuple(lost))
+
+
+def _lost(store: Path, clip_id: str, told: str) -> Failure:
+    path = store / CLIPS / clip_id
+    return Failure(id=clip_id, path=str(path), error=f"{store}: clip {clip_id}: {told}")
 
 
 def clip_ids(store: Path) -> set[str]:
@@ -80,18 +108,27 @@ def clip_ids(store: Path) -> set[str]:
         raise StoreError(f"{store / CLIPS}: cannot be read: {error.strerror}") from error
 
 
-def read_catalog(store: Path) -> dict[str, bytes]:
+def read_catalog(store: Path, sha256: str | None = None) -> dict[str, bytes]:
     """Lines of the catalogue file by clip id; none if there is no such file.
 
+    Args:
+        store: the store.
+        sha256: what the store's root says of the file; None if it says nothing.
+
     Raises:
-        RuleBrokenError: a line is not JSON or has no id.
+        RuleBrokenError: a line is not JSON or has no id, or the file is not that of the root.
+        StoreError: the file cannot be read.
     """
     try:
         text = (store / CATALOG).read_bytes()
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if sha256 is not None:
+            raise RuleBrokenError("catalog_differs", f"{CATALOG} is gone") from error
         return {}
     except OSError as error:
         raise StoreError(f"{store / CATALOG}: cannot be read: {error.strerror}") from error
+    if sha256 is not None and hashlib.sha256(text).hexdigest() != sha256:
+        raise RuleBrokenError("catalog_differs", f"{CATALOG} is not the one that was written")
     lines: dict[str, bytes] = {}
     for line in text.split(b"\n"):
         if line:

@@ -4,6 +4,7 @@ Nothing here touches array bytes. Every rule that metadata can break has a code,
 in ``docs/reference/store-format.md``.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ from spikedata.clips.rules import (
     RuleBrokenError,
     check_about,
     check_shape,
+    compact_json,
     read_json,
 )
-from spikedata.clips.stored import StoredClip
+from spikedata.clips.stored import FACTS_DIGEST, SHARDS_DIGEST, StoredClip
 
 FORMAT = "spikedata"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 VERSION = f"{MAJOR}.{MINOR}"
 
 METADATA = "zarr.json"
@@ -81,6 +83,9 @@ class ArrayLayout:
     """Bands of rows, each one chunk high."""
     separator: str = "."
     """Between the numbers of a shard's key."""
+    shards_crc32c: tuple[int, ...] | None = None
+    """CRC-32C of what lies after the chunks of each shard, as was noted when they were written;
+    None where they have no checksums of chunks."""
 
     @classmethod
     def plan(cls, height_px: int, width_px: int, groups: int, config: StoreConfig) -> Self:
@@ -177,6 +182,7 @@ class ArrayLayout:
         if separator not in (".", "/"):
             raise RuleBrokenError("metadata_malformed", f"separator {separator!r} is not '.' or /")
         _check_sizes(shape, shard, chunk)
+        noted = _noted_shards(meta, -(-shape[0] // shard[0]))
         return cls(
             groups=shape[0],
             height_px=shape[1],
@@ -186,7 +192,24 @@ class ArrayLayout:
             shard_groups=shard[0],
             bands=shard[1] // chunk[1],
             separator=separator,
+            shards_crc32c=noted,
         )
+
+
+def _noted_shards(meta: Mapping[str, Any], shards: int) -> tuple[int, ...] | None:
+    attributes = meta.get("attributes")
+    noted = attributes.get(SHARDS_DIGEST) if isinstance(attributes, dict) else None
+    if noted is None:
+        return None
+    if (
+        not isinstance(noted, list)
+        or len(noted) != shards
+        or not all(type(value) is int and 0 <= value < 1 << 32 for value in noted)
+    ):
+        raise RuleBrokenError(
+            "attributes_malformed", f"{SHARDS_DIGEST} is no list of a CRC-32C for each shard"
+        )
+    return tuple(noted)
 
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:
@@ -272,10 +295,16 @@ class RootInfo:
     recipe: dict[str, Any]
     config: dict[str, Any]
     """How arrays were cut; informative, each array says it itself."""
+    clips: int | None = None
+    """How many clips there are; None while a writer is at work, or was when it was killed."""
+    catalog_sha256: str | None = None
+    """Digest of the catalogue's file; None likewise."""
 
     def metadata(self) -> dict[str, Any]:
         """The root's ``zarr.json``."""
-        attributes = {"format": FORMAT} | asdict(self) | {"class_names": list(self.class_names)}
+        told = {key: value for key, value in asdict(self).items() if value is not None}
+        attributes = {"format": FORMAT} | told | {"class_names": list(self.class_names)}
+        attributes[FACTS_DIGEST] = _digest_of(attributes)
         return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
     @classmethod
@@ -304,7 +333,15 @@ class RootInfo:
             class_names=tuple(attributes["class_names"]),
             recipe=attributes["recipe"],
             config=attributes.get("config", {}),
+            clips=attributes.get("clips"),
+            catalog_sha256=attributes.get("catalog_sha256"),
         )
+
+
+def _digest_of(attributes: Mapping[str, Any]) -> str:
+    """Digest of the root's other attributes, of their JSON on one line."""
+    rest = {key: value for key, value in attributes.items() if key != FACTS_DIGEST}
+    return hashlib.sha256(compact_json(rest)).hexdigest()
 
 
 def _check_version(version: Any) -> None:
@@ -329,6 +366,19 @@ def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     check_about({"name": ""} | dict(attributes))
     if not isinstance(attributes.get("config", {}), dict):
         raise RuleBrokenError("metadata_malformed", "root attribute 'config' is not an object")
+    clips, digest = attributes.get("clips"), attributes.get("catalog_sha256")
+    if clips is not None and (type(clips) is not int or clips < 0):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'clips' is no number of clips")
+    if digest is not None and not isinstance(digest, str):
+        raise RuleBrokenError("metadata_malformed", "root attribute 'catalog_sha256' is no string")
+    noted = attributes.get(FACTS_DIGEST)
+    if noted is not None and noted != _digest_of(attributes):
+        raise RuleBrokenError(
+            "facts_differ",
+            f"its recipe, class names or other attributes have SHA-256 {_digest_of(attributes)}, "
+            f"noted was {noted!r:.70}. Undo the change, or remove {FACTS_DIGEST} from {METADATA} to "
+            "keep it",
+        )
 
 
 def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:

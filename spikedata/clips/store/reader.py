@@ -4,8 +4,8 @@ from pathlib import Path
 
 from spikedata.clips.rules import Problem, RuleBrokenError
 from spikedata.clips.source import ClipSource, size_on_disk
-from spikedata.clips.store.catalog import ClipTable, catalog_lines
-from spikedata.clips.store.layout import CLIPS, RootInfo, read_clip_metadata
+from spikedata.clips.store.catalog import ClipTable, list_clips
+from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.store.sharded import ShardedBits
 from spikedata.clips.store.validate import store_problems
 from spikedata.outputs import is_being_written
@@ -21,24 +21,33 @@ class SpikeStore(ClipSource):
         self.is_growing = is_being_written(self.path)
         try:
             root = RootInfo.read(self.path)
-            self.clips = ClipTable(self.path, catalog_lines(self.path))
+            listing = list_clips(self.path, root)
+            self.clips = ClipTable(self.path, listing.lines)
         except RuleBrokenError as error:
             raise error.at(self.path) from error
         self.class_names = root.class_names
         self.recipe = root.recipe
         self.name = root.name
         self.version = root.version
+        self.notes, self.left_out = listing.notes, listing.left_out
         if self.is_growing:
-            count = len(self.clips)
-            self.notes = (f"another process is writing it, {count} clips so far",)
+            self.notes += (f"another process is writing it, {len(self.clips)} clips so far",)
 
     def __reduce__(self) -> tuple[type["SpikeStore"], tuple[Path]]:
         return SpikeStore, (self.path,)
 
     def open_bits(self, clip_id: str) -> ShardedBits:
-        """Read the clip's own metadata, which the catalogue only copies."""
+        """Read the clip's own metadata, which must say what the catalogue says.
+
+        Raises:
+            RuleBrokenError: it is missing or malformed, or says something else.
+            StoreError: it cannot be read.
+        """
         folder = self.path / CLIPS / clip_id
-        return ShardedBits(folder, *read_clip_metadata(folder))
+        stored, layout = read_clip_metadata(folder)
+        if stored != self.clips[clip_id]:
+            raise RuleBrokenError("catalog_differs", f"{CATALOG} does not say what the clip says")
+        return ShardedBits(folder, stored, layout)
 
     def stored_bytes(self, clip_id: str) -> int:
         """Bytes of the clip's folder."""

@@ -1,7 +1,10 @@
 """One shard file: compressed chunks one after the other, then an index of where each lies.
 
 As Zarr's ``sharding_indexed`` codec lays down: the index has a little-endian uint64 offset and
-length for each chunk, then a CRC-32C of those bytes. Written and read here rather than through
+length for each chunk, then a CRC-32C of those bytes. Before it, where Zarr sees nothing but room
+between a chunk and the index, lies a CRC-32C of each compressed chunk, and the clip's metadata has
+one of these checksums and the index together: so a shard cannot be another's, and reading a window
+checks the chunks that it needs and no others. Written and read here rather than through
 zarr-python because that took several times the time of compression alone; see
 ``docs/explanation/store-choices.md``. zarr-python reads these files and this module reads its.
 """
@@ -29,6 +32,7 @@ class ShardWriter:
     def __init__(self, path: Path, layout: ArrayLayout) -> None:
         self._file = path.open("xb")
         self._index = np.full((layout.chunks_per_shard, 2), ABSENT, "<u8")
+        self._checksums = np.zeros(layout.chunks_per_shard, "<u4")
         self._chunks = 0
         self._offset = 0
 
@@ -41,17 +45,19 @@ class ShardWriter:
         """Write the next chunk."""
         self._file.write(coded)
         self._index[self._chunks] = self._offset, len(coded)
+        self._checksums[self._chunks] = google_crc32c.value(coded)
         self._offset += len(coded)
         self._chunks += 1
 
-    def close(self) -> None:
-        """Write the index and wait until the file is on the disk."""
+    def close(self) -> int:
+        """Write checksums and index and wait until the file is on the disk; CRC-32C of both."""
         with self._file:
-            index = self._index.tobytes()
-            self._file.write(index)
+            checksums, index = self._checksums.tobytes(), self._index.tobytes()
+            self._file.write(checksums + index)
             self._file.write(google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little"))
             self._file.flush()
             os.fsync(self._file.fileno())
+        return int(google_crc32c.value(checksums + index))
 
     def abandon(self) -> None:
         """Close the file as it is."""
@@ -62,7 +68,8 @@ class ShardReader:
     """An open shard; a context manager.
 
     Raises:
-        RuleBrokenError: the file is missing, or its index is damaged or points outside it.
+        RuleBrokenError: the file is missing, is not the one that was written, or its index is
+            damaged or points outside it.
     """
 
     def __init__(self, folder: Path, layout: ArrayLayout, shard: int) -> None:
@@ -74,8 +81,12 @@ class ShardReader:
             raise RuleBrokenError("shard_missing", f"shard {self._name} is missing") from error
         except OSError as error:
             raise StoreError(f"{folder / self._name}: cannot be read: {error.strerror}") from error
+        noted = layout.shards_crc32c
         try:
-            self._index = self._read_index(layout.chunks_in_shard(shard))
+            tail, data_bytes = self._read_tail(None if noted is None else noted[shard])
+            needed = layout.chunks_in_shard(shard)
+            self._index = self._checked_index(tail, data_bytes, needed)
+            self._checksums = None if noted is None else np.frombuffer(tail, "<u4", needed)
         except BaseException:
             self._file.close()
             raise
@@ -86,16 +97,27 @@ class ShardReader:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def _read_index(self, needed: int) -> NDArray[np.uint64]:
-        index_bytes = 16 * self._layout.chunks_per_shard
+    def _read_tail(self, noted: int | None) -> tuple[bytes, int]:
+        """What lies after the chunks, but for the index's own checksum, and where it begins."""
+        per_shard = self._layout.chunks_per_shard
+        tail_bytes = 16 * per_shard + (0 if noted is None else _CHECKSUM_BYTES * per_shard)
         size = os.fstat(self._file.fileno()).st_size
-        data_bytes = size - index_bytes - _CHECKSUM_BYTES
+        data_bytes = size - tail_bytes - _CHECKSUM_BYTES
         if data_bytes < 0:
             raise RuleBrokenError("shard_index", f"shard {self._name} is cut off ({size:,} bytes)")
-        tail = self._read(data_bytes, index_bytes + _CHECKSUM_BYTES)
-        index = tail[:index_bytes]
-        if google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little") != tail[index_bytes:]:
+        tail = self._read(data_bytes, tail_bytes + _CHECKSUM_BYTES)
+        tail, checksum = tail[:tail_bytes], tail[tail_bytes:]
+        index = tail[-16 * per_shard :]
+        if google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
             raise RuleBrokenError("shard_index", f"shard {self._name}: wrong checksum of the index")
+        if noted is not None and google_crc32c.value(tail) != noted:
+            raise RuleBrokenError(
+                "shard_differs", f"shard {self._name} is not the one that was written"
+            )
+        return tail, data_bytes
+
+    def _checked_index(self, tail: bytes, data_bytes: int, needed: int) -> NDArray[np.uint64]:
+        index = tail[-16 * self._layout.chunks_per_shard :]
         entries = np.frombuffer(index, "<u8").reshape(-1, 2)[:needed]
         if (entries == ABSENT).any():
             raise RuleBrokenError("chunk_missing", f"shard {self._name} lacks a chunk")
@@ -119,10 +141,14 @@ class ShardReader:
         """Decompress one chunk: uint8 (pixels, groups), time last, read-only.
 
         Raises:
-            RuleBrokenError: not a zstd frame of exactly a chunk's bytes; checked before memory
-                is taken.
+            RuleBrokenError: it has another checksum, or is not a zstd frame of exactly a chunk's
+                bytes; checked before memory is taken.
         """
         coded = self._read(int(self._index[chunk, 0]), int(self._index[chunk, 1]))
+        if self._checksums is not None and google_crc32c.value(coded) != self._checksums[chunk]:
+            raise RuleBrokenError(
+                "chunk_damaged", f"shard {self._name}, chunk {chunk} is damaged: wrong checksum"
+            )
         try:
             data = decompress_exactly(coded, self._layout.chunk_bytes)
         except RuleBrokenError as error:

@@ -42,7 +42,7 @@ def store_problems(path: Path | str, *, deep: bool = True) -> list[Problem]:
             _check_bits(path / CLIPS / name, stored, layout, deep=deep)
         except RuleBrokenError as error:
             problems.append(Problem(error.code, _printable(name), error.message))
-    return problems + list(_catalog_problems(path, whole, names))
+    return problems + list(_catalog_problems(path, root, whole, names))
 
 
 def _printable(name: str) -> str:
@@ -59,13 +59,15 @@ def _check_bits(folder: Path, stored: StoredClip, layout: ArrayLayout, *, deep: 
 
 
 def _catalog_problems(
-    path: Path, whole: dict[str, StoredClip], names: list[str]
+    path: Path, root: RootInfo, whole: dict[str, StoredClip], names: list[str]
 ) -> Iterator[Problem]:
-    """A catalogue may be absent; one that is there must say what the clips say."""
-    if not (path / CATALOG).exists():
+    """What is noted of the set of clips must be so; a catalogue that no root knows may be absent."""
+    if root.clips is not None and root.clips != len(names):
+        yield Problem("clips_differ", None, f"holds {len(names)} clips, noted were {root.clips}")
+    if root.catalog_sha256 is None and not (path / CATALOG).exists():
         return
     try:
-        lines = read_catalog(path)
+        lines = read_catalog(path, root.catalog_sha256)
     except RuleBrokenError as error:
         yield Problem(error.code, None, error.message)
         return

@@ -4,12 +4,14 @@ Clips and files are written under ``.partial/``, brought to the disk, and rename
 crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
 """
 
+import hashlib
 import itertools
 import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +33,7 @@ from spikedata.clips.rules import (
     pretty_json,
 )
 from spikedata.clips.source import ClipSource
-from spikedata.clips.store.catalog import catalog_lines
+from spikedata.clips.store.catalog import list_clips
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
@@ -44,7 +46,7 @@ from spikedata.clips.store.layout import (
     StoreConfig,
 )
 from spikedata.clips.store.shard import ShardWriter
-from spikedata.clips.stored import BitsMeter, StoredClip
+from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import HeldFolder, acquire, release, sync, write_whole
 
@@ -91,12 +93,13 @@ def create_store(
     try:
         _refuse_other_things(path)
         path.mkdir(exist_ok=True)
-        if (path / METADATA).exists():
-            _check_continues(path, wanted, resume=resume)
+        is_there = (path / METADATA).exists()
+        root = _continued(path, wanted, resume=resume) if is_there else wanted
         _clear_partial(path)
-        if not (path / METADATA).exists():
-            _write_root(path, wanted)
-        return StoreWriter(path, wanted, options, lock)
+        if not is_there:
+            _write_group(path / CLIPS, path)
+            _write_root(path, root)
+        return StoreWriter(path, root, options, lock)
     except RuleBrokenError as error:
         release(lock)
         raise error.at(path) from error
@@ -110,9 +113,10 @@ class StoreWriter:
 
     def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: FileLock) -> None:
         self.path = path
+        self._root = root
         self._options = options
         self._class_names = frozenset(root.class_names)
-        self._lines = catalog_lines(path)
+        self._lines = list_clips(path, root).lines
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
@@ -175,6 +179,9 @@ class StoreWriter:
             if other is not None:
                 raise StoreError(f"{self.path}: clip {clip.id} cannot be added beside {other}")
             self._taken[clip.id.casefold()] = clip.id
+            if self._root.catalog_sha256 is not None:  # until the catalogue says so again
+                self._root = replace(self._root, clips=None, catalog_sha256=None)
+                _write_root(self.path, self._root)
             folder = self.path / PARTIAL / str(next(self._numbers))
         folder.mkdir()
         size_px = (height_px, width_px)
@@ -223,8 +230,7 @@ class StoreWriter:
         try:
             self.check_in_place()
             _clear_partial(self.path)  # first: it may make the room that the catalogue needs
-            lines = [self._lines[clip_id] + b"\n" for clip_id in sorted(self._lines)]
-            write_whole(self.path / CATALOG, b"".join(lines), within=self.path / PARTIAL)
+            write_catalog(self.path, self._root, self._lines)
             (self.path / PARTIAL).rmdir()
             sync(self.path / CLIPS)
             sync(self.path)
@@ -277,7 +283,7 @@ class ClipWriter:
         self._chunk_pg = np.zeros((padded, self._layout.chunk_groups), np.uint8)
         self._bands = np.split(self._chunk_pg, self._layout.bands)
         self._shard: ShardWriter | None = None
-        self._shards = 0
+        self._shards_crc32c: list[int] = []
         self._flushed = False
         self._finished = False
 
@@ -351,10 +357,11 @@ class ClipWriter:
             attributes=_as_json(dict(attributes)),
         )
         layout = ArrayLayout.plan(*self._size_px, self._groups, self._writer._options)
-        meta = layout.metadata(stored.array_attributes(), self._writer._options.zstd_level)
         self.flush()
         if self._shard is not None:
             self._close_shard()
+        attributes = stored.array_attributes() | {SHARDS_DIGEST: self._shards_crc32c}
+        meta = layout.metadata(attributes, self._writer._options.zstd_level)
         (self._folder / METADATA).write_bytes(pretty_json(meta))
         sync(self._folder / METADATA)
         sync(self._folder)
@@ -388,7 +395,7 @@ class ClipWriter:
         """Write one chunk's ticks, band by band."""
         bits.to_time_last(packed_gp, self._chunk_pg[: packed_gp.shape[1]])
         if self._shard is None:
-            path = self._folder / self._layout.shard_key(self._shards)
+            path = self._folder / self._layout.shard_key(len(self._shards_crc32c))
             self._shard = ShardWriter(path, self._layout)
         # A lone band gains nothing from another thread.
         run = self._pool.map if len(self._bands) > 1 else map
@@ -402,9 +409,8 @@ class ClipWriter:
 
     def _close_shard(self) -> None:
         assert self._shard is not None
-        self._shard.close()
+        self._shards_crc32c.append(self._shard.close())
         self._shard = None
-        self._shards += 1
 
 
 _OF_THREAD = threading.local()
@@ -430,7 +436,25 @@ def _refuse_other_things(path: Path) -> None:
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
 
-def _check_continues(path: Path, wanted: RootInfo, *, resume: bool) -> None:
+def write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> None:
+    """Write the catalogue, and then a root that knows it.
+
+    Between the two the root knows of none, as while clips are added.
+    """
+    data = b"".join(lines[clip_id] + b"\n" for clip_id in sorted(lines))
+    known = replace(
+        root, version=VERSION, clips=len(lines), catalog_sha256=hashlib.sha256(data).hexdigest()
+    )
+    if root == known and (path / CATALOG).exists() and (path / CATALOG).read_bytes() == data:
+        return
+    if root.catalog_sha256 is not None:
+        _write_root(path, replace(root, clips=None, catalog_sha256=None))
+    write_whole(path / CATALOG, data, within=path / PARTIAL)
+    _write_root(path, known)
+
+
+def _continued(path: Path, wanted: RootInfo, *, resume: bool) -> RootInfo:
+    """The root of the store that is there, if it may be continued."""
     there = RootInfo.read(path)
     if not resume:
         raise StoreError(f"{path}: exists. Give --overwrite to replace it or choose another --out")
@@ -444,6 +468,7 @@ def _check_continues(path: Path, wanted: RootInfo, *, resume: bool) -> None:
         )
     for key, old, new in _differences(there.config, wanted.config):
         raise StoreError(f"{path}: was written with {key} = {_shown(old)}, not {_shown(new)}")
+    return there
 
 
 _NOTHING = object()
@@ -471,13 +496,14 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_root(path: Path, root: RootInfo) -> None:
-    clips = path / CLIPS
-    clips.mkdir(exist_ok=True)
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    partial = path / PARTIAL
-    write_whole(clips / METADATA, pretty_json(group), within=partial)
-    write_whole(path / METADATA, pretty_json(root.metadata()), within=partial)
+    write_whole(path / METADATA, pretty_json(root.metadata()), within=path / PARTIAL)
     sync(path)
+
+
+def _write_group(folder: Path, store: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    write_whole(folder / METADATA, pretty_json(group), within=store / PARTIAL)
 
 
 def _clear_partial(path: Path) -> None:
