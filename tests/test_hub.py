@@ -67,7 +67,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of about one clip, so that there are several."""
-    monkeypatch.setattr("spikedata.clips.parquet.SHARD_PACKED_BYTES", 15_000)
+    monkeypatch.setattr("spikedata.clips.shards.SHARD_PACKED_BYTES", 15_000)
 
 
 CONSUMER = """

@@ -1,6 +1,7 @@
 """Parquet shards: the bits and all that is known of them, deterministic, checked on reading."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,12 @@ def test_bytes_do_not_depend_on_the_run_or_the_workers(store, folder, tmp_path):
         assert (folder / name).read_bytes() == (again / name).read_bytes()
 
 
+@pytest.fixture
+def own_folder(folder, tmp_path):
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "own"))
+
+
 def test_row_groups_hold_four_clips_and_are_not_compressed_again(folder):
     file = pq.ParquetFile(folder / "data" / "train-00000-of-00001.parquet")
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -130,7 +137,7 @@ def test_row_groups_hold_four_clips_and_are_not_compressed_again(folder):
 
 def test_shards_are_cut_by_packed_size_within_a_split(store, monkeypatch):
     """Groups of eight ticks: test 1 + 33 + 8; train 1 + 32, 32, 75, 98, 2; 60 fit in a shard."""
-    monkeypatch.setattr("spikedata.clips.parquet.SHARD_PACKED_BYTES", 60 * HEIGHT * WIDTH)
+    monkeypatch.setattr("spikedata.clips.shards.SHARD_PACKED_BYTES", 60 * HEIGHT * WIDTH)
     assert [(shard.name, shard.clip_ids) for shard in plan_shards(store)] == [
         ("data/test-00000-of-00001.parquet", ("c01", "c04", "c07")),
         ("data/train-00000-of-00005.parquet", ("c00", "c02")),
@@ -162,9 +169,10 @@ def test_recipes_alone_have_no_bits(store, tmp_path):
 
 
 def rewritten(folder: Path, out: Path, change) -> Path:
-    """The train shard with its one table changed."""
+    """The train shard with its one table changed; as in version 1.0 facts have no digest."""
     table = pq.read_table(folder / "data" / "train-00000-of-00001.parquet")
-    pq.write_table(change(table), out, compression="NONE", use_dictionary=False)
+    table = change(table.drop_columns(["facts_sha256"]))
+    pq.write_table(table, out, compression="NONE", use_dictionary=False)
     return out
 
 
@@ -278,6 +286,67 @@ def test_shards_of_two_data_sets_are_not_one(folder, tmp_path):
     rewritten(folder, tmp_path / "b.parquet", lambda table: other(table.slice(1)))
     with pytest.raises(StoreError, match="b.parquet: has other class names than a.parquet"):
         open_parquet(tmp_path)
+
+
+def test_shards_of_two_data_sets_of_the_same_classes_are_not_one(folder, tmp_path):
+    rewritten(folder, tmp_path / "a.parquet", lambda table: table.slice(0, 1))
+    other = with_about(set_sha256="0" * 64)
+    rewritten(folder, tmp_path / "b.parquet", lambda table: other(table.slice(1)))
+    with pytest.raises(StoreError, match="b.parquet: is not of one data set with a.parquet beside"):
+        open_parquet(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("label", 0),
+        ("captions", ["another sentence"]),
+        ("split", "validation"),
+        ("group", "another"),
+        ("licence", "MIT"),
+        ("ticks", 8),
+        ("tick_rate_hz", 40_000.0),
+        ("spikes", 1),
+        ("provenance", '{"attributes": {}, "source": {}}'),
+    ],
+)
+def test_a_fact_that_was_changed_is_noticed(own_folder, column, value):
+    path = own_folder / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(with_column(column, lambda _: value)(table), path)
+    with pytest.raises(StoreError, match="row 0 of group 0: its label, split or other facts have"):
+        open_parquet(own_folder)
+
+
+def test_a_shard_that_is_gone_is_told_and_the_others_are_read(own_folder):
+    path = own_folder / "data" / "train-00000-of-00001.parquet"
+    path.unlink()
+    source = open_parquet(own_folder)
+    assert list(source.clips) == ["c01", "c04", "c07"]
+    told = f"{path}: is gone, with all of its clips"
+    assert [(lost.id, lost.error) for lost in source.left_out] == [(path.name, told)]
+    assert [problem.message for problem in source.problems()] == [told]
+
+
+def test_every_flipped_bit_of_a_frame_is_noticed_by_a_window(own_folder):
+    """The frames lie as they are in the file, since it is not compressed again."""
+    path = own_folder / "data" / "train-00000-of-00001.parquet"
+    frame = pq.read_table(path)["bits"][0].as_py()[0]
+    data = path.read_bytes()
+    first = data.index(frame)
+    for at in range(first, first + len(frame), 3):
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 8
+        path.write_bytes(changed)
+        with pytest.raises(StoreError, match="c00"):
+            open_parquet(own_folder).read("c00", 0, 8)
+
+
+def test_opening_a_clip_reads_no_footer_anew(folder, monkeypatch):
+    source = open_parquet(folder)
+    wanted = source.read_planes("c08")
+    monkeypatch.setattr(pq, "read_metadata", None)
+    assert np.array_equal(source.read_planes("c08"), wanted)
 
 
 def changed(store: SpikeStore, stored) -> ChangedClips:

@@ -17,10 +17,8 @@ from .opening import validate as validate
 from .parquet import CHUNK_TICKS as CHUNK_TICKS
 from .parquet import DEFAULT_LEVEL as DEFAULT_LEVEL
 from .parquet import ParquetStore as ParquetStore
-from .parquet import Shard as Shard
 from .parquet import arrow_schema as arrow_schema
 from .parquet import open_parquet as open_parquet
-from .parquet import plan_shards as plan_shards
 from .parquet import write_parquet as write_parquet
 from .parquet import write_shard as write_shard
 from .recordings import CameraOptions as CameraOptions
@@ -29,6 +27,8 @@ from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem
 from .rules import RuleBrokenError as RuleBrokenError
 from .rules import check_label as check_label
+from .shards import Shard as Shard
+from .shards import plan_shards as plan_shards
 from .source import ChangedClips as ChangedClips
 from .source import ClipBits as ClipBits
 from .source import ClipSource as ClipSource

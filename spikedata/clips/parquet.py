@@ -8,10 +8,10 @@ Shapes: G = ceil(T / 8) groups of eight ticks, g groups in a chunk, H rows, W co
 """
 
 import contextlib
+import functools
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,79 +22,35 @@ import zstandard
 from numpy.typing import NDArray
 
 from spikedata import bits
-from spikedata.clip import SPLITS
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.formats import parquet_files
 from spikedata.clips.frames import ClipFrames, check_chunk
-from spikedata.clips.rules import RuleBrokenError, check_about, check_label, label_of, parse_json
+from spikedata.clips.rules import (
+    RuleBrokenError,
+    check_about,
+    check_label,
+    label_of,
+    parse_json,
+)
+from spikedata.clips.shards import Shard, ShardSet, plan_shards
 from spikedata.clips.source import ClipSource
-from spikedata.clips.stored import BitsMeter, StoredClip
+from spikedata.clips.stored import FACTS_DIGEST, BitsMeter, StoredClip
 from spikedata.errors import StoreError
-from spikedata.outputs import written_aside
+from spikedata.outputs import Failure, written_aside
 
 FORMAT = "spikedata-parquet"
-VERSION = "1.0"
+VERSION = "1.1"
 CHUNK_TICKS = 256
 """Ticks in a zstd frame: longer is smaller, and a short window costs more."""
 CLIPS_PER_ROW_GROUP = 4
 ROW_GROUP_BYTES = 32 << 20
 """A row group ends at this many compressed bytes or that many clips."""
-SHARD_PACKED_BYTES = 1 << 30
-"""Packed bytes before compression that a shard takes; at the usual ratio about 400 MB."""
 DEFAULT_LEVEL = 7
 """On simulated video zstd 7 is 10% smaller than 3; 9 gains 0.6% more for a third more time."""
 
 MAX_CLIP_BYTES = 1 << 30
 """Compressed bytes of a clip: half of what Arrow's lists of binary can hold, since whoever reads a
 row holds it whole, with plain ``datasets`` twice."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One Parquet file of a data set, planned from the clips' sizes alone."""
-
-    name: str
-    """Path in the data set, ``data/train-00000-of-00002.parquet``."""
-    split: str
-    clip_ids: tuple[str, ...]
-    packed_bytes: int
-
-
-def plan_shards(source: ClipSource) -> tuple[Shard, ...]:
-    """Share the clips out over files: by split, in order of id, about 1 GiB of packed bits each.
-
-    Clips without a split go to ``train``, as ``datasets`` would have it.
-
-    Raises:
-        StoreError: a clip has another split than the three there are.
-    """
-    by_split: dict[str, list[StoredClip]] = {}
-    for stored in source.clips.values():
-        split = stored.clip.split or "train"
-        if split not in SPLITS:  # it becomes part of a path
-            raise StoreError(f"clip {stored.clip.id}: split {split!r} is none of {SPLITS}")
-        by_split.setdefault(split, []).append(stored)
-    shards: list[Shard] = []
-    for split in sorted(by_split):
-        parts: list[list[StoredClip]] = [[]]
-        room = SHARD_PACKED_BYTES
-        for stored in by_split[split]:
-            size = stored.packed_bytes
-            if parts[-1] and size > room:
-                parts.append([])
-                room = SHARD_PACKED_BYTES
-            parts[-1].append(stored)
-            room -= size
-        shards += [
-            Shard(
-                name=f"data/{split}-{number:05d}-of-{len(parts):05d}.parquet",
-                split=split,
-                clip_ids=tuple(stored.clip.id for stored in part),
-                packed_bytes=sum(stored.packed_bytes for stored in part),
-            )
-            for number, part in enumerate(parts)
-        ]
-    return tuple(shards)
 
 
 def write_parquet(
@@ -134,7 +90,7 @@ def write_shard(
         StoreError: a clip's bits are not those noted when it was written, it is damaged, too large
             for a row, or its label is not among the class names.
     """
-    schema = arrow_schema(source, with_bits=with_bits)
+    schema = arrow_schema(source, of_set=shard.of_set, with_bits=with_bits)
     clips = [source.clips[clip_id] for clip_id in shard.clip_ids]
 
     def encode(stored: StoredClip) -> tuple[StoredClip, dict[str, Any]]:
@@ -187,7 +143,9 @@ class _RowGroup:
         self._rows, self._bytes = [], 0
 
 
-def arrow_schema(source: ClipSource, *, with_bits: bool = True) -> pa.Schema:
+def arrow_schema(
+    source: ClipSource, *, of_set: ShardSet | None = None, with_bits: bool = True
+) -> pa.Schema:
     """Columns, with the features that ``datasets`` needs and what :func:`open_parquet` needs."""
     # half a second to load, and reading needs it not
     from datasets import ClassLabel, Features, Image, List, Value  # noqa: PLC0415
@@ -208,13 +166,13 @@ def arrow_schema(source: ClipSource, *, with_bits: bool = True) -> pa.Schema:
     }
     if names:
         columns["label"] = ClassLabel(names=names)
-    about = _about_set(source)
+    about = _about_set(source, of_set)
     schema = Features(columns).arrow_schema
     # Labels become numbers here, since Arrow knows nothing of class names.
     return schema.with_metadata((schema.metadata or {}) | {b"spikedata": about.encode()})
 
 
-def _about_set(source: ClipSource) -> str:
+def _about_set(source: ClipSource, of_set: ShardSet | None) -> str:
     """What a file says of its data set, as JSON."""
     ours = {
         "format": FORMAT,
@@ -223,6 +181,8 @@ def _about_set(source: ClipSource) -> str:
         "class_names": list(source.class_names),
         "recipe": source.recipe,
     }
+    if of_set is not None:
+        ours |= {"shards": list(of_set.names), "set_sha256": of_set.sha256}
     return json.dumps(ours, sort_keys=True, ensure_ascii=False)
 
 
@@ -243,6 +203,7 @@ _COLUMNS = {
     "threshold": "real",
     "spikes": "whole",
     "bits_sha256": "text",
+    "facts_sha256": "text",
     "provenance": "text",
     "chunk_ticks": "whole",
     "bits": "binaries",
@@ -254,7 +215,8 @@ def _encode_row(
     source: ClipSource, stored: StoredClip, level: int
 ) -> tuple[StoredClip, dict[str, Any]]:
     check_chunk(stored, CHUNK_TICKS)
-    compressor = zstandard.ZstdCompressor(level=level)
+    # A window's frames are checked as they are decoded, by whoever decodes them.
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
     preview = b""
     frames: list[bytes] = []
     frame_bytes = 0
@@ -298,6 +260,7 @@ def _facts_row(stored: StoredClip, class_names: tuple[str, ...]) -> dict[str, An
         "threshold": None if threshold is None else float(threshold),
         "spikes": stored.spikes,
         "bits_sha256": stored.bits_sha256,
+        FACTS_DIGEST: stored.facts_sha256(),
         "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False),
     }
 
@@ -330,6 +293,8 @@ _FACTS = {
     "bits_sha256": pa.string(),
     "provenance": pa.string(),
 }
+_ROWS_AT_ONCE = 1024
+_SINCE_1_1 = {FACTS_DIGEST: pa.string()}
 _BITS = {"chunk_ticks": pa.int64(), "bits": pa.list_(pa.binary())}
 
 
@@ -355,6 +320,10 @@ class ParquetStore(ClipSource):
         for file, facts in zip(files[1:], others, strict=True):
             if tuple(facts["class_names"]) != self.class_names:
                 raise StoreError(f"{file}: has other class names than {files[0].name} beside it")
+            if facts.get("set_sha256") != first.get("set_sha256"):
+                raise StoreError(f"{file}: is not of one data set with {files[0].name} beside it")
+        if self.path.is_dir():
+            self.left_out = tuple(_missing_shards(files, first.get("shards", ())))
         found: dict[str, StoredClip] = {}
         self._places: dict[str, tuple[Path, int, int]] = {}
         for file in files:
@@ -370,11 +339,33 @@ class ParquetStore(ClipSource):
         if not self.has_bits:
             raise StoreError(f"{self.path}: holds recipes only, no bits")
         file, group, row = self._places[clip_id]
-        with _told_of(file), pq.ParquetFile(file, memory_map=True) as parquet:
-            table = parquet.read_row_group(group, columns=list(_BITS))
+        with _told_of(file), _opened(file) as parquet:
+            table = parquet.read_row_group(group, columns=list(_BITS), use_threads=False)
             # Buffers, since Python's bytes would be a copy.
             frames = [frame.as_buffer() for frame in table["bits"][row].values or ()]
         return ClipFrames(self.clips[clip_id], table["chunk_ticks"][row].as_py(), frames)
+
+
+def _opened(file: Path) -> pq.ParquetFile:
+    """The file, opened anew: what is shared between threads is its footer alone."""
+    about = file.stat()
+    footer = _footer(file, about.st_size, about.st_mtime_ns, about.st_ino)
+    return pq.ParquetFile(file, metadata=footer, memory_map=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _footer(file: Path, *_identity: int) -> pq.FileMetaData:
+    """A file's footer, read once: it has a part for every row group, and a clip needs but one."""
+    return pq.read_metadata(file, memory_map=True)
+
+
+def _missing_shards(files: Sequence[Path], names: Iterable[str]) -> Iterator[Failure]:
+    """The files of the set that are not among those there."""
+    there = {file.name for file in files}
+    for name in names:
+        if name not in there:
+            path = files[0].with_name(name)
+            yield Failure(id=name, path=str(path), error=f"{path}: is gone, with all of its clips")
 
 
 def open_parquet(path: Path | str) -> ParquetStore:
@@ -422,24 +413,37 @@ def _about(file: Path) -> dict[str, Any]:
                 f"({VERSION}). Upgrade: pip install -U spklip"
             )
         check_about(about)
+        _check_shard_names(about.get("shards", []))
         has_bits = "bits" in schema.names
-        for name, expected in (_FACTS | _BITS if has_bits else _FACTS).items():
+        since = _SINCE_1_1 if FACTS_DIGEST in schema.names else {}
+        for name, expected in (_FACTS | since | (_BITS if has_bits else {})).items():
             found = schema.field(name).type if schema.names.count(name) == 1 else "not there"
             if found != expected:
                 raise StoreError(f"column {name!r} is {found}, expected {expected}")
     return about | {"has_bits": has_bits}
 
 
+def _check_shard_names(names: Any) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise StoreError("key spikedata: shards is no list of file names")
+
+
 def _rows(file: Path, class_names: tuple[str, ...]) -> Iterator[tuple[tuple[int, int], StoredClip]]:
     """Row group and row of each clip, with what is known of it; no bits are read."""
-    with _told_of(file), pq.ParquetFile(file, memory_map=True) as parquet:
-        for group in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(group, columns=list(_FACTS)).to_pylist()
-            for number, row in enumerate(rows):
+    with _told_of(file), _opened(file) as parquet:
+        columns = [name for name in (*_FACTS, *_SINCE_1_1) if name in parquet.schema_arrow.names]
+        sizes = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+        places = ((group, row) for group, size in enumerate(sizes) for row in range(size))
+        # Many row groups at a time: each alone costs more than what it holds.
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
+            for row in batch.to_pylist():
+                place = next(places, None)
+                if place is None:
+                    raise StoreError("holds more rows than its footer tells")
                 try:
-                    yield (group, number), _stored_clip(row, class_names)
+                    yield place, _stored_clip(row, class_names)
                 except RuleBrokenError as error:
-                    raise StoreError(f"row {number} of group {group}: {error}") from error
+                    raise StoreError(f"row {place[1]} of group {place[0]}: {error}") from error
 
 
 def _stored_clip(row: dict[str, Any], class_names: tuple[str, ...]) -> StoredClip:

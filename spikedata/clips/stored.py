@@ -20,9 +20,7 @@ MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
 GEOMETRY_KEYS = ("height_px", "width_px")
 FACTS_DIGEST = "facts_sha256"
 SHARDS_DIGEST = "shards_crc32c"
-RESERVED_KEYS = frozenset(
-    (*CLIP_KEYS, *MEASURED_KEYS, *GEOMETRY_KEYS, FACTS_DIGEST, SHARDS_DIGEST)
-)
+RESERVED_KEYS = frozenset((*CLIP_KEYS, *MEASURED_KEYS, *GEOMETRY_KEYS, FACTS_DIGEST, SHARDS_DIGEST))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +96,7 @@ class StoredClip:
         return hashlib.sha256(compact_json(self.facts())).hexdigest()
 
     def array_attributes(self) -> dict[str, Any]:
-        """The attributes of the clip's array, plain JSON: its facts but for the geometry, and their
-        digest.
+        """The attributes of the clip's array, plain JSON: facts without geometry, and the digest.
 
         Raises:
             ValueError: an attribute has the name of a key that the format itself uses.

@@ -190,10 +190,12 @@ def set_bit_past_end(plain: bytearray) -> bytearray:
 def shard_of_another(store: Path) -> None:
     """Swap the shard for that of a clip of the same size."""
     other = store.with_name("other.zarr")
-    with create_store(other, recipe={}, class_names=[]) as writer:
-        with writer.clip(Clip(id="other"), height_px=3, width_px=5, tick_rate_hz=250.0) as out:
-            out.append(pack_ticks(spikes_thw(9, 13)))
-            out.finish(ticks=13, attributes={})
+    with (
+        create_store(other, recipe={}, class_names=[]) as writer,
+        writer.clip(Clip(id="other"), height_px=3, width_px=5, tick_rate_hz=250.0) as out,
+    ):
+        out.append(pack_ticks(spikes_thw(9, 13)))
+        out.finish(ticks=13, attributes={})
     (other / "clips/other/c.0.0.0").replace(store / SHARD)
     shutil.rmtree(other)
 

@@ -376,8 +376,7 @@ def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         raise RuleBrokenError(
             "facts_differ",
             f"its recipe, class names or other attributes have SHA-256 {_digest_of(attributes)}, "
-            f"noted was {noted!r:.70}. Undo the change, or remove {FACTS_DIGEST} from {METADATA} to "
-            "keep it",
+            f"noted was {noted!r:.70}. Undo the change, or remove {FACTS_DIGEST} from {METADATA}",
         )
 
 

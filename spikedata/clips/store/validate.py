@@ -61,7 +61,7 @@ def _check_bits(folder: Path, stored: StoredClip, layout: ArrayLayout, *, deep: 
 def _catalog_problems(
     path: Path, root: RootInfo, whole: dict[str, StoredClip], names: list[str]
 ) -> Iterator[Problem]:
-    """What is noted of the set of clips must be so; a catalogue that no root knows may be absent."""
+    """What is noted of the set of clips must be so; a catalogue that no root knows may lack."""
     if root.clips is not None and root.clips != len(names):
         yield Problem("clips_differ", None, f"holds {len(names)} clips, noted were {root.clips}")
     if root.catalog_sha256 is None and not (path / CATALOG).exists():
