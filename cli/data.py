@@ -12,6 +12,7 @@ from .hub import pull, push_hub
 from .looking import report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
+from .repairing import repair
 from .simulating import simulate
 
 app = new_app(
@@ -26,7 +27,7 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, validate, view, report, cameras, compare, calibrate, export),
+    *(info, validate, repair, view, report, cameras, compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

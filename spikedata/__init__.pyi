@@ -56,6 +56,8 @@ from .pack import pack_clips as pack_clips
 from .recipe import from_dict as from_dict
 from .recipe import load_recipe as load_recipe
 from .recipe import to_dict as to_dict
+from .repair import RepairReport as RepairReport
+from .repair import repair_store as repair_store
 from .simulation import SimulationRecipe as SimulationRecipe
 from .simulation import SimulationReport as SimulationReport
 from .simulation import available_cores as available_cores

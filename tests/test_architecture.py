@@ -22,6 +22,7 @@ LAYERS = [
     {"clips"},
     {"analysis"},
     {"loader", "pack", "simulation"},
+    {"repair"},
     {"live"},
     {"hub"},
 ]

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,6 +400,85 @@ def test_a_store_can_be_pickled_and_shared_between_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """A store of two clips of one size and label, whose bits differ."""
+    path = tmp_path / "twins.zarr"
+    with new_store(path) as writer:
+        for number in range(2):
+            add(writer, f"c{number}", random_packed(number, 200, 4, 6), 200)
+    return path
+
+
+def test_whatever_bit_of_a_shard_is_flipped_no_window_is_wrong(twins):
+    """The chunk of ticks 0 to 127 is not read for a window of those after them."""
+    shard = twins / "clips/c0/c.0.0.0"
+    data = shard.read_bytes()
+    want = open_store(twins).read("c0", 130, 40).packed_ghw
+    end_of_index = len(data) - 4
+    first = next(
+        int.from_bytes(data[at + 8 : at + 16], "little")
+        for at in range(end_of_index - 16 * 256, end_of_index)
+        if data[at : at + 8] == bytes(8)
+    )
+    for at in range(0, len(data), 5):
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 8
+        shard.write_bytes(changed)
+        store = open_store(twins)
+        if at < first:
+            assert np.array_equal(store.read("c0", 130, 40).packed_ghw, want)
+        else:
+            with pytest.raises(StoreError, match="clip c0: shard c.0.0.0"):
+                store.read("c0", 130, 40)
+
+
+def test_a_shard_of_another_clip_is_refused(twins):
+    (twins / "clips/c1/c.0.0.0").replace(twins / "clips/c0/c.0.0.0")
+    with pytest.raises(StoreError, match="clip c0: shard c.0.0.0 is not the one that was written"):
+        open_store(twins).read("c0", 0, 8)
+
+
+def test_facts_that_were_changed_are_refused_wherever_they_lie(twins):
+    for name in ("clips/c0/zarr.json", "catalog.jsonl", "zarr.json"):
+        file = twins / name
+        text = file.read_text()
+        file.write_text(text.replace('"a"', '"c"'))
+        if name == "zarr.json":
+            with pytest.raises(StoreError, match="its recipe, class names or other attributes"):
+                open_store(twins)
+        elif name == "catalog.jsonl":
+            store = open_store(twins)
+            assert [clip.label for clip in store.clips.values()] == ["a", "a"]
+            told = "catalog.jsonl is not the one that was written: each clip was asked instead"
+            assert store.notes == (f"{told}. Run `spikedata repair`",)
+        else:
+            store = open_store(twins)
+            assert store.clips["c0"].label == "a"
+            with pytest.raises(StoreError, match="clip c0: its label, split or other facts have"):
+                store.read("c0", 0, 8)
+            assert np.array_equal(store.read("c1").packed_ghw, random_packed(1, 200, 4, 6))
+        file.write_text(text)
+
+
+def test_clips_that_are_gone_are_told_with_and_without_a_catalogue(twins):
+    shutil.rmtree(twins / "clips/c0")
+    for gone, told in [
+        (None, "clip c0: its folder is gone, catalog.jsonl lists it"),
+        ("catalog.jsonl", "1 of 2 clips are gone"),
+    ]:
+        if gone:
+            (twins / gone).unlink()
+        store = open_store(twins)
+        assert list(store.clips) == ["c1"]
+        assert [lost.error for lost in store.left_out] == [f"{twins}: {told}"]
+    with new_store(twins, resume=True) as writer:
+        assert not writer.has("c0")
+        add(writer, "c0", random_packed(0, 200, 4, 6), 200)
+    assert validate(twins) == []
+    assert open_store(twins).left_out == ()
 
 
 def test_real_recordings_come_back(tmp_path, shared_data):

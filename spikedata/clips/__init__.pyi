@@ -39,6 +39,8 @@ from .store import ClipWriter as ClipWriter
 from .store import SpikeStore as SpikeStore
 from .store import StoreConfig as StoreConfig
 from .store import StoreWriter as StoreWriter
+from .store import change_store as change_store
+from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
 from .stored import BitsMeter as BitsMeter

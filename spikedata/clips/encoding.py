@@ -8,15 +8,16 @@ from spikedata.clips.stored import StoredClip
 from spikedata.errors import SpikeDataError
 
 Encoded = TypeVar("Encoded")
+Item = TypeVar("Item")
 Done = Callable[[StoredClip], None]
 Failed = Callable[[StoredClip, Exception], None]
 
 
 def in_order(
-    work: Callable[[StoredClip], Any], clips: Iterable[StoredClip], workers: int
-) -> Iterator[tuple[StoredClip, Any]]:
+    work: Callable[[Item], Any], clips: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Any]]:
     """Each clip with what ``work`` gave or raised, in order; few are under way at a time."""
-    waiting: list[tuple[StoredClip, Future[Any]]] = []
+    waiting: list[tuple[Item, Future[Any]]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
         try:
             for stored in clips:

@@ -65,6 +65,7 @@ _COLUMNS = """\
 | `ticks`, `tick_rate_hz`, `height`, `width` | size; one tick is one spike plane |
 | `threshold` | full-scale ticks per spike; null for a real camera |
 | `spikes`, `bits_sha256` | number of ones; SHA-256 of packed bytes, order (tick group, y, x) |
+| `facts_sha256` | SHA-256 of all that is known of the clip, which `spikedata` checks |
 | `provenance` | JSON: sensor, decoder, versions |
 | `chunk_ticks`, `bits` | zstd frames of `chunk_ticks` ticks, bytes (height, width, tick group) |
 """

@@ -12,8 +12,8 @@ from spikedata.clips.store.layout import (
     StoreConfig,
 )
 from spikedata.clips.store.reader import SpikeStore, open_store
-from spikedata.clips.store.validate import store_problems
-from spikedata.clips.store.writer import ClipWriter, StoreWriter, create_store
+from spikedata.clips.store.validate import check_clip, store_problems
+from spikedata.clips.store.writer import ClipWriter, StoreWriter, change_store, create_store
 
 __all__ = [
     "CATALOG",
@@ -25,6 +25,8 @@ __all__ = [
     "SpikeStore",
     "StoreConfig",
     "StoreWriter",
+    "change_store",
+    "check_clip",
     "create_store",
     "open_store",
     "store_problems",

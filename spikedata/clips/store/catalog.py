@@ -51,6 +51,8 @@ class Listing:
 
     lines: dict[str, bytes]
     """Catalogue line of every clip that is there."""
+    gone: dict[str, bytes]
+    """Line of every clip that the catalogue lists and that is not there."""
     notes: tuple[str, ...] = ()
     left_out: tuple[Failure, ...] = ()
 
@@ -71,10 +73,8 @@ def list_clips(store: Path, root: RootInfo) -> Listing:
     except RuleBrokenError as error:
         noted = {}
         notes.append(f"{error.message}: each clip was asked instead. Run `spikedata repair`")
-    lost = [
-        _lost(store, clip_id, f"its folder is gone, {CATALOG} lists it")
-        for clip_id in sorted(noted.keys() - present)
-    ]
+    gone = {clip_id: noted[clip_id] for clip_id in sorted(noted.keys() - present)}
+    lost = [_lost(store, clip_id, f"its folder is gone, {CATALOG} lists it") for clip_id in gone]
     lines = {clip_id: line for clip_id, line in noted.items() if clip_id in present}
     for clip_id in sorted(present - lines.keys()):
         try:
@@ -85,7 +85,7 @@ def list_clips(store: Path, root: RootInfo) -> Listing:
     if unknown > 0:
         told = f"{store}: {unknown} of {root.clips} clips are gone"
         lost.append(Failure(id=CLIPS, path=str(store / CLIPS), error=told))
-    return Listing(lines=lines, notes=tuple(notes), left_out=tuple(lost))
+    return Listing(lines=lines, gone=gone, notes=tuple(notes), left_out=tuple(lost))
 
 
 def _lost(store: Path, clip_id: str, told: str) -> Failure:

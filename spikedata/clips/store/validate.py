@@ -1,12 +1,12 @@
 """Hold a store to every rule of the format's document."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from spikedata.clips.rules import Problem, RuleBrokenError, check_id, check_label, find_collisions
 from spikedata.clips.source import verify_bits
 from spikedata.clips.store.catalog import read_catalog
-from spikedata.clips.store.layout import CATALOG, CLIPS, ArrayLayout, RootInfo, read_clip_metadata
+from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.store.shard import ShardReader
 from spikedata.clips.store.sharded import ShardedBits
 from spikedata.clips.stored import StoredClip
@@ -35,11 +35,7 @@ def store_problems(path: Path | str, *, deep: bool = True) -> list[Problem]:
     whole: dict[str, StoredClip] = {}
     for name in names:
         try:
-            check_id(name)
-            stored, layout = read_clip_metadata(path / CLIPS / name)
-            whole[name] = stored
-            check_label(stored.clip, root.class_names)
-            _check_bits(path / CLIPS / name, stored, layout, deep=deep)
+            whole[name] = check_clip(path, name, root.class_names, deep=deep)
         except RuleBrokenError as error:
             problems.append(Problem(error.code, _printable(name), error.message))
     return problems + list(_catalog_problems(path, root, whole, names))
@@ -50,12 +46,30 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _check_bits(folder: Path, stored: StoredClip, layout: ArrayLayout, *, deep: bool) -> None:
+def check_clip(
+    store: Path, clip_id: str, class_names: Collection[str], *, deep: bool = True
+) -> StoredClip:
+    """Hold one clip to the rules, whatever a catalogue says of it.
+
+    Args:
+        store: the store.
+        clip_id: the clip.
+        class_names: the labels that there are.
+        deep: also decode every bit and compare digest and spike count.
+
+    Raises:
+        RuleBrokenError: the clip breaks a rule.
+        StoreError: a file cannot be read at all.
+    """
+    folder = store / CLIPS / check_id(clip_id)
+    stored, layout = read_clip_metadata(folder)
+    check_label(stored.clip, class_names)
     for shard in range(layout.shards):
         with ShardReader(folder, layout, shard):
             pass  # opening checks the index
     if deep:
         verify_bits(ShardedBits(folder, stored, layout))
+    return stored
 
 
 def _catalog_problems(

@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -88,17 +88,47 @@ def create_store(
         recipe=_as_json(dict(recipe)),
         config=config,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = acquire(path)
-    try:
+
+    def begin() -> RootInfo:
         _refuse_other_things(path)
         path.mkdir(exist_ok=True)
-        is_there = (path / METADATA).exists()
-        root = _continued(path, wanted, resume=resume) if is_there else wanted
+        if (path / METADATA).exists():
+            return _continued(path, wanted, resume=resume)
         _clear_partial(path)
-        if not is_there:
-            _write_group(path / CLIPS, path)
-            _write_root(path, root)
+        _write_group(path / CLIPS, path)
+        _write_root(path, wanted)
+        return wanted
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _begun(path, begin, options)
+
+
+def change_store(path: Path | str) -> "StoreWriter":
+    """Open a store that is there to take clips out, make them again, or write its catalogue anew.
+
+    Raises:
+        StoreError: there is no store, it is malformed, or another process is writing it.
+    """
+    path = Path(path)
+    root = _root_of(path)
+    known = StoreConfig.__dataclass_fields__.keys() & root.config.keys()
+    options = StoreConfig(**{key: root.config[key] for key in known})
+    return _begun(path, lambda: _root_of(path), options)
+
+
+def _root_of(path: Path) -> RootInfo:
+    try:
+        return RootInfo.read(path)
+    except RuleBrokenError as error:
+        raise error.at(path) from error
+
+
+def _begun(path: Path, begin: Callable[[], RootInfo], options: StoreConfig) -> "StoreWriter":
+    """A writer that has the lock, of the store that ``begin`` finds or makes."""
+    lock = acquire(path)
+    try:
+        root = begin()
+        _clear_partial(path)
         return StoreWriter(path, root, options, lock)
     except RuleBrokenError as error:
         release(lock)
@@ -116,7 +146,10 @@ class StoreWriter:
         self._root = root
         self._options = options
         self._class_names = frozenset(root.class_names)
-        self._lines = list_clips(path, root).lines
+        listing = list_clips(path, root)
+        self.lost = listing.left_out
+        """Clips that were there once, or are there and cannot be read."""
+        self._lines, self._gone = listing.lines, listing.gone
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         self._numbers = itertools.count()
         self._mutex = threading.Lock()
@@ -137,6 +170,26 @@ class StoreWriter:
         except (OSError, StoreError):  # must not hide what went wrong first
             if error is None:
                 raise
+
+    @property
+    def root(self) -> RootInfo:
+        """What the store says of itself."""
+        return self._root
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the clips that are there."""
+        return sorted(self._lines)
+
+    def noted(self, clip_id: str) -> StoredClip | None:
+        """What the catalogue says of a clip, be it damaged or gone; None if it says nothing."""
+        line = self._lines.get(clip_id) or self._gone.get(clip_id)
+        return None if line is None else StoredClip.from_catalog_line(line)
+
+    def note(self, stored: StoredClip) -> None:
+        """Have the catalogue say of a clip that is there what the clip itself says."""
+        with self._mutex:
+            self._lines[stored.id] = stored.catalog_line()
 
     def has(self, clip_id: str) -> bool:
         """Whether the clip is there, whole."""
@@ -162,8 +215,9 @@ class StoreWriter:
         ``threads`` threads compress the bands of a large picture; the bytes are the same.
 
         Raises:
-            StoreError: the store has that clip, or one whose id differs only in case; or the label
-                is not among the class names; or the store was replaced meanwhile.
+            StoreError: the store has that clip, whole or damaged, or one whose id differs only in
+                case; or the label is not among the class names; or the store was replaced
+                meanwhile.
             ValueError: a size is out of range.
         """
         check_label(clip, self._class_names)
@@ -171,17 +225,19 @@ class StoreWriter:
             raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
         if not tick_rate_hz > 0:
             raise ValueError(f"tick_rate_hz must be positive, got {tick_rate_hz}")
-        self.check_in_place()
+        self._begin_change()
         with self._mutex:
             if self._lock is None:
                 raise ValueError("the writer is closed")
             other = self._taken.get(clip.id.casefold())
             if other is not None:
                 raise StoreError(f"{self.path}: clip {clip.id} cannot be added beside {other}")
+            if (self.path / CLIPS / clip.id).exists():
+                raise StoreError(
+                    f"{self.path}: clip {clip.id} is there and cannot be read. Run `spikedata "
+                    "repair` with the videos"
+                )
             self._taken[clip.id.casefold()] = clip.id
-            if self._root.catalog_sha256 is not None:  # until the catalogue says so again
-                self._root = replace(self._root, clips=None, catalog_sha256=None)
-                _write_root(self.path, self._root)
             folder = self.path / PARTIAL / str(next(self._numbers))
         folder.mkdir()
         size_px = (height_px, width_px)
@@ -216,6 +272,22 @@ class StoreWriter:
                 "now was left as it is. Run the same command again, with another --out"
             )
 
+    def discard(self, clip_id: str) -> None:
+        """Take a clip that is damaged or gone out of the store, to make it again or to give it up.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+            OSError: its folder cannot be moved.
+        """
+        self._begin_change()
+        there = self.path / CLIPS / clip_id
+        if there.exists():
+            there.rename(self.path / PARTIAL / f"{next(self._numbers)}.discarded")
+        with self._mutex:
+            self._taken.pop(clip_id.casefold(), None)
+            self._lines.pop(clip_id, None)
+            self._gone.pop(clip_id, None)
+
     def close(self) -> None:
         """Write the catalogue and let other writers in. Closing twice does nothing.
 
@@ -230,13 +302,22 @@ class StoreWriter:
         try:
             self.check_in_place()
             _clear_partial(self.path)  # first: it may make the room that the catalogue needs
-            write_catalog(self.path, self._root, self._lines)
+            # What is gone stays listed until it is made again or given up: else nobody would know.
+            _write_catalog(self.path, self._root, self._gone | self._lines)
             (self.path / PARTIAL).rmdir()
             sync(self.path / CLIPS)
             sync(self.path)
         finally:
             self._folder.let_go()
             release(lock)
+
+    def _begin_change(self) -> None:
+        """See that the root says nothing of the set of clips until the catalogue does again."""
+        self.check_in_place()
+        with self._mutex:
+            if self._root.catalog_sha256 is not None and self._lock is not None:
+                self._root = replace(self._root, clips=None, catalog_sha256=None)
+                _write_root(self.path, self._root)
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
@@ -436,7 +517,7 @@ def _refuse_other_things(path: Path) -> None:
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
 
-def write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> None:
+def _write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> None:
     """Write the catalogue, and then a root that knows it.
 
     Between the two the root knows of none, as while clips are added.
