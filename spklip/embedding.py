@@ -37,7 +37,7 @@ from spklip.check import check_window
 from spklip.embed import autocast
 from spklip.recipe import ModelConfig, Recipe
 from spklip.run import package_versions
-from spklip.splits import find_data, open_source, smallest_size
+from spklip.splits import find_data, open_source, smallest_size, tell_notes
 
 ROWS_PER_GROUP = 1024
 """Rows of the Parquet file that are held and written together."""
@@ -111,6 +111,7 @@ class ClipEmbedder:
         windows = tuple(_all_clips(clips.opened, recipe, split) for _ in range(recipe.eval.windows))
         for number, window in enumerate(windows):
             window.set_epoch(number)
+        tell_notes(path, clips.opened.notes)
         failures = list(clips.opened.left_out)
         return cls(recipe, model, tokenizer, clips.opened, windows, failures)
 

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,9 @@ def open_splits(recipe: Recipe) -> Splits:
     path = find_data(data.path, Path.cwd())
     source = open_source(path, data.sensor)
     whole = _clips(source, data, split=data.train_split)
+    if data.sensor is None:  # of videos it was told before they were filmed
+        opened = whole.opened
+        tell_notes(path, (*opened.notes, *(failure.note() for failure in opened.left_out)))
     test = _clips(source, data, split=data.test_split)
     check_usable = _check_labelled if any(c >= 0 for c in whole.labels) else _check_captioned
     train_ids, test_ids = (
@@ -235,9 +238,7 @@ def _film(path: str, sensor: Sensor) -> LiveClips:
         raise SpikeDataError(
             f"{error}. data.sensor films videos; data.sensor=null reads spikes as they are"
         ) from error
-    log = logging.getLogger(__name__)
-    for note in (*corpus.notes, *(failure.note() for failure in corpus.left_out)):
-        log.warning("%s: %s", path, note)
+    tell_notes(path, (*corpus.notes, *(failure.note() for failure in corpus.left_out)))
     recipe = SimulationRecipe(sensor=sensor_of(sensor))
     total = len(corpus.clips)
     with tqdm(total=total, desc="videos", unit="clip", file=sys.stderr, disable=None) as bar:
@@ -248,6 +249,12 @@ def _film(path: str, sensor: Sensor) -> LiveClips:
             workers=available_cores(),
             progress=lambda _: bar.update(),
         )
+
+
+def tell_notes(path: str, notes: Iterable[str]) -> None:
+    """Log what was odd when a data set was opened, and what it was opened without."""
+    for note in notes:
+        logging.getLogger(__name__).warning("%s: %s", path, note)
 
 
 def sensor_of(sensor: Sensor) -> SensorConfig:

@@ -1,13 +1,14 @@
 """Nothing ends well with something lost and untold: each loss is planted, and looked for."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 from tools import random_frames, run_in_process, without_digests, write_grey
 
-from spikedata import find_corpus, open_clips
+from spikedata import SpikeDataError, find_corpus, open_clips
 
 
 @pytest.fixture
@@ -192,3 +193,56 @@ def test_a_way_to_fit_pictures_into_no_size_is_refused(here, capsys):
     for words in ([], ["--resize", "8"]):
         assert run_in_process("spikedata", ["simulate", "in", "--fit", "crop", *words]) == 2
         assert "--fit: says how pictures fill --resize HxW" in capsys.readouterr().err
+
+
+def lossy_sets(here):
+    """A store without one of its clips' folders, and a Parquet set without one of its splits."""
+    for split, name in (("train", "a"), ("test", "b")):
+        write_grey(here / "in" / split / "run" / f"{name}.mkv", random_frames(ord(name)))
+    assert run_in_process("spikedata", ["simulate", "in"]) == 0
+    assert run_in_process("spikedata", ["pack", "--to", "parquet"]) == 0
+    shutil.rmtree(here / "spikes.zarr/clips/train__run__a")
+    (here / "packed.parquet/data/train-00000-of-00001.parquet").unlink()
+    return {
+        "spikes.zarr": "clip train__run__a: its folder is gone, catalog.jsonl lists it",
+        "packed.parquet": "train-00000-of-00001.parquet: is gone, with all of its clips",
+    }
+
+
+def test_clips_that_are_gone_are_told_by_every_command_that_goes_on_without_them(here, capsys):
+    for path, told in lossy_sets(here).items():
+        capsys.readouterr()
+        for words, status in [
+            (["info", path], 0),
+            (["report", path, "--out", f"{path}.html"], 0),
+            (["validate", path], 1),
+            (["validate", path, "--quick"], 1),
+            (["pack", path, "--out", f"{path}.again"], 1),
+            (["push-hub", path, "--dry-run"], 1),
+            (["export", path, f"{path}.npz"], 0),
+        ]:
+            assert run_in_process("spikedata", words) == status, words
+            said = capsys.readouterr()
+            assert told in said.out + said.err, words
+        assert "would be published without 1 clips or files" in said_of(capsys, "push-hub", path)
+        assert told in json.loads((here / f"{path}.failures.jsonl").read_text())["error"]
+        assert run_in_process("spikedata", ["info", path, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["left_out"] == 1
+        assert told in (here / f"{path}.html").read_text()
+
+
+def said_of(capsys, *words):
+    run_in_process("spikedata", [*words, "--dry-run"])
+    return capsys.readouterr().err
+
+
+def test_clips_that_are_gone_are_told_when_a_model_is_trained(here, caplog):
+    from spklip.recipe import read_recipe
+    from spklip.splits import open_splits
+
+    for path, told in lossy_sets(here).items():
+        words = [f"data.path={path}", "data.train_split=test", "data.test_split=train"]
+        with pytest.raises(SpikeDataError, match="no labelled clips in split 'train'"):
+            open_splits(read_recipe(os.devnull, words))
+        assert any(told in record.getMessage() for record in caplog.records), caplog.text
+        caplog.clear()
