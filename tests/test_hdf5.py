@@ -1,11 +1,20 @@
 """Clips in HDF5: the bits and all that is known of them; a hostile file is refused in one line."""
 
 import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 import zlib
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spikedata.bits import BitsHasher, pack_ticks
 from spikedata.clip import Clip
@@ -62,6 +71,122 @@ def test_h5py_alone_reads_the_bits(path):
     with h5py.File(path) as file:
         bits_hwt = np.unpackbits(file["clips/a"][:], axis=2, count=600, bitorder="little")
     assert np.array_equal(bits_hwt.transpose(2, 0, 1), planes_of(600))
+
+
+@pytest.fixture(scope="module")
+def as_h5py_reads(tmp_path_factory):
+    """The path of a file, and its clips' planes as h5py itself reads them."""
+    root = tmp_path_factory.mktemp("h5py")
+    with create_store(root / "s.zarr", recipe={}, class_names=[], name="t") as writer:
+        for ticks in (1, 8, 255, 256, 257, 1500):
+            clip = Clip(id=f"c{ticks}")
+            with writer.clip(clip, height_px=3, width_px=5, tick_rate_hz=250) as out:
+                out.append(pack_ticks(planes_of(ticks)))
+                out.finish(ticks=ticks, attributes={})
+    assert write(open_store(root / "s.zarr"), root / "s.h5") == []
+    # The same once more as newer HDF5 lays it out: other indices of chunks and attributes.
+    with h5py.File(root / "s.h5") as old, h5py.File(root / "new.h5", "w", libver="latest") as new:
+        new.attrs.update(old.attrs)
+        new.create_group("clips")
+        for name, dataset in old["clips"].items():
+            made = new["clips"].create_dataset(
+                name, data=dataset[:], chunks=dataset.chunks, maxshape=(3, 5, None), compression=9
+            )
+            made.attrs.update(dataset.attrs)
+            made.attrs["somebody's own"] = np.arange(3)
+    planes = {}
+    with h5py.File(root / "s.h5") as file:
+        for name, dataset in file["clips"].items():
+            ticks = int(dataset.attrs["ticks"])
+            bits_hwt = np.unpackbits(dataset[:], axis=2, count=ticks, bitorder="little")
+            planes[name] = bits_hwt.transpose(2, 0, 1)
+    return {name: Hdf5Store(root / name) for name in ("s.h5", "new.h5")}, planes
+
+
+@given(data=st.data())
+def test_any_window_is_what_h5py_itself_reads(as_h5py_reads, data):
+    stores, planes = as_h5py_reads
+    name = data.draw(st.sampled_from(sorted(planes)))
+    start = data.draw(st.integers(0, len(planes[name]) - 1))
+    ticks = data.draw(st.integers(1, len(planes[name]) - start))
+    for store in stores.values():
+        found = store.read_planes(name, start, ticks)
+        assert np.array_equal(found, planes[name][start : start + ticks])
+
+
+def test_a_set_is_shared_between_threads_and_processes(path):
+    found = pickle.loads(pickle.dumps(Hdf5Store(path)))
+    wrong = []
+
+    def read():
+        for _ in range(50):
+            if not np.array_equal(found.read_planes("a"), planes_of(600)):
+                wrong.append("a")
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_reading_needs_no_hdf5_library(path):
+    code = (
+        "import sys; from spikedata.clips import open_clips;"
+        "open_clips(sys.argv[1]).read('a'); print('h5py' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["False"], "")
+
+
+def test_a_file_that_is_replaced_while_open_is_not_read_by_the_old_places(path):
+    found = Hdf5Store(path)
+    shutil.copy(path, path.with_name("other.h5"))
+    os.utime(path.with_name("other.h5"), ns=(0, 0))
+    os.replace(path.with_name("other.h5"), path)
+    with pytest.raises(StoreError, match="was changed while it was open; open it again"):
+        found.read("a")
+
+
+def without_end(path):
+    """Give the unused rest of the heap of attributes no size: a walk over it never ends."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"GCOL") + 16
+    while int.from_bytes(data[at : at + 2], "little"):  # number 0 is what is unused
+        at += 16 + -(-int.from_bytes(data[at + 8 : at + 16], "little") // 8) * 8
+    data[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(data)
+
+
+def test_damage_that_the_library_never_ends_on_is_one_line(path, monkeypatch):
+    without_end(path)
+    monkeypatch.setattr("spikedata.apart.LONGEST_WAIT_S", 1.0)
+    with pytest.raises(StoreError) as caught:
+        Hdf5Store(path)
+    told = "cannot be read: nothing was found out in 1 s; it is damaged"
+    assert str(caught.value) == f"{path}: {told}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal to one thread there")
+def test_an_interrupt_ends_the_wait_for_the_library(path):
+    without_end(path)
+    here = threading.get_ident()
+    timer = threading.Timer(1, lambda: signal.pthread_kill(here, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Hdf5Store(path)
+    timer.join()
+
+
+def test_a_file_whose_chunks_cannot_all_be_in_it_takes_no_memory(path):
+    ticks = 1 << 40
+    with h5py.File(path, "a") as file:
+        file["clips/a"].resize(ticks // 8, axis=2)
+        file["clips/a"].attrs["ticks"] = ticks
+    size = path.stat().st_size
+    with pytest.raises(StoreError, match=f"clip 'a': {size:,} bytes cannot hold its chunks"):
+        Hdf5Store(path)
 
 
 def test_a_label_that_is_no_class_is_told(store, tmp_path):

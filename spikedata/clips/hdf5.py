@@ -4,29 +4,31 @@ Each clip is ``clips/<id>``: uint8 (H, W, G), eight ticks a byte, least signific
 in chunks of :data:`CHUNK_GROUPS` groups. Attributes: ``ticks``, ``tick_rate_hz``, ``bits_sha256``,
 ``spikes``, and ``clip`` and ``attributes`` as JSON. The file's: ``format``, ``name``, ``about``.
 
-Such a file may come from anywhere, and HDF5 can read other files through it, fill in what is
-missing and swell what is small. So the reader takes no link but a plain one and no layout but the
-writer's, and inflates each chunk itself.
+Such a file may come from anywhere. HDF5 can read other files through it, fill in what is missing
+and swell what is small, and damage makes the library spin for ever. So it runs in a process of its
+own (:mod:`spikedata.clips.hdf5_listing`), once a file, and tells where each chunk lies; no link but
+a plain one and no layout but the writer's is taken, and the chunks are read and inflated here.
 
 Shapes: G groups of eight ticks, H rows, W columns, P pixels.
 """
 
-import contextlib
 import json
+import os
 import zlib
-from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata import bits
+from spikedata.apart import Apart
 from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.frames import check_chunk
 from spikedata.clips.rules import (
+    MAX_METADATA_BYTES,
     RuleBrokenError,
     check_about,
     check_label,
@@ -40,6 +42,14 @@ from spikedata.errors import SpikeDataError, StoreError
 FORMAT = "spikedata-hdf5 1"
 CHUNK_GROUPS = 32
 DEFAULT_LEVEL = 4
+
+_LISTING = "spikedata.clips.hdf5_listing:list_clips"
+_GZIP = 1
+"""HDF5's number of the filter."""
+_LEAST_CHUNK_BYTES = 8
+"""Bytes of nothing at all, compressed."""
+_Stamp = tuple[int, int]
+"""Bytes of the file, and when it was last changed, ns."""
 
 
 def write_hdf5(
@@ -61,6 +71,7 @@ def write_hdf5(
         done: told of each clip written, with its digest.
         failed: told of each clip that could not be read.
     """
+    import h5py  # noqa: PLC0415 - only to write: see above
 
     def encode(stored: StoredClip) -> tuple[StoredClip, list[bytes]]:
         return _encode(source, stored, level)
@@ -115,7 +126,7 @@ def _write_clip(group: Any, stored: StoredClip, chunks: list[bytes], level: int)
 
 
 class Hdf5Store(ClipSource):
-    """Clips in an HDF5 file; the file is opened for each read.
+    """Clips in an HDF5 file: what they are and where their chunks lie is found out once.
 
     Raises:
         StoreError: the file is not ours, malformed, or past a limit.
@@ -126,20 +137,59 @@ class Hdf5Store(ClipSource):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        with _opened(self.path) as file:
-            if file.attrs.get("format") != FORMAT:
-                raise StoreError(f"is HDF5, but not {FORMAT}")
-            about = _json_of(file, "about") | {"name": file.attrs.get("name")}
-            check_about(about)
-            self.name = about["name"]
-            self.class_names = tuple(about["class_names"])
-            self.recipe = about["recipe"]
-            group = _child(file, "clips", h5py.Group)
-            self.clips = {clip_id: _stored_clip(group, clip_id) for clip_id in sorted(group)}
+        self.clips: dict[str, StoredClip] = {}
+        self._places: dict[str, NDArray[np.uint64]] = {}
+        """Of each clip's chunks in order: first byte and bytes, uint64 (n, 2); 0 where missing."""
+        try:
+            with self.path.open("rb") as file:
+                self._stamp = _stamp(file)
+            with Apart(_LISTING, str(self.path), most_bytes=2 * MAX_METADATA_BYTES) as said:
+                self._take(said)
+        except RuleBrokenError as error:
+            raise error.at(self.path) from error
+        except SpikeDataError as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        except (OSError, UnicodeError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise StoreError(f"{self.path}: cannot be read: {told}") from error
+
+    def _take(self, said: Apart) -> None:
+        """Take in all that the listing says; its sum is bounded, whatever it repeats."""
+        size = self._stamp[0]
+        chunks_left = size // _LEAST_CHUNK_BYTES
+        about: dict[str, Any] = {}
+        places = np.empty((0, 2), np.uint64)
+        for told in said:
+            if said.received_bytes > MAX_METADATA_BYTES + 8 * size:
+                raise StoreError(f"says more than its {size:,} bytes can hold")
+            if isinstance(told, bytes):
+                _note_places(places, told)
+                continue
+            if not about:
+                about = self._take_about(told)
+                continue
+            stored = _stored_clip(told)
+            chunks = -(-group_count(stored.ticks) // CHUNK_GROUPS)
+            chunks_left -= chunks
+            if chunks_left < 0:
+                raise StoreError(f"clip {stored.id!r}: {size:,} bytes cannot hold its chunks")
+            places = np.zeros((chunks, 2), np.uint64)
+            self.clips[stored.id], self._places[stored.id] = stored, places
+
+    def _take_about(self, told: dict[str, Any]) -> dict[str, Any]:
+        attributes = told["attributes"]
+        if attributes.get("format") != FORMAT:
+            raise StoreError(f"is HDF5, but not {FORMAT}")
+        about = _json_of(attributes, "about") | {"name": attributes.get("name")}
+        check_about(about)
+        self.name = about["name"]
+        self.class_names = tuple(about["class_names"])
+        self.recipe = about["recipe"]
+        return about
 
     def open_bits(self, clip_id: str) -> "Hdf5Bits":
         """Nothing is read yet."""
-        return Hdf5Bits(self.path, self.clips[clip_id])
+        return Hdf5Bits(self.path, self._stamp, self.clips[clip_id], self._places[clip_id])
 
 
 class Hdf5Bits(ClipBits):
@@ -147,9 +197,11 @@ class Hdf5Bits(ClipBits):
 
     step = CHUNK_GROUPS
 
-    def __init__(self, path: Path, stored: StoredClip) -> None:
+    def __init__(
+        self, path: Path, stamp: _Stamp, stored: StoredClip, places: NDArray[np.uint64]
+    ) -> None:
         self.stored = stored
-        self._path = path
+        self._path, self._stamp, self._places = path, stamp, places
 
     def groups(self, first: int, end: int) -> NDArray[np.uint8]:
         """Groups ``first`` to ``end``, uint8 (end - first, H, W); only their chunks are read.
@@ -158,10 +210,15 @@ class Hdf5Bits(ClipBits):
             StoreError: one is damaged, or bits past the clip's last tick are set.
         """
         begin = first // CHUNK_GROUPS * CHUNK_GROUPS
-        with _opened(self._path) as file:
-            dataset = _child(_child(file, "clips", h5py.Group), self.stored.id, h5py.Dataset)
-            _check_dataset(dataset, self.stored)
-            chunks = [_read_chunk(dataset, at) for at in range(begin, end, CHUNK_GROUPS)]
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                if _stamp(file) != self._stamp:
+                    raise StoreError("was changed while it was open; open it again")
+                chunks = [self._read_chunk(file, at) for at in range(begin, end, CHUNK_GROUPS)]
+        except StoreError as error:
+            raise StoreError(f"{self._path}: {error}") from error
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be read: {error.strerror}") from error
         packed_ghw = (chunks[0] if len(chunks) == 1 else np.concatenate(chunks))[
             first - begin : end - begin
         ]
@@ -169,92 +226,78 @@ class Hdf5Bits(ClipBits):
             check_past_end(packed_ghw, self.stored.ticks)
         return packed_ghw
 
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The open file; any problem with it is told in one line."""
-    try:
-        with h5py.File(path) as file:
-            yield file
-    except RuleBrokenError as error:
-        raise error.at(path) from error
-    except SpikeDataError as error:
-        raise StoreError(f"{path}: {error}") from error
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _child(group: Any, name: str, kind: type) -> Any:
-    """What lies under ``name`` in this file itself; links could lead to any other."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise StoreError(f"{name!r} is a link, not a {kind.__name__.lower()} of this file")
-    child = group[name]
-    if not isinstance(child, kind):
-        raise StoreError(f"{name!r} is no {kind.__name__.lower()}")
-    return child
+    def _read_chunk(self, file: FileIO, first: int) -> NDArray[np.uint8]:
+        """The chunk that begins at group ``first``, uint8 (CHUNK_GROUPS, H, W)."""
+        height, width = self.stored.height_px, self.stored.width_px
+        pixels = height * width
+        size = pixels * CHUNK_GROUPS
+        at, coded_bytes = map(int, self._places[first // CHUNK_GROUPS])
+        where = f"clip {self.stored.id!r}: the chunk at group {first}"
+        if not 0 < coded_bytes <= 2 * size + 64 or at + coded_bytes > self._stamp[0]:
+            raise StoreError(f"{where} is missing or damaged")
+        file.seek(at)
+        inflate = zlib.decompressobj()
+        try:
+            data = inflate.decompress(file.read(coded_bytes), size)
+            more = inflate.decompress(inflate.unconsumed_tail, 1)  # none, but checks the checksum
+        except zlib.error as error:
+            raise StoreError(f"{where}: {error}") from error
+        if len(data) != size or more or not inflate.eof:
+            raise StoreError(f"{where} is not {size:,} bytes")
+        chunk_gp = np.empty((CHUNK_GROUPS, pixels), np.uint8)
+        bits.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, -1), chunk_gp)
+        return chunk_gp.reshape(-1, height, width)
 
 
-def _json_of(node: Any, key: str) -> dict[str, Any]:
-    text = node.attrs.get(key)
+def _stamp(file: IO[bytes]) -> _Stamp:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _note_places(places: NDArray[np.uint64], told: bytes) -> None:
+    """Put where chunks lie, as told, into a clip's table; chunks past its end are nobody's."""
+    found = np.frombuffer(told, np.uint64).reshape(-1, 3)
+    number, within = np.divmod(found[:, 0], np.uint64(CHUNK_GROUPS))
+    good = (within == 0) & (number < len(places))
+    places[number[good]] = found[good, 1:]
+
+
+def _json_of(attributes: dict[str, Any], key: str) -> dict[str, Any]:
+    text = attributes.get(key)
     if not isinstance(text, str):
         raise StoreError(f"attribute {key!r} is not a string")
     return parse_json(text.encode(), "metadata_malformed", f"attribute {key!r}")
 
 
-def _stored_clip(group: Any, clip_id: str) -> StoredClip:
+def _stored_clip(told: dict[str, Any]) -> StoredClip:
+    """A clip of what the listing tells of it, all attributes of its data set among it."""
+    clip_id, noted = told["id"], told["attributes"]
     try:
-        dataset = _child(group, clip_id, h5py.Dataset)
-        known = _json_of(dataset, "clip")
+        known = _json_of(noted, "clip")
         if known.get("id") != clip_id:
             raise StoreError(f"says its id is {known.get('id')!r}")
-        known |= {key: _plain(dataset.attrs[key]) for key in MEASURED_KEYS if key in dataset.attrs}
-        height_px, width_px = (*dataset.shape, 0, 0)[:2]
-        attributes = _json_of(dataset, "attributes")
+        for key in MEASURED_KEYS:
+            if key in told["odd"]:
+                raise StoreError(f"attribute {key!r} is {told['odd'][key]}")
+        known |= {key: noted[key] for key in MEASURED_KEYS if key in noted}
+        height_px, width_px = (*(told["shape"] or ()), 0, 0)[:2]
+        attributes = _json_of(noted, "attributes")
         stored = StoredClip.from_file(known, attributes, height_px, width_px)
-        _check_dataset(dataset, stored)
+        _check_layout(told, stored)
     except StoreError as error:
         raise StoreError(f"clip {clip_id!r}: {error}") from error
     return stored
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _check_dataset(dataset: Any, stored: StoredClip) -> None:
-    """Hold a dataset to the layout that the writer gives it, from its header alone."""
+def _check_layout(told: dict[str, Any], stored: StoredClip) -> None:
+    """Hold a dataset to the layout that the writer gives it."""
     check_chunk(stored, CHUNK_GROUPS * TICKS_PER_GROUP)
-    size_px = (stored.height_px, stored.width_px)
-    if dataset.shape != (*size_px, group_count(stored.ticks)) or dataset.dtype != np.uint8:
+    size_px = [stored.height_px, stored.width_px]
+    if told["shape"] != [*size_px, group_count(stored.ticks)] or told["dtype"] != "uint8":
         raise StoreError(
-            f"{dataset.dtype} {dataset.shape} does not hold {stored.ticks} ticks of "
-            f"{size_px[0]}x{size_px[1]}"
+            f"{told['dtype']} {told['shape']} does not hold {stored.ticks} ticks of {stored.size}"
         )
-    if dataset.external or dataset.is_virtual:
+    if told["elsewhere"]:
         raise StoreError("its bits lie in other files")
-    filters = dataset.id.get_create_plist()
-    codes = [filters.get_filter(number)[0] for number in range(filters.get_nfilters())]
-    if dataset.chunks != (*size_px, CHUNK_GROUPS) or codes != [h5py.h5z.FILTER_DEFLATE]:
-        raise StoreError(f"is not in gzip chunks of {CHUNK_GROUPS} groups ({dataset.chunks})")
-
-
-def _read_chunk(dataset: Any, first: int) -> NDArray[np.uint8]:
-    """The chunk that begins at group ``first``, uint8 (CHUNK_GROUPS, H, W)."""
-    height, width, _ = dataset.shape
-    pixels = height * width
-    size = pixels * CHUNK_GROUPS
-    info = dataset.id.get_chunk_info_by_coord((0, 0, first))
-    if info.byte_offset is None or info.filter_mask or info.size > 2 * size + 64:
-        raise StoreError(f"{dataset.name}: the chunk at group {first} is missing or damaged")
-    _, coded = dataset.id.read_direct_chunk((0, 0, first))
-    inflate = zlib.decompressobj()
-    try:
-        data = inflate.decompress(coded, size)
-        more = inflate.decompress(inflate.unconsumed_tail, 1)  # none, but it checks the checksum
-    except zlib.error as error:
-        raise StoreError(f"{dataset.name}: the chunk at group {first}: {error}") from error
-    if len(data) != size or more or not inflate.eof:
-        raise StoreError(f"{dataset.name}: the chunk at group {first} is not {size:,} bytes")
-    chunk_gp = np.empty((CHUNK_GROUPS, pixels), np.uint8)
-    bits.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, -1), chunk_gp)
-    return chunk_gp.reshape(-1, height, width)
+    if told["chunks"] != [*size_px, CHUNK_GROUPS] or told["filters"] != [_GZIP]:
+        raise StoreError(f"is not in gzip chunks of {CHUNK_GROUPS} groups ({told['chunks']})")
