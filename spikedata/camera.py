@@ -8,11 +8,11 @@ way and memory bounded by the block length.
 Shapes: T ticks, G = ceil(T / 8) groups, H rows, W columns, N planes, B bytes a plane.
 """
 
+import contextlib
 import functools
+import math
 import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from spikedata import bits
 from spikedata.bits import TICKS_PER_GROUP, group_count
-from spikedata.errors import RecordingError
+from spikedata.errors import RecordingError, SpikeDataError
+from spikedata.npz import PIECE_BYTES, Npz, NpzArray
 from spikedata.outputs import written_aside
 from spikedata.stream import SpikeStream, check_tick_rate_hz
 
@@ -223,6 +224,8 @@ class Recording:
         Raises:
             RecordingError: as for :meth:`blocks`.
         """
+        if self.camera.layout == "npz_hwt":
+            return _npz_hwt_groups(self, first, end)
         if self.camera.is_npz:  # compressed as one: what lies before is read too
             pieces, at = [], 0
             for block_ghw in self.blocks():
@@ -237,12 +240,10 @@ class Recording:
 
     def read(self) -> SpikeStream:
         """The whole recording."""
-        packed_ghw = self._room(self.ticks)
         if self.camera.is_npz:
-            np.concatenate(list(self.blocks()), out=packed_ghw)
+            packed_ghw = self.groups(0, group_count(self.ticks))
         else:
-            for _ in _dat_blocks(self, [packed_ghw]):
-                pass
+            packed_ghw = next(_dat_blocks(self, [self._room(self.ticks)]))
         return SpikeStream(packed_ghw, self.ticks, self.tick_rate_hz)
 
     def _room(self, ticks: int) -> NDArray[np.uint8]:
@@ -455,101 +456,117 @@ def _check_content(path: Path, camera: Camera, size: int) -> int:
 # --- .npz ---------------------------------------------------------------------------------------
 
 
-# A RuntimeError is an archive that is encrypted, or compressed in a way that Python cannot read.
-_NPZ_PROBLEMS = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_MOST_PIXELS = 1 << 26
+"""Pixels of a plane at most: eight planes are held unpacked."""
+_MOST_LABEL_BYTES = 1 << 12
+_MOST_HELD_BYTES = 1 << 28
+"""Packed bytes of an ``npz_hwt`` recording that are gathered in one reading of the file."""
 
 
 def _open_npz(path: Path, camera: Camera, flip: bool, rate: float) -> Recording:
     try:
-        with zipfile.ZipFile(path) as archive:
-            with archive.open(_spike_member(archive, camera)) as member:
-                shape = _npy_shape(member)
+        with Npz(path) as archive:
+            shape = _spikes(archive, camera).shape
             label = _npz_label(archive)
-    except _NPZ_PROBLEMS as error:
+    except SpikeDataError as error:
         raise RecordingError(f"{path}: not a {camera.name} recording: {error}") from error
     if camera.layout == "npz_thw":
         ticks, height, width = shape
     else:
         height, width, ticks = shape
+    if height * width > _MOST_PIXELS:
+        raise RecordingError(
+            f"{path}: planes of {height}x{width} pixels, expected at most {_MOST_PIXELS:,}"
+        )
     return Recording(path, camera, ticks, height, width, rate, flip, label=label)
 
 
-def _spike_member(archive: zipfile.ZipFile, camera: Camera) -> str:
-    names = [name for name in archive.namelist() if name.endswith(".npy")]
-    wanted = "spk.npy" if camera.layout == "npz_thw" else next(iter(names), "")
-    if wanted not in names:
-        raise ValueError(f"no array {wanted.removesuffix('.npy') or 'at all'} inside")
-    return wanted
+def _spikes(archive: Npz, camera: Camera) -> NpzArray:
+    """The array of spikes, C-ordered bytes of three axes, at its first value."""
+    first = next(iter(archive.names), None)
+    if first is None:
+        raise SpikeDataError("no array at all inside")
+    array = archive.open("spk" if camera.layout == "npz_thw" else first)
+    shape, dtype = array.shape, array.dtype
+    if len(shape) != 3 or 0 in shape or array.fortran or dtype not in (np.uint8, np.bool_):
+        raise SpikeDataError(f"expected C-ordered 0/1 bytes of three axes, got {dtype} {shape}")
+    return array
 
 
-def _npy_shape(member: IO[bytes]) -> tuple[int, int, int]:
-    """Shape of a C-ordered 0/1 array of three axes; leaves ``member`` at its first value."""
-    version = np.lib.format.read_magic(member)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"unknown .npy version {version}")
-    shape, fortran, dtype = read(member)
-    if len(shape) != 3 or 0 in shape or fortran or dtype not in (np.uint8, np.bool_):
-        raise ValueError(f"expected C-ordered 0/1 bytes of three axes, got {dtype} {shape}")
-    return shape[0], shape[1], shape[2]
-
-
-def _npz_label(archive: zipfile.ZipFile) -> str | None:
-    for name in ("label_name.npy", "label.npy"):
-        if name in archive.namelist():
-            with archive.open(name) as member:
-                value = np.lib.format.read_array(member, allow_pickle=False)
-            return str(value.reshape(-1)[0]) if value.size else None
+def _npz_label(archive: Npz) -> str | None:
+    for name in ("label_name", "label"):
+        if name in archive.names:
+            value = archive.read(name, _MOST_LABEL_BYTES)
+            try:
+                label = str(value.reshape(-1)[0]) if value.size else None
+                (label or "").encode()  # half a surrogate pair is no text
+            except ValueError as error:
+                raise SpikeDataError(f"array {name}: is no text: {error}") from error
+            return label
     return None
 
 
-def _npz_slabs(recording: Recording, step: int) -> Iterator[NDArray[np.uint8]]:
-    """Slabs of the unpacked array along its first axis, ``step`` long, checked to be 0/1."""
+@contextlib.contextmanager
+def _npz_values(recording: Recording) -> Iterator[Callable[..., NDArray[np.uint8]]]:
+    """A function that gives the recording's next zeros and ones in a shape asked for."""
+
+    def values(*shape: int) -> NDArray[np.uint8]:
+        found = array.values(math.prod(shape)).view(np.uint8)
+        if found.max() > 1:
+            raise SpikeDataError(f"holds values up to {found.max()}, expected 0 and 1")
+        return found.reshape(shape)
+
     try:
-        with (
-            zipfile.ZipFile(recording.path) as archive,
-            archive.open(_spike_member(archive, recording.camera)) as member,
-        ):
-            first, second, third = _npy_shape(member)
-            for at in range(0, first, step):
-                count = min(step, first - at)
-                data = member.read(count * second * third)
-                slab = np.frombuffer(data, np.uint8).reshape(count, second, third)
-                if slab.max() > 1:
-                    raise ValueError(f"holds values up to {slab.max()}, expected 0 and 1")
-                yield slab
-    except _NPZ_PROBLEMS as error:
+        with Npz(recording.path) as archive:
+            array = _spikes(archive, recording.camera)
+            yield values
+    except SpikeDataError as error:
         raise RecordingError(f"{recording.path}: {error}") from error
 
 
 def _npz_thw_blocks(recording: Recording, ticks: int) -> Iterator[NDArray[np.uint8]]:
-    for slab_thw in _npz_slabs(recording, ticks):
-        block_ghw = np.packbits(slab_thw, axis=0, bitorder="little")
-        yield np.ascontiguousarray(block_ghw[:, ::-1]) if recording.flip else block_ghw
+    height, width = recording.height_px, recording.width_px
+    step = max(1, PIECE_BYTES // (height * width * TICKS_PER_GROUP)) * TICKS_PER_GROUP
+    with _npz_values(recording) as values:
+        for first in range(0, recording.ticks, ticks):
+            room_ghw = recording._room(min(ticks, recording.ticks - first))
+            for at in range(0, min(ticks, recording.ticks - first), step):
+                planes_thw = values(
+                    min(step, ticks - at, recording.ticks - first - at), height, width
+                )
+                piece_ghw = np.packbits(planes_thw, axis=0, bitorder="little")
+                if recording.flip:
+                    piece_ghw = piece_ghw[:, ::-1]
+                room_ghw[at // TICKS_PER_GROUP :][: len(piece_ghw)] = piece_ghw
+            yield room_ghw
 
 
 def _npz_hwt_blocks(recording: Recording, ticks: int) -> Iterator[NDArray[np.uint8]]:
-    """Time is the last axis, so the whole recording is read once and held packed."""
-    groups = group_count(recording.ticks)
-    packed_ghw = np.empty((groups, recording.height_px, recording.width_px), np.uint8)
-    row = 0
-    for slab_hwt in _npz_slabs(recording, 16):
-        packed_hwg = np.packbits(slab_hwt, axis=2, bitorder="little")
-        packed_ghw[:, row : row + len(slab_hwt)] = packed_hwg.transpose(2, 0, 1)
-        row += len(slab_hwt)
-    if recording.flip:
-        packed_ghw = np.ascontiguousarray(packed_ghw[:, ::-1])
-    step = ticks // TICKS_PER_GROUP
-    for at in range(0, groups, step):
-        yield packed_ghw[at : at + step]
+    """Time is the last axis, so as many blocks as may be held are gathered in one reading."""
+    groups, step = group_count(recording.ticks), ticks // TICKS_PER_GROUP
+    held = _MOST_HELD_BYTES // (recording.height_px * recording.width_px)
+    held = max(1, held // step) * step
+    for first in range(0, groups, held):
+        packed_ghw = _npz_hwt_groups(recording, first, min(first + held, groups))
+        for at in range(0, len(packed_ghw), step):
+            yield packed_ghw[at : at + step]
+
+
+def _npz_hwt_groups(recording: Recording, first: int, end: int) -> NDArray[np.uint8]:
+    """Groups ``first`` to ``end``, uint8 (end - first, H, W), in one reading of the file."""
+    height, width, ticks = recording.height_px, recording.width_px, recording.ticks
+    packed_gp = np.empty((end - first, height * width), np.uint8)
+    many = max(1, PIECE_BYTES // ticks)
+    with _npz_values(recording) as values:
+        for pixel in range(0, height * width, many):
+            count = min(many, height * width - pixel)
+            for tick in range(0, ticks, PIECE_BYTES):  # once, but where one pixel is a long way
+                piece_pt = values(count, min(PIECE_BYTES, ticks - tick))
+                packed_pg = np.packbits(piece_pt, axis=1, bitorder="little")
+                group = tick // TICKS_PER_GROUP
+                low, high = max(first, group), min(end, group + packed_pg.shape[1])
+                if low < high:
+                    room_gp = packed_gp[low - first : high - first, pixel : pixel + count]
+                    room_gp[...] = packed_pg[:, low - group : high - group].T
+    packed_ghw = packed_gp.reshape(end - first, height, width)
+    return np.ascontiguousarray(packed_ghw[:, ::-1]) if recording.flip else packed_ghw

@@ -15,7 +15,7 @@ FOLDERS = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"}
 
 LAYERS = [
     {"errors", "bits"},
-    {"stream", "clip", "recipe", "provenance", "outputs", "apart"},
+    {"stream", "clip", "recipe", "provenance", "outputs", "apart", "npz"},
     {"simulator", "camera"},
     {"video"},
     {"corpora"},

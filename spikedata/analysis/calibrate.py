@@ -12,7 +12,6 @@ arXiv:2308.03018; gain maps: Gao et al., Sensors 18(12):4232, 2018.
 """
 
 import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ import yaml
 from numpy.typing import NDArray
 
 from spikedata.analysis.trains import rate_between_spikes
-from spikedata.errors import RecordingError
+from spikedata.errors import RecordingError, SpikeDataError
+from spikedata.npz import Npz
 from spikedata.outputs import written_aside
 from spikedata.recipe import to_dict
 from spikedata.simulator import NoiseConfig, SensorConfig, SensorMaps, load_sensor, simulate
@@ -360,13 +360,13 @@ def load_calibration(path: Path | str) -> Calibration:
     maps: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
+        with Npz(path) as archive:
             for field in fields(Calibration):
                 if field.name.endswith("_hw"):
-                    maps[field.name] = loaded[field.name]
+                    maps[field.name] = archive.read(field.name)
                 else:
-                    numbers[field.name] = float(loaded[field.name])
-    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+                    numbers[field.name] = float(archive.read(field.name).item())
+    except (SpikeDataError, ValueError) as error:
         raise RecordingError(f"{path}: is no calibration: {error}") from error
     _check_maps(path, maps)
     return Calibration(**maps, **numbers)

@@ -4,7 +4,6 @@ Shapes: H rows, W columns.
 """
 
 import functools
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.errors import RecipeError
+from spikedata.errors import RecipeError, SpikeDataError
+from spikedata.npz import Npz
 from spikedata.outputs import file_sha256, written_aside
 from spikedata.simulator.noise import NoiseConfig, below, draw, draw_key, spread
 
@@ -101,19 +101,20 @@ class SensorMaps:
             RecipeError: no such file, or it does not hold such maps.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if int(file["version"]) > FILE_VERSION:
+            with Npz(path) as archive:
+                version = archive.read("version", most_bytes=8)
+                if version.dtype.kind not in "iu" or version.size != 1:
+                    raise SpikeDataError(f"version is {version.dtype} {version.shape}")
+                if version.item() > FILE_VERSION:
                     raise RecipeError(
-                        f"{path}: version {int(file['version'])} of sensor maps is newer than this "
+                        f"{path}: version {version.item()} of sensor maps is newer than this "
                         f"spikedata can read ({FILE_VERSION}). Upgrade: pip install -U spklip"
                     )
-                return cls(**{name: file[name] for name in LIMITS})
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except KeyError as error:
-            raise RecipeError(f"{path}: not sensor maps: no array {error}") from error
-        except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise RecipeError(f"{path}: not sensor maps: {' '.join(str(error).split())}") from error
+                return cls(**{name: archive.read(name) for name in LIMITS})
+        except RecipeError:
+            raise
+        except (SpikeDataError, ValueError) as error:
+            raise RecipeError(f"{path}: not sensor maps: {error}") from error
 
 
 def camera_maps(noise: NoiseConfig, seed: int, height_px: int, width_px: int) -> SensorMaps:
