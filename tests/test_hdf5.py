@@ -149,6 +149,37 @@ def test_a_file_that_is_replaced_while_open_is_not_read_by_the_old_places(path):
         found.read("a")
 
 
+@pytest.fixture
+def old_path(path):
+    """The file as it was before facts and the set of clips had digests."""
+    with h5py.File(path, "a") as file:
+        del file.attrs["set_sha256"]
+        for dataset in file["clips"].values():
+            del dataset.attrs["facts_sha256"]
+    return path
+
+
+def test_a_file_without_digests_of_facts_is_read(store, old_path):
+    assert Hdf5Store(old_path).clips == store.clips
+
+
+def test_a_fact_that_was_changed_is_noticed(path):
+    with h5py.File(path, "a") as file:
+        attrs = file["clips/a"].attrs
+        attrs["clip"] = json.dumps(json.loads(attrs["clip"]) | {"split": "test"})
+    with pytest.raises(StoreError, match="clip 'a': its label, split or other facts have SHA-256"):
+        Hdf5Store(path)
+
+
+def test_a_clip_that_is_gone_is_noticed(path):
+    with h5py.File(path, "a") as file:
+        del file["clips/a"]
+        left = len(file["clips"])
+    told = rf"not those that were written \({left} clips are there\). Pack it again"
+    with pytest.raises(StoreError, match=told):
+        Hdf5Store(path)
+
+
 def without_end(path):
     """Give the unused rest of the heap of attributes no size: a walk over it never ends."""
     data = bytearray(path.read_bytes())
@@ -179,14 +210,14 @@ def test_an_interrupt_ends_the_wait_for_the_library(path):
     timer.join()
 
 
-def test_a_file_whose_chunks_cannot_all_be_in_it_takes_no_memory(path):
+def test_a_file_whose_chunks_cannot_all_be_in_it_takes_no_memory(old_path):
     ticks = 1 << 40
-    with h5py.File(path, "a") as file:
+    with h5py.File(old_path, "a") as file:
         file["clips/a"].resize(ticks // 8, axis=2)
         file["clips/a"].attrs["ticks"] = ticks
-    size = path.stat().st_size
+    size = old_path.stat().st_size
     with pytest.raises(StoreError, match=f"clip 'a': {size:,} bytes cannot hold its chunks"):
-        Hdf5Store(path)
+        Hdf5Store(old_path)
 
 
 def test_a_label_that_is_no_class_is_told(store, tmp_path):
@@ -296,13 +327,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_when_opened(path, tmp_path, name):
+def test_a_hostile_file_is_refused_when_opened(old_path, tmp_path, name):
     change, message = HOSTILE[name]
-    with h5py.File(path, "a") as file:
+    with h5py.File(old_path, "a") as file:
         change(file, tmp_path)
     with pytest.raises(StoreError, match=message) as caught:
-        Hdf5Store(path)
-    assert str(caught.value).startswith(f"{path}: ")
+        Hdf5Store(old_path)
+    assert str(caught.value).startswith(f"{old_path}: ")
     assert "\n" not in str(caught.value)
 
 
@@ -336,14 +367,14 @@ def test_a_damaged_chunk_is_told_and_never_swells(path, chunk, message):
     assert len(list(found.blocks("b"))) == 1
 
 
-def test_bits_past_the_last_tick_are_never_handed_on(path):
-    with h5py.File(path, "a") as file:
+def test_bits_past_the_last_tick_are_never_handed_on(old_path):
+    with h5py.File(old_path, "a") as file:
         file["clips/b"].attrs["ticks"] = 10
         hasher = BitsHasher()
         hasher.update(pack_ticks(planes_of(11)))
         assert file["clips/b"].attrs["bits_sha256"] == hasher.hexdigest()
     with pytest.raises(StoreError, match=r"has bits past its last tick \(10\)"):
-        list(Hdf5Store(path).blocks("b"))
+        list(Hdf5Store(old_path).blocks("b"))
 
 
 def test_what_is_no_such_file_says_so(tmp_path):

@@ -2,7 +2,8 @@
 
 Each clip is ``clips/<id>``: uint8 (H, W, G), eight ticks a byte, least significant bit first, gzip
 in chunks of :data:`CHUNK_GROUPS` groups. Attributes: ``ticks``, ``tick_rate_hz``, ``bits_sha256``,
-``spikes``, and ``clip`` and ``attributes`` as JSON. The file's: ``format``, ``name``, ``about``.
+``spikes``, ``facts_sha256``, and ``clip`` and ``attributes`` as JSON. The file's: ``format``,
+``name``, ``about``, and ``set_sha256``, a digest of all of these.
 
 Such a file may come from anywhere. HDF5 can read other files through it, fill in what is missing
 and swell what is small, and damage makes the library spin for ever. So it runs in a process of its
@@ -12,9 +13,11 @@ a plain one and no layout but the writer's is taken, and the chunks are read and
 Shapes: G groups of eight ticks, H rows, W columns, P pixels.
 """
 
+import hashlib
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -33,10 +36,11 @@ from spikedata.clips.rules import (
     check_about,
     check_label,
     check_past_end,
+    compact_json,
     parse_json,
 )
 from spikedata.clips.source import ClipBits, ClipSource
-from spikedata.clips.stored import MEASURED_KEYS, BitsMeter, StoredClip
+from spikedata.clips.stored import FACTS_DIGEST, MEASURED_KEYS, BitsMeter, StoredClip
 from spikedata.errors import SpikeDataError, StoreError
 
 FORMAT = "spikedata-hdf5 1"
@@ -44,6 +48,7 @@ CHUNK_GROUPS = 32
 DEFAULT_LEVEL = 4
 
 _LISTING = "spikedata.clips.hdf5_listing:list_clips"
+_SET_DIGEST = "set_sha256"
 _GZIP = 1
 """HDF5's number of the filter."""
 _LEAST_CHUNK_BYTES = 8
@@ -82,9 +87,12 @@ def write_hdf5(
         file.attrs["name"] = source.name
         file.attrs["about"] = json.dumps(about, sort_keys=True)
         file.create_group("clips")
+        digests: dict[str, str] = {}
         for stored, chunks in encode_all(encode, source.clips.values(), workers, failed):
+            digests[stored.id] = stored.facts_sha256()
             _write_clip(file["clips"], stored, chunks, level)
             done(stored)
+        file.attrs[_SET_DIGEST] = _set_sha256(source.name, file.attrs["about"], digests)
 
 
 def _encode(source: ClipSource, stored: StoredClip, level: int) -> tuple[StoredClip, list[bytes]]:
@@ -121,6 +129,7 @@ def _write_clip(group: Any, stored: StoredClip, chunks: list[bytes], level: int)
     dataset.attrs["tick_rate_hz"] = stored.tick_rate_hz
     dataset.attrs["bits_sha256"] = stored.bits_sha256
     dataset.attrs["spikes"] = stored.spikes
+    dataset.attrs[FACTS_DIGEST] = stored.facts_sha256()
     dataset.attrs["clip"] = json.dumps(stored.clip.to_dict(), sort_keys=True)
     dataset.attrs["attributes"] = json.dumps(stored.attributes, sort_keys=True)
 
@@ -175,6 +184,19 @@ class Hdf5Store(ClipSource):
                 raise StoreError(f"clip {stored.id!r}: {size:,} bytes cannot hold its chunks")
             places = np.zeros((chunks, 2), np.uint64)
             self.clips[stored.id], self._places[stored.id] = stored, places
+        self._check_set(about)
+
+    def _check_set(self, about: dict[str, Any]) -> None:
+        """Miss what is missing: the file's own words, and the facts of all clips, are as noted."""
+        noted = about.get(_SET_DIGEST)
+        if noted is None:  # of before there was one
+            return
+        facts = {clip_id: stored.facts_sha256() for clip_id, stored in self.clips.items()}
+        if noted != _set_sha256(self.name, about["about"], facts):
+            raise StoreError(
+                "its clips, class names or recipe are not those that were written "
+                f"({len(facts)} clips are there). Pack it again"
+            )
 
     def _take_about(self, told: dict[str, Any]) -> dict[str, Any]:
         attributes = told["attributes"]
@@ -185,7 +207,7 @@ class Hdf5Store(ClipSource):
         self.name = about["name"]
         self.class_names = tuple(about["class_names"])
         self.recipe = about["recipe"]
-        return about
+        return attributes
 
     def open_bits(self, clip_id: str) -> "Hdf5Bits":
         """Nothing is read yet."""
@@ -249,6 +271,12 @@ class Hdf5Bits(ClipBits):
         return chunk_gp.reshape(-1, height, width)
 
 
+def _set_sha256(name: str, about: str, facts_sha256: Mapping[str, str]) -> str:
+    """Digest of what a file says of itself, and of the facts of all of its clips."""
+    told = {"name": name, "about": about, "clips": dict(facts_sha256)}
+    return hashlib.sha256(compact_json(told)).hexdigest()
+
+
 def _stamp(file: IO[bytes]) -> _Stamp:
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
@@ -279,7 +307,7 @@ def _stored_clip(told: dict[str, Any]) -> StoredClip:
         for key in MEASURED_KEYS:
             if key in told["odd"]:
                 raise StoreError(f"attribute {key!r} is {told['odd'][key]}")
-        known |= {key: noted[key] for key in MEASURED_KEYS if key in noted}
+        known |= {key: noted[key] for key in (*MEASURED_KEYS, FACTS_DIGEST) if key in noted}
         height_px, width_px = (*(told["shape"] or ()), 0, 0)[:2]
         attributes = _json_of(noted, "attributes")
         stored = StoredClip.from_file(known, attributes, height_px, width_px)
