@@ -199,7 +199,7 @@ class Hdf5Store(ClipSource):
             )
 
     def _take_about(self, told: dict[str, Any]) -> dict[str, Any]:
-        attributes = told["attributes"]
+        attributes: dict[str, Any] = told["attributes"]
         if attributes.get("format") != FORMAT:
             raise StoreError(f"is HDF5, but not {FORMAT}")
         about = _json_of(attributes, "about") | {"name": attributes.get("name")}
