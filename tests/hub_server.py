@@ -201,6 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._resolve("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
         raise RefusalError(404, f"unknown path {path}")
 
+    @property
+    def _url(self) -> str:
+        """Where the client finds the server: behind a proxy it is the proxy's address."""
+        return f"http://{self.headers['Host']}"
+
     def _need_token(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise RefusalError(401, "Invalid username or password.")
@@ -216,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._need_token()
         repo = f"{query.get('organization') or USER}/{query['name']}"
         private = query.get("private", query.get("visibility") == "private")
-        answer = {"url": f"{self.server.url}/datasets/{repo}", "name": repo}
+        answer = {"url": f"{self._url}/datasets/{repo}", "name": repo}
         status = 200
         try:
             self.server.repositories.create(repo, bool(private))
@@ -240,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._need_token()
             with self.server.lock:
                 commit = repositories.commit(repo, [json.loads(x) for x in data.splitlines()])
-            url = f"{self.server.url}/datasets/{repo}/commit/{commit}"
+            url = f"{self._url}/datasets/{repo}/commit/{commit}"
             return self._reply({"commitUrl": url, "commitOid": commit, "success": True})
         if rest[:1] == ["refs"]:
             head, _ = repositories.files(repo, "main")
@@ -256,13 +261,24 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reply([_entry(path, files[path]) for path in paths if path in files])
         if rest == [] or rest[0] == "revision":
             private = repositories.load(repo)["private"]
-            siblings = [{"rfilename": path} for path in sorted(files)]
+            siblings = [self._sibling(path, files[path]) for path in sorted(files)]
             info = {"id": repo, "sha": commit, "private": private, "siblings": siblings}
             return self._reply(info | {"tags": [], "downloads": 0, "likes": 0, "gated": False})
         raise RefusalError(404, f"unknown request {'/'.join(rest)}")
 
+    def _sibling(self, path: str, file: dict[str, Any]) -> dict[str, Any]:
+        """What is told of a file; with ``blobs`` also size and, of an LFS file, digest."""
+        if "blobs" not in self._query():
+            return {"rfilename": path}
+        about = _entry(path, file)
+        lfs = {"lfs": {**about["lfs"], "sha256": file["oid"]}} if "lfs" in about else {}
+        return {"rfilename": path, "size": about["size"], "blobId": about["oid"]} | lfs
+
+    def _query(self) -> dict[str, list[str]]:
+        return urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+
     def _tree(self, files: Files, folder: str) -> None:
-        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        query = self._query()
         recursive = query.get("recursive", ["false"])[0].lower() in ("true", "1")
         prefix = f"{folder}/" if folder else ""
         entries, folders = [], set()
@@ -285,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         for wanted in query["objects"]:
             entry = {"oid": wanted["oid"], "size": wanted["size"]}
             if not self.server.repositories.blob(wanted["oid"]).exists():
-                href = f"{self.server.url}/lfs/{wanted['oid']}"
+                href = f"{self._url}/lfs/{wanted['oid']}"
                 entry["actions"] = {"upload": {"href": href, "header": {}}}
             objects.append(entry)
         self._reply(

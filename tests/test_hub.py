@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from flaky_hub import FlakyHub
 from hub_server import TOKEN, HubServer
 from tools import one_line_error, run_program, write_corpus
 
@@ -577,3 +578,18 @@ def test_a_card_shows_a_licence_and_a_name_as_they_are_written(tmp_path):
     ).card
     text = card.split("---\n", 2)[2]
     assert r"Licence of this data set: \[ours\]\(http://x.test\) \| \<b\>\`." in text
+
+
+@pytest.fixture
+def flaky(hub, monkeypatch):
+    with FlakyHub(hub.url) as proxy:
+        monkeypatch.setenv("HF_ENDPOINT", proxy.url)
+        yield proxy
+
+
+def test_a_proxy_that_spoils_nothing_changes_nothing(flaky, tmp_path, small_shards):
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+    assert report.url == f"{flaky.url}/datasets/tester/toy-spikes"
+    assert len([line for line in flaky.requests if line.startswith("PUT /lfs/")]) == 5
+    pull(report.repo, tmp_path / "back.zarr")
+    assert_fetched(tmp_path / "back.zarr")
