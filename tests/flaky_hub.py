@@ -127,7 +127,8 @@ class FlakyHub(ThreadingHTTPServer):
         Args:
             fault: how.
             number: which request from now, 1 for the next; None for any.
-            line: pattern sought in ``METHOD /path``; None for any.
+            line: pattern sought in ``METHOD /path``, with `` part`` after it where a range is asked
+                for; None for any.
             times: how often; None for each.
         """
         with self._lock:
@@ -183,7 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         data = self._body()
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        fault = self.server.next_fault(f"{self.command} {path}")
+        part = " part" if self.headers.get("Range") else ""
+        fault = self.server.next_fault(f"{self.command} {path}{part}")
         answer = None if fault and not fault.asked else self._ask(data)
         if fault is not None:
             self._spoil(fault, answer or _Answer(fault.status, {}, b""))

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from flaky_hub import FlakyHub
+from flaky_hub import MISANSWERS, Fault, FlakyHub
 from hub_server import TOKEN, HubServer
 from tools import one_line_error, run_program, write_corpus
 
@@ -19,7 +20,7 @@ from spikedata import check_regenerated, open_clips, pull, push_hub
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
 from spikedata.clips.store import StoreConfig, create_store, open_store
-from spikedata.errors import HubError, StoreError
+from spikedata.errors import HubError, SpikeDataError, StoreError
 from spikedata.hub.card import DECODER, licence_metadata
 from spikedata.outputs import locked
 from spikedata.pack import pack_clips
@@ -593,3 +594,225 @@ def test_a_proxy_that_spoils_nothing_changes_nothing(flaky, tmp_path, small_shar
     assert len([line for line in flaky.requests if line.startswith("PUT /lfs/")]) == 5
     pull(report.repo, tmp_path / "back.zarr")
     assert_fetched(tmp_path / "back.zarr")
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """The client sleeps before it asks again."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+NAMES = list(MISANSWERS)
+PUSH_REQUESTS, PULL_REQUESTS = 12, 7
+"""What publishing, and fetching, a data set of one shard asks for."""
+
+
+def assert_told(verb, *words, **options) -> bool:
+    """Whether it ended well; else it is one line that says what to do."""
+    try:
+        verb(*words, **options)
+    except SpikeDataError as error:
+        line = str(error)
+        assert "\n" not in line
+        assert len(line) < 1_000
+        # An answer of 4xx is the Hub's own considered word.
+        assert "the same command" in line or "answered 4" in line or "sign" in line, line
+        assert TOKEN not in line
+        return False
+    return True
+
+
+def spoil_each(flaky, folder: Path, number: int, names: list[str]) -> None:
+    """Spoil one request of publishing and of fetching in each way; then it is healed."""
+    store = folder / "spikes.zarr"
+    for name in names:
+        # Other bits each time: what the Hub has already is not sent.
+        other = make_store(folder / "other.zarr", count=1, edition=1 + NAMES.index(name))
+        repo = f"tester/{name.replace(' ', '-')}"
+        flaky.heal()
+        flaky.spoil(MISANSWERS[name], number=number)
+        assert_told(push_hub, other, repo=repo)
+        assert len(flaky.spoilt) >= 1, "there is no such request"
+        flaky.heal()
+        push_hub(other, repo=repo)
+        assert check_regenerated(repo, other) == ()
+        shutil.rmtree(other)
+        if number <= PULL_REQUESTS:
+            repo, out = "tester/toy-spikes", folder / f"{name}.zarr"
+            flaky.heal()
+            flaky.spoil(MISANSWERS[name], number=number)
+            well = assert_told(pull, repo, out)
+            assert len(flaky.spoilt) >= 1, "there is no such request"
+            flaky.heal()
+            assert well == out.exists()
+            pull(repo, out, overwrite=well)
+            assert dict(open_store(out).clips) == dict(open_store(store).clips)
+            open_store(out).verify("clip_0")
+            shutil.rmtree(out)
+        assert list((folder / "temporary").iterdir()) == []
+    assert sorted(p.name for p in folder.iterdir()) == ["hub", "spikes.zarr", "temporary"]
+
+
+@pytest.fixture
+def published(flaky, tmp_path, monkeypatch, no_waiting):
+    """A data set of one clip behind the proxy, and an empty folder for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    push_hub(make_store(tmp_path / "spikes.zarr", count=1))
+    assert len(flaky.requests) == PUSH_REQUESTS
+    flaky.heal()
+    return flaky
+
+
+@pytest.mark.parametrize("number", range(1, PUSH_REQUESTS + 1))
+def test_a_spoilt_answer_is_one_line_and_running_again_completes(published, tmp_path, number):
+    spoil_each(published, tmp_path, number, NAMES[number % 8 :: 8])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, PUSH_REQUESTS + 1))
+def test_every_spoilt_answer_is_one_line(published, tmp_path, number):
+    spoil_each(published, tmp_path, number, NAMES)
+
+
+def test_a_call_ends_whatever_a_server_does_not_end(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("spikedata.hub.client.PATIENCE_S", 0.2)
+    for fault, said in [
+        (Fault("stall", after=5), "cannot be used"),
+        (Fault("trickle", seconds=0.05), "sent no more than"),
+        (Fault("endless"), "sent more than 16,777,216 bytes"),
+        (Fault("delay", seconds=600), "cannot be used"),
+    ]:
+        published.spoil(fault, line="^GET /api/datasets", times=None)
+        with pytest.raises(HubError, match=f"{said}.*Run the same command again"):
+            pull("tester/toy-spikes", tmp_path / "back.zarr")
+        published.heal()
+    published.spoil(MISANSWERS["429"], line="lfs/objects/batch")
+    with pytest.raises(HubError, match="answered 429: come again in 86400 s"):
+        push_hub(tmp_path / "spikes.zarr", repo="other")
+    published.spoil(Fault("answer", headers={"Content-Encoding": "gzip"}), line="whoami")
+    with pytest.raises(HubError, match="an encoding that was not asked for, gzip"):
+        push_hub(tmp_path / "spikes.zarr", repo="other")
+
+
+WHOLE_SHARD = r"^GET .*parquet$"
+
+
+def test_a_shard_that_comes_wrong_is_fetched_once_more_and_never_kept(published, tmp_path):
+    published.spoil(Fault("garble", after=-3), line=WHOLE_SHARD)
+    out = pull("tester/toy-spikes", tmp_path / "back.zarr")
+    assert dict(open_store(out).clips) == dict(open_store(tmp_path / "spikes.zarr").clips)
+
+    published.heal()
+    published.spoil(Fault("garble", after=-3), line=WHOLE_SHARD, times=2)
+    with pytest.raises(StoreError, match="test-00000-of-00001.parquet: was fetched twice"):
+        pull("tester/toy-spikes", out, overwrite=True)
+    assert not list((tmp_path / "back.zarr.pull").rglob("*.parquet"))
+    pull("tester/toy-spikes", out, overwrite=True)
+    assert not (tmp_path / "back.zarr.pull").exists()
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "fill", "remove"])
+def test_what_a_cut_run_left_may_be_anything(hub, tmp_path, small_shards, harm):
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+    cut_fetch(hub, report.repo, tmp_path / "back.zarr", downloads=3)
+    left = [path for path in (tmp_path / "back.zarr.pull").rglob("*") if path.is_file()]
+    assert len([path for path in left if path.name == "c.0.0.0"]) == 3
+    for path in left:
+        data = path.read_bytes()
+        half = len(data) // 2
+        flipped = data[:half] + bytes(b ^ 255 for b in data[half : half + 1]) + data[half + 1 :]
+        new = {"flip": flipped, "cut": data[:half], "empty": b"", "fill": b"\xff" * 100}
+        path.unlink() if harm == "remove" else path.write_bytes(new[harm])
+    pull(report.repo, tmp_path / "back.zarr")
+    assert_fetched(tmp_path / "back.zarr")
+    for clip_id in open_store(tmp_path / "back.zarr").clips:
+        open_store(tmp_path / "back.zarr").verify(clip_id)
+
+
+def test_the_client_s_own_notes_of_a_cut_run_are_not_believed(hub, tmp_path):
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+    name = "data/test-00000-of-00001.parquet"
+    oid = hub.repositories.files(report.repo, "main")[1][name]["oid"]
+    for folder in ("", "download"):  # of earlier versions, and of this one
+        here = tmp_path / "back.zarr.pull" / report.revision / folder
+        notes = here / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+        for path, text in [(here / name, "bad"), (notes, f"{report.revision}\n{oid}\n9e12\n")]:
+            path.parent.mkdir(parents=True)
+            path.write_text(text)
+    pull(report.repo, tmp_path / "back.zarr")
+    assert_fetched(tmp_path / "back.zarr")
+
+
+@pytest.mark.parametrize("sha", ["../../..", "..", "", "x" * 300, 7, None])
+def test_a_revision_s_name_never_leads_out_of_the_folder(published, tmp_path, sha):
+    told = {"id": "x", "sha": sha, "private": False, "siblings": [{"rfilename": "data/a.parquet"}]}
+    body = json.dumps(told).encode()
+    published.spoil(Fault("answer", body=body), line="^GET /api/datasets", times=None)
+    with pytest.raises(HubError, match="tells of no commit and files"):
+        pull("tester/toy-spikes", tmp_path / "back.zarr")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hub", "spikes.zarr", "temporary"]
+
+
+@pytest.mark.parametrize("name", ["drop", "html", "null", "500 afterwards"])
+def test_a_commit_whose_answer_is_lost_may_be_there(published, tmp_path, name):
+    afterwards = Fault("answer", status=500, body=b"{}")
+    fault = MISANSWERS.get(name, afterwards)
+    published.spoil(fault, line="/commit/")
+    with pytest.raises(HubError) as error:
+        push_hub(tmp_path / "spikes.zarr", repo="tester/lost")
+    url = f"{published.url}/datasets/tester/lost"
+    assert f"The publication may well be there: see {url}, or run" in str(error.value)
+    assert "`spikedata pull tester/lost --check --out spikes.zarr`" in str(error.value)
+    assert check_regenerated("tester/lost", tmp_path / "spikes.zarr") == ()
+    push_hub(tmp_path / "spikes.zarr", repo="tester/lost")
+
+
+def test_a_publication_is_compared_with_what_was_sent(published, tmp_path):
+    store = make_store(tmp_path / "more.zarr")
+    push_hub(store, repo="toy-spikes")
+    told = {"id": "tester/toy-spikes", "sha": "0" * 40, "private": True, "siblings": []}
+    published.heal()
+    # What is asked before the commit: which old files are to go.
+    published.spoil(Fault("answer", body=json.dumps(told).encode()), number=7)
+    with pytest.raises(HubError, match="shows data/train-00000-of-00001.parquet not as it was"):
+        push_hub(tmp_path / "spikes.zarr", repo="toy-spikes")
+    assert published.spoilt == ["GET /api/datasets/tester/toy-spikes"]
+    push_hub(tmp_path / "spikes.zarr", repo="toy-spikes")
+    assert list(open_store(pull("tester/toy-spikes", tmp_path / "b.zarr")).clips) == ["clip_0"]
+
+
+def test_nothing_is_written_outside_the_folder_beside_the_output(hub, tmp_path, monkeypatch):
+    store = make_store(tmp_path / "spikes.zarr")
+    report = push_hub(store)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert check_regenerated(report.repo, store) == ()
+    assert_fetched(pull(report.repo, tmp_path / "back.zarr"))
+
+
+def test_what_a_run_killed_at_its_very_end_left_goes_even_when_refused(hub, tmp_path):
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+    out = pull(report.repo, tmp_path / "back.zarr")
+    left = tmp_path / "back.zarr.pull" / report.revision
+    (left / "download" / "data").mkdir(parents=True)
+    with pytest.raises(StoreError, match="exists already"):
+        pull(report.repo, out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back.zarr", "hub", "spikes.zarr"]
+
+    make_store(left / "store.zarr", count=2)  # a cut run of --overwrite, which may go on
+    with pytest.raises(StoreError, match="exists already"):
+        pull(report.repo, out)
+    assert (left / "store.zarr" / "zarr.json").exists()
+
+
+def test_a_full_disk_is_told_of_the_disk_not_of_the_hub(hub, tmp_path, monkeypatch):
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "back.zarr.pull")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", full)
+    with pytest.raises(HubError) as error:
+        pull(report.repo, tmp_path / "back.zarr")
+    told = "back.zarr.pull: No space left on device. Run the same command again to go on"
+    assert str(error.value) == told

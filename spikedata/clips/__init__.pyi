@@ -16,8 +16,10 @@ from .opening import open_spikes as open_spikes
 from .opening import validate as validate
 from .parquet import CHUNK_TICKS as CHUNK_TICKS
 from .parquet import DEFAULT_LEVEL as DEFAULT_LEVEL
+from .parquet import ParquetFacts as ParquetFacts
 from .parquet import ParquetStore as ParquetStore
 from .parquet import arrow_schema as arrow_schema
+from .parquet import facts_of_table as facts_of_table
 from .parquet import open_parquet as open_parquet
 from .parquet import write_parquet as write_parquet
 from .parquet import write_shard as write_shard

@@ -11,7 +11,8 @@ import contextlib
 import functools
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -378,7 +379,7 @@ def open_parquet(path: Path | str) -> ParquetStore:
 
 
 @contextlib.contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _told_of(path: Path | str) -> Iterator[None]:
     """Tell of any problem with the file at ``path`` in one line."""
     try:
         yield
@@ -398,29 +399,77 @@ def _parquet_files(path: Path) -> list[Path]:
     return files
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParquetFacts:
+    """What a shard tells of its data set and its clips; their bits are elsewhere."""
+
+    name: str
+    class_names: tuple[str, ...]
+    recipe: dict[str, Any]
+    has_bits: bool
+    clips: Mapping[str, StoredClip]
+    shards: tuple[str, ...]
+    """Names of all files of the data set, without folders; none if it tells none."""
+
+
+def facts_of_table(table: pa.Table, where: str, *, has_bits: bool) -> ParquetFacts:
+    """What a shard's columns tell, all of them but those of bits.
+
+    Args:
+        table: the columns, with the schema's metadata.
+        where: what errors begin with.
+        has_bits: whether the shard has bits.
+
+    Raises:
+        StoreError: not ours, of a newer version, or malformed.
+    """
+    with _told_of(where):
+        about = _about_of(table.schema, {})
+        class_names = tuple(about["class_names"])
+        clips: dict[str, StoredClip] = {}
+        for row in table.select(_facts_in(table.schema)).to_pylist():
+            stored = _stored_clip(row, class_names)
+            if stored.clip.id in clips:
+                raise StoreError(f"clip {stored.clip.id} is there twice")
+            clips[stored.clip.id] = stored
+    return ParquetFacts(
+        name=about["name"],
+        class_names=class_names,
+        recipe=about["recipe"],
+        has_bits=has_bits,
+        clips=clips,
+        shards=tuple(about.get("shards", ())),
+    )
+
+
 def _about(file: Path) -> dict[str, Any]:
     """What the file says of its data set, and under ``has_bits`` if it has the bits."""
     with _told_of(file):
         schema = pq.read_schema(file)
-        text = (schema.metadata or {}).get(b"spikedata")
-        about = {} if text is None else parse_json(text, "metadata_malformed", "key spikedata")
-        if about.get("format") != FORMAT:
-            raise StoreError("is Parquet, but not written by spikedata")
-        major = str(about.get("version")).split(".")[0]
-        if major != VERSION.split(".")[0]:
-            raise StoreError(
-                f"version {about.get('version')} is newer than this spikedata can read "
-                f"({VERSION}). Upgrade: pip install -U spklip"
-            )
-        check_about(about)
-        _check_shard_names(about.get("shards", []))
         has_bits = "bits" in schema.names
-        since = _SINCE_1_1 if FACTS_DIGEST in schema.names else {}
-        for name, expected in (_FACTS | since | (_BITS if has_bits else {})).items():
-            found = schema.field(name).type if schema.names.count(name) == 1 else "not there"
-            if found != expected:
-                raise StoreError(f"column {name!r} is {found}, expected {expected}")
-    return about | {"has_bits": has_bits}
+        return _about_of(schema, _BITS if has_bits else {}) | {"has_bits": has_bits}
+
+
+def _about_of(schema: pa.Schema, bits: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """What a schema says of the data set, if it is ours and has the columns of facts and ``bits``."""
+    text = (schema.metadata or {}).get(b"spikedata")
+    about = {} if text is None else parse_json(text, "metadata_malformed", "key spikedata")
+    if about.get("format") != FORMAT:
+        raise StoreError("is Parquet, but not written by spikedata")
+    major = str(about.get("version")).split(".")[0]
+    if major != VERSION.split(".")[0]:
+        raise StoreError(
+            f"version {about.get('version')} is newer than this spikedata can read "
+            f"({VERSION}). Upgrade: pip install -U spklip"
+        )
+    check_about(about)
+    _check_shard_names(about.get("shards", []))
+    since = _SINCE_1_1 if FACTS_DIGEST in schema.names else {}
+    for name, expected in {**_FACTS, **since, **bits}.items():
+        found = schema.field(name).type if schema.names.count(name) == 1 else "not there"
+        if found != expected:
+            raise StoreError(f"column {name!r} is {found}, expected {expected}")
+    return about
 
 
 def _check_shard_names(names: Any) -> None:
@@ -428,10 +477,15 @@ def _check_shard_names(names: Any) -> None:
         raise StoreError("key spikedata: shards is no list of file names")
 
 
+def _facts_in(schema: pa.Schema) -> list[str]:
+    """Names of the columns of facts that a file has."""
+    return [name for name in (*_FACTS, *_SINCE_1_1) if name in schema.names]
+
+
 def _rows(file: Path, class_names: tuple[str, ...]) -> Iterator[tuple[tuple[int, int], StoredClip]]:
     """Row group and row of each clip, with what is known of it; no bits are read."""
     with _told_of(file), _opened(file) as parquet:
-        columns = [name for name in (*_FACTS, *_SINCE_1_1) if name in parquet.schema_arrow.names]
+        columns = _facts_in(parquet.schema_arrow)
         sizes = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
         places = ((group, row) for group, size in enumerate(sizes) for row in range(size))
         # Many row groups at a time: each alone costs more than what it holds.

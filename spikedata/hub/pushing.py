@@ -7,7 +7,7 @@ only what the Hub does not have yet.
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,16 @@ from spikedata.hub.card import (
     named_maps,
     recipe_text,
 )
-from spikedata.hub.client import SHARD_NAME, HubStep, Progress, api, endpoint, one_line
+from spikedata.hub.client import (
+    SHARD_NAME,
+    HubStep,
+    Progress,
+    api,
+    endpoint,
+    one_line,
+    published_files,
+    senseless,
+)
 from spikedata.outputs import file_sha256, locked, remove
 
 
@@ -206,28 +215,40 @@ def _full_name(repo: str | None, clips: ClipSource, account: str) -> str:
 
 def _account() -> str:
     with one_line("the Hub"):
-        return str(api().whoami()["name"])
+        name = api().whoami()["name"]
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise senseless("the Hub", "tells no name of this account")
+    return name
 
 
 def _check_card(card: str) -> None:
     """Have the Hub read the card before anything is made for it."""
     from huggingface_hub import get_session  # noqa: PLC0415  see client.api
 
+    told = None
     with one_line("README.md"):
         asked = {"repoType": "dataset", "content": card}
         answer = get_session().post(f"{endpoint()}/api/validate-yaml", json=asked)
         if answer.status_code == 400:
             told = "; ".join(str(error["message"]) for error in answer.json()["errors"])
-            raise HubError(f"README.md: {endpoint()} refuses the card: {told}")
-        answer.raise_for_status()
+        else:
+            answer.raise_for_status()
+    if told is not None:
+        raise senseless("README.md", f"refuses the card: {told}", "")
 
 
 def _create(repo_id: str, private: bool) -> bool:
     """Make sure that the repository is there; whether it is private."""
-    client = api()
     with one_line(repo_id):
-        client.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        return bool(client.dataset_info(repo_id).private)
+        api().create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    _, private, _ = published_files(repo_id)
+    return private
+
+
+def _is_old(name: str, names: Collection[str]) -> bool:
+    """Whether a file is of an earlier publication, and none of this one."""
+    ours = SHARD_NAME.fullmatch(name) is not None or name == RECIPE_FILE
+    return ours and name not in names
 
 
 class _Upload:
@@ -267,24 +288,44 @@ class _Upload:
         """Show everything at once, in place of what was there; the new revision."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415
 
-        client = api()
         for name, data in {**self._plan.side_files, "README.md": card.encode()}.items():
             self._operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=data))
         names = {operation.path_in_repo for operation in self._operations}
-        with one_line(self._repo):
-            there = client.list_repo_files(self._repo, repo_type="dataset")
-            stale = [
-                CommitOperationDelete(path_in_repo=name)
-                for name in there
-                if name not in names and (SHARD_NAME.fullmatch(name) or name == RECIPE_FILE)
-            ]
+        _, _, there = published_files(self._repo)
+        stale = [CommitOperationDelete(path_in_repo=name) for name in there if _is_old(name, names)]
+        client = api()
+        with one_line(self._repo, self._when_committed()):
             done = client.create_commit(
                 self._repo,
                 repo_type="dataset",
                 operations=[*self._operations, *stale],
                 commit_message=f"Publish {len(self._plan.clips.clips)} clips with spikedata",
             )
-        return str(done.oid)
+        return self._check(str(done.oid), names)
+
+    def _check(self, revision: str, names: set[str]) -> str:
+        """Check that a commit shows what was sent and nothing old; the commit."""
+        commit, _, there = published_files(self._repo, revision, self._when_committed())
+        sent = {operation.path_in_repo: operation.upload_info for operation in self._operations}
+        wrong = [name for name in there if _is_old(name, names)]
+        for name, info in sent.items():
+            told = there.get(name)
+            same = told is not None and told.size in (None, info.size)
+            if told is None or not same or told.sha256 not in (None, info.sha256.hex()):
+                wrong.append(name)
+        if wrong:
+            raise senseless(
+                self._repo, f"shows {wrong[0]} not as it was sent", self._when_committed()
+            )
+        return commit
+
+    def _when_committed(self) -> str:
+        """Advice once a commit was asked for: its answer may be lost, and the commit made."""
+        return (
+            f"The publication may well be there: see {endpoint()}/datasets/{self._repo}, or run "
+            f"`spikedata pull {self._repo} --check --out {self._plan.source.name}`. To run the "
+            "same command again does no harm"
+        )
 
     def _make(self, shard: Shard, path: Path, level: int, workers: int) -> None:
         def told(stored: StoredClip) -> None:
