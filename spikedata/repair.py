@@ -94,7 +94,7 @@ def repair_store(
             writer.note(stored)
         left = {failure.id: failure for failure in found}
         made = tuple(_made_again(writer, left, corpus, workers, device))
-        given_up = tuple(_given_up(writer, left.values())) if give_up else ()
+        given_up = tuple(writer.discard_all(left.values())) if give_up else ()
     return RepairReport(
         store=path,
         clips=len(whole) + len(made),
@@ -161,10 +161,3 @@ def _made_again(
     finally:
         remove(beside)
         remove(failure_file(beside))
-
-
-def _given_up(writer: StoreWriter, left: Iterable[Failure]) -> Iterator[str]:
-    for failure in left:
-        if failure.path != str(writer.path / CLIPS):  # some that nobody can name
-            writer.discard(failure.id)
-            yield failure.id

@@ -603,7 +603,7 @@ def no_waiting(monkeypatch):
 
 
 NAMES = list(MISANSWERS)
-PUSH_REQUESTS, PULL_REQUESTS = 12, 7
+PUSH_REQUESTS, PULL_REQUESTS = 12, 6
 """What publishing, and fetching, a data set of one shard asks for."""
 
 
@@ -816,3 +816,14 @@ def test_a_full_disk_is_told_of_the_disk_not_of_the_hub(hub, tmp_path, monkeypat
         pull(report.repo, tmp_path / "back.zarr")
     told = "back.zarr.pull: No space left on device. Run the same command again to go on"
     assert str(error.value) == told
+
+
+def test_a_published_file_that_is_gone_is_told(hub, tmp_path):
+    report = push_hub(make_store(tmp_path / "spikes.zarr"))
+    gone = report.files[0].path
+    huggingface_hub.HfApi().delete_file(gone, report.repo, repo_type="dataset")
+    told = f"{gone.rpartition('/')[2]} is gone, 1 of the files that it was published with"
+    with pytest.raises(HubError, match=told):
+        pull(report.repo, tmp_path / "back.zarr")
+    with pytest.raises(HubError, match=told):
+        check_regenerated(report.repo, tmp_path / "spikes.zarr")

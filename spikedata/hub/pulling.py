@@ -277,6 +277,7 @@ def _rebuild(published: _Published, folder: Path, workers: int, progress: Progre
         raise HubError(_how_to_regenerate(published.repo))
     store, copied = folder / _STORE, set[str]()
     with _begun(store, facts[published.names[0]]) as writer:
+        writer.discard_all(writer.lost)  # what a cut run left may be damaged
         for number, (name, told) in enumerate(list(facts.items()), 1):
             if all(writer.stored(key) == stored for key, stored in told.clips.items()):
                 continue

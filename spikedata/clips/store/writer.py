@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ from spikedata.clips.store.layout import (
 from spikedata.clips.store.shard import ShardWriter
 from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
 from spikedata.errors import StoreError
-from spikedata.outputs import HeldFolder, acquire, release, sync, write_whole
+from spikedata.outputs import Failure, HeldFolder, acquire, release, sync, write_whole
 
 
 def create_store(
@@ -271,6 +271,18 @@ class StoreWriter:
                 f"{self.path}: was replaced or removed while it was being written; what is there "
                 "now was left as it is. Run the same command again, with another --out"
             )
+
+    def discard_all(self, lost: Iterable[Failure]) -> list[str]:
+        """Discard damaged and lost clips by name; gives their ids.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+            OSError: a folder cannot be moved.
+        """
+        named = [failure.id for failure in lost if failure.path != str(self.path / CLIPS)]
+        for clip_id in named:
+            self.discard(clip_id)
+        return named
 
     def discard(self, clip_id: str) -> None:
         """Take a clip that is damaged or gone out of the store, to make it again or to give it up.
