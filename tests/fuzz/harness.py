@@ -55,19 +55,11 @@ class Worker:
 
     Args:
         targets: module of this package with the ``TARGETS`` that are read.
-        most_seconds: see :data:`MOST_SECONDS`.
-        longest_wait_s: see :data:`LONGEST_WAIT_S`.
     """
 
-    def __init__(
-        self,
-        targets: str = "targets",
-        *,
-        most_seconds: float = MOST_SECONDS,
-        longest_wait_s: float = LONGEST_WAIT_S,
-    ) -> None:
-        self._targets, self._most_seconds = targets, most_seconds
-        self._longest_wait_s = longest_wait_s
+    def __init__(self, targets: str = "targets") -> None:
+        self._targets = targets
+        self.most_seconds, self.longest_wait_s = MOST_SECONDS, LONGEST_WAIT_S
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self._process: subprocess.Popen[str] | None = None
         self._valid: dict[str, list[Case]] = {}
@@ -107,7 +99,7 @@ class Worker:
         if "failed" in told:
             raise AssertionError(f"{target}: the worker itself failed: {told['failed']}")
         found = Outcome(**told)
-        if not found.why and found.seconds > self._most_seconds:
+        if not found.why and found.seconds > self.most_seconds:
             return replace(found, outcome="other", why=f"slow: {found.seconds:.1f} s")
         if not found.why and found.peak_mb > MOST_MB:
             return replace(found, outcome="other", why=f"memory: {found.peak_mb:,.0f} MB")
@@ -171,11 +163,11 @@ class Worker:
             cpu, mb = _taken_by(process.pid)
             cpu, mb, waited = cpu - cpu_before, mb - mb_before, time.monotonic() - started
             why = ""
-            if cpu > self._most_seconds:
+            if cpu > self.most_seconds:
                 why = f"slow: {cpu:.1f} s and no end"
             elif mb > MOST_MB:
                 why = f"memory: {mb:,.0f} MB and no end"
-            elif waited > self._longest_wait_s:
+            elif waited > self.longest_wait_s:
                 why = f"hangs: {waited:.0f} s"
             if why and not patient:
                 self._end()

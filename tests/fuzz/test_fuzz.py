@@ -7,7 +7,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("what a process takes is read from Linux's /proc", allow_module_level=True)
 
-from .harness import Worker, fuzz, kept_cases, load_case
+from .harness import LONGEST_WAIT_S, MOST_SECONDS, Worker, fuzz, kept_cases, load_case
 from .inputs import Case
 from .targets import TARGETS
 
@@ -47,7 +47,7 @@ def test_what_once_showed_something_shows_nothing_more(worker, target, path):
 
 @pytest.fixture(scope="module")
 def careless():
-    with Worker("misbehaving", most_seconds=3, longest_wait_s=4) as started:
+    with Worker("misbehaving") as started:
         yield started
 
 
@@ -64,7 +64,12 @@ def careless():
     ],
 )
 def test_what_a_reader_must_not_do_is_seen_and_the_next_case_is_read(careless, what, why):
+    if what == "spin":
+        careless.most_seconds = 0.3
+    if what == "hang":
+        careless.longest_wait_s = 1.0
     found = careless.run("anything", Case(0, ".txt", what.encode()))
+    careless.most_seconds, careless.longest_wait_s = MOST_SECONDS, LONGEST_WAIT_S
     assert (found.outcome, found.why[: len(why)]) == ("other", why)
     after = [careless.run("anything", Case(0, ".txt", word)) for word in (b"refuse", b"nothing")]
     assert [one.outcome for one in after] == ["refused", "right"]
