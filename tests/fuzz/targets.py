@@ -164,35 +164,18 @@ def _set_target(name: str) -> Callable[[Place, Told], None]:
 
 
 def _read_loaded(place: Place, told: Told) -> None:
-    """Rows as ``datasets`` gives them, made of JSON; bits are hexadecimal digits there."""
+    """Rows as ``datasets`` has them in memory."""
     import datasets
+    import pyarrow.parquet as pq
 
     from spikedata.clips.rows import DatasetRows
 
     try:
-        rows = json.loads(place.file.read_bytes())
-        for row in rows:
-            row["bits"] = [bytes.fromhex(frame) for frame in row["bits"]]
-        loaded = datasets.Dataset.from_list(rows)
+        loaded = datasets.Dataset(pq.read_table(place.file))
     except Exception:
         return  # `datasets` has no such rows
-    with contextlib.suppress(Exception):
-        loaded = loaded.cast_column("label", datasets.ClassLabel(names=["x", "y"]))
     with told.refusing():
         _read_source(DatasetRows(loaded), told)
-
-
-def _build_rows(home: Path) -> list[Place]:
-    import pyarrow.parquet as pq
-
-    _packed("parquet", "set.parquet", "data/train-00000-of-00001.parquet")(home)
-    shard = home / "set.parquet" / "data" / "train-00000-of-00001.parquet"
-    rows = pq.read_table(shard).drop_columns(["preview"]).to_pylist()
-    for row in rows:
-        row["bits"] = [frame.hex() for frame in row["bits"]]
-    file = home / "rows.json"
-    file.write_text(json.dumps(rows))
-    return [Place(file=file, home=home)]
 
 
 # --- recordings -----------------------------------------------------------------------------------
@@ -856,7 +839,9 @@ TARGETS: dict[str, Target] = {
     "dat_set_about": Target(
         kind="json", build=_packed("dat", "set.dat", "spikedata.json"), read=_read_recordings
     ),
-    "dataset_rows": Target(kind="json", build=_build_rows, read=_read_loaded),
+    "dataset_rows": Target(
+        kind="parquet", build=_packed("parquet", "set.parquet", _SHARD), read=_read_loaded
+    ),
     "dat_vidar": _dat("vidar"),
     "dat_vidar_raw": _dat("vidar-raw"),
     "dat_easy2spike": _dat("easy2spike"),
