@@ -1,7 +1,8 @@
 """From a recipe's ``model`` section to a model: new, from a preset, or from a checkpoint."""
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,33 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
         config = new_config(model)
         return config, _tokenizer(config)
     place = find_checkpoint(model.checkpoint)
-    try:
+    with _told(f"{model.checkpoint}: no SPKLIP model there"):
         config = SpklipConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SpikeDataError(f"{model.checkpoint}: no SPKLIP model there: {first}") from error
     if not text_place(config) or _lacks_tokenizer(place):
         return config, _tokenizer(config)
     from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
 
-    return config, AutoTokenizer.from_pretrained(place)
+    with _told(f"{model.checkpoint}: its tokenizer cannot be loaded"):
+        return config, AutoTokenizer.from_pretrained(place)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell in one line why a file of a model cannot be read.
+
+    Such a file may come from anywhere, and transformers and safetensors raise what they happen to
+    come upon in it.
+
+    Raises:
+        SpikeDataError: anything was raised within.
+    """
+    try:
+        yield
+    except SpikeDataError:
+        raise
+    except Exception as error:
+        said = str(error).strip().splitlines()
+        raise SpikeDataError(f"{what}: {said[0] if said else type(error).__name__}") from error
 
 
 def new_config(model: ModelConfig) -> SpklipConfig:
@@ -72,18 +90,15 @@ def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(config: SpklipConfig) -> Any:
-    try:
+    with _told(_no_encoder(config)):
         note_image_encoder(config)
         note_text_encoder(config)
         return build_tokenizer(config)
-    except (OSError, ValueError) as error:
-        raise SpikeDataError(_no_encoder(config, error)) from error
 
 
-def _no_encoder(config: SpklipConfig, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0]
+def _no_encoder(config: SpklipConfig) -> str:
     named = f"text_encoder {config.text_encoder!r}" if config.text_encoder else "its encoders"
-    return f"model: {named}: cannot be loaded: {first}"
+    return f"model: {named}: cannot be loaded"
 
 
 def _lacks_tokenizer(place: str) -> bool:
@@ -118,13 +133,9 @@ def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
             do not fit.
     """
     if model.checkpoint is None:
-        try:
+        named = bool(config.text_encoder or config.image_encoder)
+        with _told(_no_encoder(config)) if named else contextlib.nullcontext():
             return SpklipModel(config)
-        except (OSError, ValueError) as error:
-            raise SpikeDataError(_no_encoder(config, error)) from error
-    try:
+    with _told(f"{model.checkpoint}: cannot be loaded"):
         loaded: SpklipModel = SpklipModel.from_pretrained(find_checkpoint(model.checkpoint))
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SpikeDataError(f"{model.checkpoint}: cannot be loaded: {first}") from error
-    return loaded
+        return loaded
