@@ -9,12 +9,12 @@ once, and noted in an index.
 Shapes: G groups of eight ticks, H rows, W columns.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from spikedata.clip import check_distinct_ids
 from spikedata.clips import BitsMeter, ClipBits, ClipSource, StoredClip, size_on_disk
 from spikedata.corpora import Corpus, CorpusClip
-from spikedata.errors import SpikeDataError, VideoError
+from spikedata.errors import SpikeDataError, StoreError, VideoError
 from spikedata.provenance import versions
 from spikedata.recipe import to_dict
 from spikedata.simulation import (
@@ -210,7 +210,7 @@ def _measure(item: CorpusClip, recipe: SimulationRecipe) -> StoredClip:
 class _Index:
     """What was measured of videos under one recipe: JSON Lines, one added as soon as it is known.
 
-    A line that was cut off is passed over, and its video read again.
+    A line that was cut off or is damaged is passed over, and its video read again.
     """
 
     def __init__(self, folder: Path | None, recipe: SimulationRecipe) -> None:
@@ -226,12 +226,17 @@ class _Index:
             self._lines = dict(_lines(self._file))
 
     def find(self, item: CorpusClip) -> StoredClip | None:
-        """A clip whose video is as it was."""
+        """A clip whose video is as it was, and whose line tells what lines tell."""
         noted = self._lines.get(item.clip.id)
-        if noted is None or noted["video"] != _video(item):
+        try:
+            if noted is None or noted["video"] != _video(item):
+                return None
+            measured = noted["measured"]
+            known = item.clip.to_dict() | measured | {"source": item.clip.source | noted["source"]}
+            geometry = measured["height_px"], measured["width_px"]
+            return StoredClip.from_file(known, measured["attributes"], *geometry)
+        except (KeyError, TypeError, StoreError):
             return None
-        source = item.clip.source | noted["source"]
-        return StoredClip(clip=replace(item.clip, source=source), **noted["measured"])
 
     def add(self, item: CorpusClip, stored: StoredClip) -> StoredClip:
         """Note a clip."""
@@ -249,21 +254,26 @@ class _Index:
                 "source": source,
                 "measured": measured,
             }
+            line["digest"] = _digest(line)
             with self._one_at_a_time, self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         return stored
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """The whole lines of an index, by id."""
+    """The lines of an index that are as they were written, by id."""
     if not file.is_file():
         return
-    for text in file.read_text("utf-8").splitlines():
-        try:
-            line = json.loads(text)
-            yield line["id"], line
-        except (ValueError, KeyError, TypeError):
-            continue
+    for text in file.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            line = dict(json.loads(text))
+            if line.pop("digest") == _digest(line):
+                yield str(line["id"]), line
+
+
+def _digest(line: dict[str, Any]) -> str:
+    """Of a line without its digest: a damaged one is not to be believed."""
+    return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _video(item: CorpusClip) -> list[Any]:

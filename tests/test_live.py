@@ -1,6 +1,7 @@
 """Videos as a set of clips: the bits of the store that `spikedata simulate` makes of them."""
 
 import csv
+import hashlib
 import json
 import os
 import pickle
@@ -143,6 +144,52 @@ class TestIndex:
         assert clips["class0__clip0"].ticks == 90
         assert changed.exists()
         assert len(file.read_text().splitlines()) == 5 + 1 + 2 - 1
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda line: b"\xff\xfe" + line,
+            lambda line: b"[" * 100_000,
+            lambda line: b"[]",
+            lambda line: line.replace(b'"ticks": ', b'"ticks": 1'),
+            lambda line: line.replace(b'"video"', b'"videos"'),
+            lambda line: line.replace(b'"measured": {', b'"measured": {"auto_map": 1, '),
+            lambda line: line.replace(b'"spikes": ', b'"spikes": 1'),
+        ],
+        ids=["no-text", "deep", "list", "ticks", "no-video", "more", "count"],
+    )
+    def test_a_damaged_line_is_passed_over_and_its_video_read_again(self, videos, tmp_path, damage):
+        corpus, index = find_corpus(videos), tmp_path / "index"
+        whole = open_videos(corpus, SimulationRecipe(), index=index).clips
+        (file,) = index.iterdir()
+        first, *others = file.read_bytes().splitlines()
+        assert damage(first) != first
+        file.write_bytes(b"\n".join([damage(first), *others, b""]))
+        told = open_videos(corpus, SimulationRecipe(), index=index).clips
+        assert told == whole
+        assert len(file.read_bytes().splitlines()) == 7
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda line: line.pop("video"),
+            lambda line: line.update(source=7),
+            lambda line: line.update(measured=[]),
+            lambda line: line["measured"].update(ticks="60"),
+            lambda line: line["measured"].pop("bits_sha256"),
+        ],
+    )
+    def test_a_line_of_another_shape_is_passed_over(self, videos, tmp_path, change):
+        corpus, index = find_corpus(videos), tmp_path / "index"
+        whole = open_videos(corpus, SimulationRecipe(), index=index).clips
+        (file,) = index.iterdir()
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        del lines[0]["digest"]
+        change(lines[0])
+        text = json.dumps(lines[0], sort_keys=True).encode()
+        lines[0]["digest"] = hashlib.sha256(text).hexdigest()[:32]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert open_videos(corpus, SimulationRecipe(), index=index).clips == whole
 
     def test_another_camera_has_an_index_of_its_own(self, videos, tmp_path):
         corpus, index = find_corpus(videos), tmp_path / "index"
