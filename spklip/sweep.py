@@ -198,7 +198,7 @@ def _row(run: PlannedRun) -> dict[str, Any]:
     path = run.folder / "metrics.json"
     try:
         return described | headline_numbers(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SpikeDataError(
             f"{path}: cannot be read ({error}). Delete it, and the run is judged again"
         ) from error

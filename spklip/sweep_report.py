@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
             where it was not judged; ``ways`` of the episodes; ``skipped``, why there were none;
             ``energy_pj`` of the video tower a clip and ``firing_rate`` where it sees spikes, or
             None; ``train_seconds`` and ``evaluation_seconds``.
+
+    Raises:
+        ValueError: what must be a number is none.
+        KeyError, TypeError, AttributeError: it is no ``metrics.json`` of a run.
     """
     closed, few = metrics["closed_set"], metrics["few_shot"]
     energy = metrics.get("energy", {})  # a run of before it was counted has none
@@ -35,16 +41,13 @@ def headline_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "top1": _interval(closed.get("spklip", {}).get("top1")),
         "mean_rate_top1": _interval(closed.get("mean_rate", {}).get("top1")),
         "directions_top1": _interval(metrics["directions"].get("top1", {}).get("spklip")),
-        "ways": few.get("ways"),
-        "skipped": few.get("skipped"),
-        "few_shot": {
-            k: _interval(estimate)
-            for k, estimate in few.get("by_group", {}).get("spklip", {}).items()
-        },
-        "energy_pj": energy.get("pj", {}).get(DEFAULT_COSTS),
-        "firing_rate": energy.get("rate"),
-        "train_seconds": metrics["train"]["seconds"],
-        "evaluation_seconds": metrics["evaluation_seconds"],
+        "ways": _real_or_none(few.get("ways")),
+        "skipped": None if few.get("skipped") is None else str(few["skipped"]),
+        "few_shot": _shots_of(few.get("by_group", {}).get("spklip", {})),
+        "energy_pj": _real_or_none(energy.get("pj", {}).get(DEFAULT_COSTS)),
+        "firing_rate": _real_or_none(energy.get("rate")),
+        "train_seconds": _real(metrics["train"]["seconds"]),
+        "evaluation_seconds": _real(metrics["evaluation_seconds"]),
     }
 
 
@@ -74,8 +77,25 @@ def write_tables(table: Mapping[str, Any], out: Path) -> None:
     write_whole(out / "sweep.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
 
 
-def _interval(estimate: Mapping[str, float] | None) -> dict[str, float] | None:
-    return None if estimate is None else {end: estimate[end] for end in ENDS}
+def _interval(estimate: Mapping[str, Any] | None) -> dict[str, float] | None:
+    return None if estimate is None else {end: _real(estimate[end]) for end in ENDS}
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise ValueError(f"expected a number, got {value!r:.40}")
+    return value
+
+
+def _real_or_none(value: Any) -> float | None:
+    return None if value is None else _real(value)
+
+
+def _shots_of(told: Mapping[str, Any]) -> dict[str, dict[str, float] | None]:
+    """Estimates by number of shots."""
+    if not all(re.fullmatch("[0-9]{1,9}", shots) for shots in told):
+        raise ValueError(f"expected numbers of shots, got {list(told)!r:.80}")
+    return {shots: _interval(estimate) for shots, estimate in told.items()}
 
 
 def _shots(table: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,12 @@ from spikedata_cli.train import app
 from test_cli_train import SMALL, one_error, train, write_store
 from typer.testing import CliRunner
 
-from spikedata import RecipeError, from_dict
+from spikedata import RecipeError, SpikeDataError, from_dict
+from spklip import sweep
 from spklip.building import new_config
-from spklip.recipe import read_recipe
-from spklip.sweep import Sweep, plan_sweep, read_sweep
+from spklip.recipe import Recipe, read_recipe
+from spklip.sweep import PlannedRun, Sweep, plan_sweep, read_sweep
+from spklip.sweep_report import headline_numbers
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 SHIPPED = sorted((FOLDER / "sweeps").glob("*.yaml"))
@@ -368,6 +370,42 @@ def test_metrics_that_cannot_be_read_are_told_and_made_again_once_deleted(home, 
     path.unlink()
     assert train(home, monkeypatch, *words).exit_code == 0
     assert metrics_of(home / "runs/broken/a")["closed_set"] == before
+
+
+INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
+METRICS = {
+    "closed_set": {"spklip": {"top1": INTERVAL}, "mean_rate": {"top1": INTERVAL}},
+    "few_shot": {"ways": 5, "by_group": {"spklip": {"1": INTERVAL, "5": INTERVAL}}},
+    "directions": {"top1": {"spklip": INTERVAL}},
+    "energy": {"pj": {"fp32": 1e6}, "rate": 0.125},
+    "train": {"seconds": 3.5},
+    "evaluation_seconds": 1.25,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"closed_set": {"spklip": {"top1": INTERVAL | {"low": "0.25"}}}},
+        {"closed_set": {"spklip": {"top1": INTERVAL | {"high": [0.75]}}}},
+        {"closed_set": {"mean_rate": {"top1": INTERVAL | {"value": None}}}},
+        {"few_shot": {"ways": [5]}},
+        {"few_shot": {"by_group": {"spklip": {"one": INTERVAL}}}},
+        {"few_shot": {"by_group": {"spklip": {"9" * 5000: INTERVAL}}}},
+        {"energy": {"pj": {"fp32": "much"}}},
+        {"energy": {"rate": True}},
+        {"train": {"seconds": float("inf")}},
+        {"evaluation_seconds": None},
+        {"directions": []},
+    ],
+)
+def test_metrics_of_another_shape_are_told_before_a_table_is_made(tmp_path, changes):
+    assert headline_numbers(METRICS)["few_shot"] == {"1": INTERVAL, "5": INTERVAL}
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS | changes))
+    run = PlannedRun(name="a", overrides=(), recipe=Recipe(), folder=tmp_path, state="done")
+    with pytest.raises(SpikeDataError, match=r"metrics\.json: cannot be read \(") as caught:
+        sweep._row(run)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.slow  # two processes that import torch: about 15 s
