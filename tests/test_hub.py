@@ -22,6 +22,7 @@ from spikedata.clip import Clip
 from spikedata.clips.store import StoreConfig, create_store, open_store
 from spikedata.errors import HubError, SpikeDataError, StoreError
 from spikedata.hub.card import DECODER, licence_metadata
+from spikedata.hub.client import api
 from spikedata.outputs import locked
 from spikedata.pack import pack_clips
 
@@ -821,7 +822,7 @@ def test_a_full_disk_is_told_of_the_disk_not_of_the_hub(hub, tmp_path, monkeypat
 def test_a_published_file_that_is_gone_is_told(hub, tmp_path):
     report = push_hub(make_store(tmp_path / "spikes.zarr"))
     gone = report.files[0].path
-    huggingface_hub.HfApi().delete_file(gone, report.repo, repo_type="dataset")
+    api().delete_file(gone, report.repo, repo_type="dataset")
     told = f"{gone.rpartition('/')[2]} is gone, 1 of the files that it was published with"
     with pytest.raises(HubError, match=told):
         pull(report.repo, tmp_path / "back.zarr")

@@ -451,7 +451,7 @@ def _about(file: Path) -> dict[str, Any]:
 
 
 def _about_of(schema: pa.Schema, bits: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    """What a schema says of the data set, if it is ours and has the columns of facts and ``bits``."""
+    """What a schema says of the data set, if it has the columns of facts and ``bits``."""
     text = (schema.metadata or {}).get(b"spikedata")
     about = {} if text is None else parse_json(text, "metadata_malformed", "key spikedata")
     if about.get("format") != FORMAT:
