@@ -676,24 +676,30 @@ def test_every_spoilt_answer_is_one_line(published, tmp_path, number):
     spoil_each(published, tmp_path, number, NAMES)
 
 
-def test_a_call_ends_whatever_a_server_does_not_end(published, tmp_path, monkeypatch):
-    monkeypatch.setattr("spikedata.hub.client.PATIENCE_S", 0.2)
-    for fault, said in [
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
         (Fault("stall", after=5), "cannot be used"),
         (Fault("trickle", seconds=0.05), "sent no more than"),
         (Fault("endless"), "sent more than 16,777,216 bytes"),
         (Fault("delay", seconds=600), "cannot be used"),
-    ]:
-        published.spoil(fault, line="^GET /api/datasets", times=None)
-        with pytest.raises(HubError, match=f"{said}.*Run the same command again"):
-            pull("tester/toy-spikes", tmp_path / "back.zarr")
-        published.heal()
+    ],
+)
+def test_a_call_ends_whatever_a_server_does_not_end(published, tmp_path, monkeypatch, fault, said):
+    monkeypatch.setattr("spikedata.hub.client.PATIENCE_S", 1.0)
+    published.spoil(fault, line="^GET /api/datasets", times=None)
+    with pytest.raises(HubError, match=f"{said}.*Run the same command again"):
+        pull("tester/toy-spikes", tmp_path / "back.zarr")
+
+
+def test_what_only_waiting_would_help_is_told(published, tmp_path):
+    store = make_store(tmp_path / "other.zarr", count=1, edition=1)
     published.spoil(MISANSWERS["429"], line="lfs/objects/batch")
     with pytest.raises(HubError, match="answered 429: come again in 86400 s"):
-        push_hub(tmp_path / "spikes.zarr", repo="other")
+        push_hub(store)
     published.spoil(Fault("answer", headers={"Content-Encoding": "gzip"}), line="whoami")
     with pytest.raises(HubError, match="an encoding that was not asked for, gzip"):
-        push_hub(tmp_path / "spikes.zarr", repo="other")
+        push_hub(store)
 
 
 WHOLE_SHARD = r"^GET .*parquet$"

@@ -146,6 +146,8 @@ def _told(what: str, error: Exception, advice: str) -> str:
         return _plain(text, again)
     if isinstance(told, errors.HFValidationError):  # nobody was asked
         again = advice
+    if isinstance(told, _UselessError):
+        return _plain(f"{what}: {endpoint()} {told}", again)
     return _plain(f"{what}: {endpoint()} cannot be used: {kind}: {told}", again)
 
 
@@ -217,11 +219,11 @@ class _Call:
         self.heard = time.monotonic() if self.heard is None else self.heard
         waited_s = time.monotonic() - self.heard
         if waited_s > PATIENCE_S and (method != "PUT" or self.unanswered > 1):
-            raise _UselessError(f"no useful answer in {waited_s:.0f} s")
+            raise _UselessError(f"gave no useful answer in {waited_s:.0f} s")
         self.requests += 1
         self.unanswered += 1
         if self.requests > _MOST_REQUESTS:
-            raise _UselessError(f"its answers led to more than {_MOST_REQUESTS:,} requests")
+            raise _UselessError(f"answers in circles: {_MOST_REQUESTS:,} requests and no end")
 
     def hears(self) -> None:
         self.heard, self.unanswered = time.monotonic(), 0
