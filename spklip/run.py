@@ -44,7 +44,7 @@ from spklip.judge import Judged, judge, read_judged, write_judged
 from spklip.model_card import model_card
 from spklip.recipe import ModelConfig, Recipe, read_recipe
 from spklip.report import render_report
-from spklip.run_folder import is_run, prepare_folder, recipe_of, resolved_recipe
+from spklip.run_folder import full_disk_told, is_run, prepare_folder, recipe_of, resolved_recipe
 from spklip.speed import LoaderClock
 from spklip.splits import Splits, captioned_ids, open_splits, sensor_of
 from spklip.tower_energy import read_energy
@@ -82,8 +82,15 @@ def run_recipe(
 
     Raises:
         SpikeDataError: no data, no checkpoint, parts that do not fit each other, a run that
-            diverged, or ``out`` holds something already.
+            diverged, ``out`` holds something already, or its disk is full.
     """
+    with full_disk_told(out):
+        return _run_recipe(recipe, out, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _run_recipe(
+    recipe: Recipe, out: Path, *, resume: bool, overwrite: bool, progress: bool
+) -> dict[str, Any] | None:
     processes = processes_of(recipe.train)
     splits = open_splits(main_trainings(recipe)[0].recipe)
     recipe = _settled(recipe, splits)

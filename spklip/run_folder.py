@@ -1,7 +1,11 @@
 """The folder of a run: whose it is, what may be deleted in it, and the recipe it was made by."""
 
+import contextlib
+import errno
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,42 @@ NAMES = (
 HEADER = "# The resolved recipe of a run of spklip-train."
 """First words of a run's ``recipe.yaml``, by which a run's folder is known; a recipe written by
 hand does not make one of the folder it lies in."""
+
+
+@contextlib.contextmanager
+def full_disk_told(out: Path) -> Iterator[None]:
+    """Turn a disk that takes no more into one line; what is there already is gone on from.
+
+    Weights and optimisers are written by libraries whose errors are none of the system's.
+    """
+    try:
+        yield
+    except SpikeDataError:
+        raise
+    except Exception as error:
+        told = _of_the_disk(error, out)
+        if told is None:
+            raise
+        raise SpikeDataError(f"{told}. Make room, and go on with --resume") from error
+
+
+def _of_the_disk(error: BaseException | None, out: Path) -> str | None:
+    """What the disk has against being written, if it is that."""
+    while error is not None:
+        text = " ".join(str(error).split())
+        by_rust = re.search(r"\(os error (\d+)\)", text)  # safetensors
+        number = int(by_rust[1]) if by_rust else getattr(error, "errno", None)
+        if number in _TAKES_NO_MORE:
+            return f"{getattr(error, 'filename', None) or out}: {os.strerror(number)}"
+        if isinstance(error, RuntimeError) and _TORCH_WRITES.search(text):  # tells no reason
+            full = shutil.disk_usage(out).free < 1 << 20
+            return f"{out}: {os.strerror(errno.ENOSPC) if full else f'cannot be written: {text}'}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_TAKES_NO_MORE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|iostream error|unexpected pos \d+ vs \d+")
 
 
 def prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -25,6 +25,7 @@ from spklip.judge import scene_groups
 from spklip.model import SpklipConfig, build_tokenizer
 from spklip.recipe import Recipe, read_recipe
 from spklip.run import recipe_of_run, run_recipe
+from spklip.run_folder import full_disk_told
 from spklip.splits import captioned_ids, choose_shots, open_splits
 
 CLASSES = ("move_left", "move_right", "stand_still")
@@ -189,6 +190,48 @@ def test_an_unfinished_run_needs_resume_and_the_same_recipe(home, finished, monk
     again = json.loads((home / "cut" / "metrics.json").read_text())
     assert again["closed_set"] == metrics["closed_set"]
     assert again["train"]["curve"] == metrics["train"]["curve"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
+@pytest.mark.parametrize(
+    ("most_bytes", "what"),
+    [
+        (1_000, "recipe.yaml"),
+        (20_000, "model.safetensors, of 103 kB, is written by Rust"),
+        (150_000, "optimizer.pt, of 263 kB, is written by C++"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_one_line_and_the_run_is_gone_on_with(
+    home, finished, monkeypatch, most_bytes, what
+):
+    import resource
+
+    out = f"runs/full-{most_bytes}"
+    words = ["recipes/smoke.yaml", *SMALL, "--out", out]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        done = train(home, monkeypatch, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    told = "cannot be written: .*" if "C++" in what else "File too large"
+    assert re.fullmatch(f"error: {out}: {told}. Make room, and go on with --resume", line)
+    assert train(home, monkeypatch, *words, "--resume").exit_code == 0
+    metrics = json.loads((home / out / "metrics.json").read_text())
+    first = json.loads((finished.folder / "metrics.json").read_text())
+    assert metrics["closed_set"] == first["closed_set"]
+
+
+def test_a_full_disk_is_told_where_the_library_tells_no_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    told = f"^{tmp_path}: No space left on device. Make room"
+    with pytest.raises(SpikeDataError, match=told), full_disk_told(tmp_path):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+    with pytest.raises(RuntimeError, match="^a bug$"), full_disk_told(tmp_path):
+        raise RuntimeError("a bug")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(home, monkeypatch):
