@@ -30,8 +30,6 @@ Message = dict[str, Any] | bytes
 
 LONGEST_WAIT_S = 8.0
 """Time that a child may work on one message."""
-MOST_MEMORY_BYTES = 512 << 20
-"""Memory that a child may take beside what its libraries took when they were loaded."""
 
 _HEAD = struct.Struct("<cQ")
 _STARTED, _OBJECT, _BYTES, _ERROR, _END = b"s", b"o", b"b", b"e", b"."
@@ -53,28 +51,26 @@ class Apart:
         words: its arguments, text.
         most_bytes: longest message to take.
         wait_s: time that the child may work on one message; default :data:`LONGEST_WAIT_S`.
+        memory_bytes: what it may take beside what its libraries took when they were loaded.
 
     Raises:
         SpikeDataError: by iterating: what the function raised, or how the child died.
     """
 
     def __init__(
-        self, function: str, *words: str, most_bytes: int, wait_s: float | None = None
+        self,
+        function: str,
+        *words: str,
+        most_bytes: int,
+        wait_s: float | None = None,
+        memory_bytes: int = 512 << 20,
     ) -> None:
         self._most_bytes = most_bytes
         self._wait_s = LONGEST_WAIT_S if wait_s is None else wait_s
         home = Path(__file__).resolve().parents[1]
         # -P: neither this nor what it loads comes from the working directory.
-        command = [
-            sys.executable,
-            "-P",
-            "-c",
-            _START,
-            str(home),
-            function,
-            str(self._wait_s),
-            *words,
-        ]
+        bounds = [str(self._wait_s), str(memory_bytes)]
+        command = [sys.executable, "-P", "-c", _START, str(home), function, *bounds, *words]
         self._child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -142,7 +138,7 @@ class Apart:
         return f"cannot be read: the library that reads it crashed ({name}); it is damaged"
 
 
-def serve(function: str, wait_s: str, *words: str) -> None:
+def serve(function: str, wait_s: str, memory_bytes: str, *words: str) -> None:
     """Run a function and send what it yields; called in the child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     # What a library prints must not come between the messages.
@@ -154,7 +150,7 @@ def serve(function: str, wait_s: str, *words: str) -> None:
     sender = _Sender(pipe, float(wait_s), nowhere)
     sender.send(_STARTED, b"")
     sender.flush()
-    _bound_memory(MOST_MEMORY_BYTES)
+    _bound_memory(int(memory_bytes))
     sender.watch()
     try:
         for message in work(*words):

@@ -13,6 +13,7 @@ ICME 2019.
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,8 @@ _LONGEST_MOVIE_PX = 1920
 _CAPTION_PX = 14
 _REACH_TICKS = 512
 """A single TFI picture looks so far back and ahead; a pixel that is darker stays black."""
+MOST_PICTURE_PIXELS = 1 << 26
+"""Pixels of a picture that is read, at most."""
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's names of pictures with 16 bits a pixel."""
 _ANIMATION_QUALITIES = (60, 40, 20, 5)
@@ -136,21 +139,34 @@ def read_picture(path: Path | str) -> NDArray[np.uint8]:
     """A picture file as grey levels, uint8 (H, W); colours by their luma, 16 bits scaled to 8.
 
     Raises:
-        SpikeDataError: it cannot be read, or its pixels have neither 8 nor 16 bits.
+        SpikeDataError: it cannot be read, its pixels have neither 8 nor 16 bits, or it claims more
+            than :data:`MOST_PICTURE_PIXELS`.
     """
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  # only pictures need it
+    from PIL import Image  # noqa: PLC0415  # only pictures need it
 
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # told as an error
+            picture = Image.open(path)
+        with picture:
+            width, height = picture.size
+            if width * height > MOST_PICTURE_PIXELS:
+                raise SpikeDataError(
+                    f"{path}: claims {height}x{width} pixels, expected at most "
+                    f"{MOST_PICTURE_PIXELS:,}"
+                )
             if picture.mode in _DEEP_MODES:
-                return np.rint(np.asarray(picture) / 257).astype(np.uint8)
+                return ((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8)
             if picture.mode in ("I", "F"):
                 raise SpikeDataError(
                     f"{path}: pixels are {picture.mode}, expected 8 or 16 bits. Save it as PNG"
                 )
             return np.asarray(picture.convert("L"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise SpikeDataError(f"{path}: cannot be read as a picture: {error}") from error
+    except SpikeDataError:
+        raise
+    except Exception as error:  # whatever a damaged picture makes Pillow raise, bombs among it
+        told = " ".join(str(error).split())
+        raise SpikeDataError(f"{path}: cannot be read as a picture: {told}") from error
 
 
 def write_picture(path: Path | str, grey_hw: NDArray[np.uint8], *, overwrite: bool = False) -> Path:

@@ -51,6 +51,8 @@ _READERS: dict[str, type[PyAVReader] | type[OpenCVReader] | type[DecordReader]] 
 }
 LONGEST_GAP_S = 3600
 """Longest time between two frames that is believed; resampling would fill it with copies."""
+MOST_COPIES = LONGEST_GAP_S * 60
+"""Times in a row that one frame is believed to be shown: the longest gap at 60 frames a second."""
 
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD")
 
@@ -150,7 +152,7 @@ class Video:
         self._given = self._held = self._scaled = self._lost = self._repeats = 0
         self._refuse_damage()
         self._shots = reader.shots()
-        first = next(self._shots, None)
+        first = self._next_shot()
         if first is None:
             raise self._error(f"not one frame can be decoded{self._reasons()}")
         self._first: Shot | None = first
@@ -232,6 +234,10 @@ class Video:
         self._source_rate: Fraction = source
         self._played_rate = played or self._source_rate
         self._variable = timing is not None and timing.variable
+        gap_s = max(1 / self._played_rate, timing.longest_gap_s if timing else 0)
+        copies = gap_s * self._played_rate / source * (fps or source)
+        if copies > MOST_COPIES:
+            raise self._error(f"would show one frame {float(copies):,.0f} times: damaged times")
         return fps or source
 
     def _shots_at_rate(self) -> Iterator[Shot]:
@@ -283,7 +289,7 @@ class Video:
         self._refuse_damage()
 
     def _hold(self, shot: Shot, frames: int, *, at_end: bool = False) -> Iterator[Shot]:
-        if frames > LONGEST_GAP_S * self._source_rate:
+        if frames > self._longest_gap():
             raise self._error(f"lacks {frames:,} frames in a row: damaged times")
         repeated = min(frames, self._reader.tally.repeated - self._repeats)
         self._repeats += repeated
@@ -292,12 +298,16 @@ class Video:
         if at_end or not self._variable:
             yield from itertools.repeat(shot._replace(time_s=None), frames)
 
+    def _longest_gap(self) -> Fraction:
+        """Frames in a row that may be missing."""
+        return min(LONGEST_GAP_S * self._source_rate, Fraction(MOST_COPIES))
+
     def _end(self, last: Shot, coming: int) -> Iterator[Shot]:
         """What the file's time still holds once the frames have ended."""
         reader = self._reader
         missing = max(0, (reader.expected or 0) - coming)
         believed = not reader.expects_by_header or (
-            self._missing_bytes == 0 and missing <= LONGEST_GAP_S * self._source_rate
+            self._missing_bytes == 0 and missing <= self._longest_gap()
         )
         if not self._truncated() and believed:
             yield from self._hold(last, missing, at_end=True)
@@ -315,7 +325,13 @@ class Video:
                 self._scaled += 1
                 self._reader.tally.problems["frame size changed"] += 1
             yield shot
-            shot = next(self._shots, None)
+            shot = self._next_shot()
+
+    def _next_shot(self) -> Shot | None:
+        try:
+            return next(self._shots, None)
+        except VideoError as error:
+            raise self._error(str(error)) from error
 
     def _bad_frames(self) -> int:
         return self._reader.tally.failed + self._reader.tally.concealed

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from spikedata.errors import VideoError
 from spikedata.video.fit import LumaPlane
 from spikedata.video.resample import Timing, as_rate, find_timing
-from spikedata.video.streams import choose_stream, open_container, packet_times, transfer_named
+from spikedata.video.streams import (
+    MOST_PIXELS,
+    choose_stream,
+    open_container,
+    packet_times,
+    transfer_named,
+)
 
 _LUMA_FIRST = re.compile(
     r"(?:(?:yuvj?|yuva)4\d\dp|gray)(?P<bits>9|10|12|14|16)?(?P<end>le|be)?|nv(?:12|21|16|24|42)"
@@ -150,6 +156,7 @@ class PyAVReader:
             raise VideoError("is coded in a way that this FFmpeg cannot decode")
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # of later frames, too
         return stream
 
     def _describe(self) -> dict[str, Any]:

@@ -5,8 +5,10 @@ The pictures of one folder that share a name but for the number at its end, such
 that is missing.
 """
 
+import io
 import os
 import re
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,9 +21,18 @@ from spikedata.errors import VideoError
 from spikedata.video.decoders import Shot, Tally, range_table
 from spikedata.video.fit import LumaPlane
 from spikedata.video.resample import Timing
+from spikedata.video.streams import MOST_PIXELS
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".exr", ".hdr"})
 """Suffixes, in lower case, of the pictures that are read."""
+
+_MOST_FILE_BYTES = 1 << 29
+_MOST_DEEP_PIXELS = MOST_PIXELS // 2
+"""Of kinds whose pixels may be floats: 8K."""
+_EXR_MAGIC = b"\x76\x2f\x31\x01"
+_EXR_WINDOW = re.compile(rb"dataWindow\0box2i\0\x10\0\0\0(.{16})", re.DOTALL)
+_HDR_MAGIC = b"#?"
+_HDR_SIZE = re.compile(rb"-Y\s+[+-]?(\d{1,12})\s+\+X\s+[+-]?(\d{1,12})")
 
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
@@ -105,7 +116,11 @@ class PictureReader:
         cv2 = self._cv2
         os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # off unless asked for
         try:
+            if path.stat().st_size > _MOST_FILE_BYTES:
+                return None
             coded = np.fromfile(path, np.uint8)
+            if not _is_small(coded.data):
+                return None
             picture = cv2.imdecode(coded, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
         except (OSError, cv2.error):
             return None
@@ -124,6 +139,40 @@ class PictureReader:
         """Nothing is held open."""
 
 
+def _is_small(coded: memoryview) -> bool:
+    """Whether a picture is of a kind that is read and claims no more pixels than are believed.
+
+    OpenCV makes room for what a header claims, up to 2**30 pixels, and tells no size before.
+    """
+    head = bytes(coded[:4])
+    if head == _EXR_MAGIC:
+        windows = [struct.unpack("<4i", found[1]) for found in _EXR_WINDOW.finditer(coded)]
+        sizes = [(y1 - y0 + 1, x1 - x0 + 1) for x0, y0, x1, y1 in windows]
+        return max((h * w for h, w in sizes), default=0) <= _MOST_DEEP_PIXELS
+    if head[:2] == _HDR_MAGIC:
+        claims = _HDR_SIZE.finditer(coded[: 1 << 16])
+        return max((int(c[1]) * int(c[2]) for c in claims), default=0) <= _MOST_DEEP_PIXELS
+    from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin  # noqa: PLC0415
+
+    tiff = TiffImagePlugin.TiffImageFile
+    kinds: dict[bytes, Any] = {
+        b"\x89P": PngImagePlugin.PngImageFile,
+        b"\xff\xd8": JpegImagePlugin.JpegImageFile,
+        b"BM": BmpImagePlugin.BmpImageFile,
+        b"II": tiff,
+        b"MM": tiff,
+    }
+    kind = kinds.get(head[:2])
+    if kind is None:
+        return False
+    try:
+        with kind(io.BytesIO(coded)) as picture:
+            width, height = picture.size
+    except Exception:  # whatever a damaged header makes it raise
+        return False
+    return bool(width * height <= (_MOST_DEEP_PIXELS if kind is tiff else MOST_PIXELS))
+
+
 def srgb_codes(light: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Code values of linear light by the sRGB curve, uint8, of the shape given.
 
@@ -131,6 +180,9 @@ def srgb_codes(light: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
     Source: IEC 61966-2-1:1999.
     """
-    light = np.clip(np.nan_to_num(light.astype(np.float64), nan=0.0), 0, 1)
-    codes = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.floor(codes * 255 + 0.5).astype(np.uint8)
+    codes = np.empty(light.shape, np.uint8)
+    for row in range(0, len(light), 64):  # the doubles of a few rows at a time
+        part = np.clip(np.nan_to_num(light[row : row + 64].astype(np.float64), nan=0.0), 0, 1)
+        curve = np.where(part <= 0.0031308, 12.92 * part, 1.055 * part ** (1 / 2.4) - 0.055)
+        codes[row : row + 64] = np.floor(curve * 255 + 0.5)
+    return codes

@@ -3,8 +3,8 @@
 Both convert to RGB, and cannot say that a frame was damaged or that a time slot is empty.
 """
 
+import importlib.util
 import os
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,13 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from spikedata.errors import MissingExtraError, VideoError
+from spikedata.apart import LONGEST_WAIT_S, Apart, Message
+from spikedata.errors import MissingExtraError, SpikeDataError, VideoError
 from spikedata.video.decoders import Shot, Tally
 from spikedata.video.resample import Timing, as_rate, find_timing
-from spikedata.video.streams import chosen_by_ffmpeg, video_stream_number
+from spikedata.video.streams import (
+    MOST_PIXELS,
+    check_frame_size,
+    chosen_by_ffmpeg,
+    video_stream_number,
+)
 
 _MOST_MISSES = 16
 """Frames in a row that OpenCV may fail to give before the video counts as ended."""
+_SLOWEST_BYTES_S = 10_000_000
+"""decord reads a file through when it opens it: from a slow disk at this rate."""
+_DECORD_MEMORY_BYTES = 2 << 30
+"""Frames that refer to each other, of 8K, and what its threads reserve."""
 
 
 class _RgbReader:
@@ -63,6 +73,8 @@ class OpenCVReader(_RgbReader):
             cv2.utils.logging.setLogLevel(level)
         if not capture.isOpened():
             raise VideoError("is not a video that OpenCV can open")
+        sides = cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH
+        check_frame_size(*(int(capture.get(side)) for side in sides))
         return capture
 
     def _find_timing(self) -> Timing | None:
@@ -101,30 +113,37 @@ class OpenCVReader(_RgbReader):
 
 
 class DecordReader(_RgbReader):
-    """FFmpeg through decord: RGB. It repeats frames, untold, where it cannot decode."""
+    """FFmpeg through decord, in a child: RGB. It repeats frames, untold, where it cannot decode."""
 
     decoder = "decord"
 
     def __init__(self, path: Path) -> None:
-        try:
-            import decord  # noqa: PLC0415 - an extra
-        except ImportError as error:
+        if importlib.util.find_spec("decord") is None:
             raise MissingExtraError(
                 "decoder 'decord' is not installed: pip install 'spklip[decord]'"
-            ) from error
-
-        decord.logging.set_level(decord.logging.QUIET)
-        self.version: str = decord.__version__
+            )
         if not chosen_by_ffmpeg(path):
             raise VideoError("holds several streams, and decord cannot be told which to show")
+        self._said = Apart(
+            "spikedata.video.decord_frames:list_frames",
+            _utf8_name(path),
+            most_bytes=MOST_PIXELS,
+            wait_s=LONGEST_WAIT_S + path.stat().st_size / _SLOWEST_BYTES_S,
+            memory_bytes=_DECORD_MEMORY_BYTES,
+        )
         try:
-            self._video: Any = decord.VideoReader(_utf8_name(path), num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
-            raise VideoError(f"is not a video that decord can open: {_said(error)}") from error
-        self._error: type[Exception] = decord.DECORDError
-        self.promised: int | None = len(self._video)
+            opened, times = self._hear(), self._hear()
+        except BaseException:
+            self._said.close()
+            raise
+        assert isinstance(opened, dict)
+        assert isinstance(times, bytes)
+        self.version: str = opened["version"]
+        self.promised: int | None = opened["promised"]
         self._has_times = path.suffix.lower() != ".avi"
-        self.timing = self._find_timing()
+        times_ms = np.frombuffer(times if self._has_times else b"", np.int64)
+        stated = as_rate(opened["frame_rate"])
+        self.timing = find_timing(np.sort(times_ms), self.tick_s, (stated,))
         self.tally = Tally()
         self.details: dict[str, Any] = {
             "colour_range": "full",
@@ -132,42 +151,29 @@ class DecordReader(_RgbReader):
             "frames_may_repeat": True,
         }
 
-    def _find_timing(self) -> Timing | None:
-        stated = as_rate(float(self._video.get_avg_fps()))
-        times = np.empty(0, np.int64)
-        if self._has_times and self.promised:
-            starts_s = self._video.get_frame_timestamp(range(self.promised))[:, 0]
-            times = np.sort(np.rint(np.asarray(starts_s, np.float64) * 1000).astype(np.int64))
-        return find_timing(times, self.tick_s, (stated,))
+    def _hear(self) -> Message | None:
+        """What the child says next; None at its end."""
+        try:
+            return next(self._said, None)
+        except SpikeDataError as error:
+            raise VideoError(str(error)) from error
 
     def shots(self) -> Iterator[Shot]:
-        """Decode to RGB, then to luma."""
-        import cv2  # noqa: PLC0415 - see OpenCVReader
-
-        for index in range(self.promised or 0):
-            try:
-                rgb_hwc = self._video.next().asnumpy()
-            except StopIteration:
-                return
-            except (self._error, RuntimeError) as error:
+        """Take in frame by frame; the child is at most one ahead."""
+        while isinstance(told := self._hear(), dict):
+            if "problem" in told:
                 self.tally.failed += 1
-                self.tally.problems[_said(error)] += 1
+                self.tally.problems[told["problem"]] += 1
                 return
-            if rgb_hwc.shape[2] != 3:  # below 32 px it takes line padding for channels
-                self.tally.failed += 1
-                self.tally.problems["too narrow for decord"] += 1
-                return
+            luma = self._hear()
+            assert isinstance(luma, bytes)
             self.tally.decoded += 1
-            time_s = None
-            if self._has_times:
-                time_s = (
-                    round(float(self._video.get_frame_timestamp(index)[0]) * 1000) * self.tick_s
-                )
-            yield Shot(time_s, cv2.cvtColor(rgb_hwc, cv2.COLOR_RGB2GRAY), None)
+            codes_hw = np.frombuffer(luma, np.uint8).reshape(told["shape_hw"])
+            yield Shot(told["time_ms"] * self.tick_s if self._has_times else None, codes_hw, None)
 
     def close(self) -> None:
-        """Release the file."""
-        self._video = None
+        """End the child."""
+        self._said.close()
 
 
 def _utf8_name(path: Path) -> str:
@@ -182,9 +188,3 @@ def _utf8_name(path: Path) -> str:
     except UnicodeEncodeError as error:
         raise VideoError("has a name that is not UTF-8, which only PyAV can open") from error
     return name
-
-
-def _said(error: Exception) -> str:
-    """The message of a decord error, without its source line and stack."""
-    line = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return re.sub(r"^(?:\[[\d:]+\] )?(?:\S+\.cc:\d+: )?", "", line)[:200]

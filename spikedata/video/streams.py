@@ -23,6 +23,8 @@ _TRANSFERS = {
     18: "hlg",
 }
 """Transfer characteristics of ITU-T H.273, table 3; those of the BT.709 family have its curve."""
+MOST_PIXELS = 1 << 26
+"""Pixels of a frame at most: twice those of 8K."""
 
 
 class NoVideoError(VideoError):
@@ -48,7 +50,10 @@ def open_container(path: Path) -> Any:
 
     # Up to PyAV 18, metadata that is not UTF-8 stops the opening unless told otherwise; from 19 on
     # nothing needs telling, and the option is gone.
-    options: dict[str, Any] = {"container_options": {"protocol_whitelist": "file"}}
+    options: dict[str, Any] = {
+        "container_options": {"protocol_whitelist": "file"},
+        "options": {"max_pixels": str(MOST_PIXELS)},  # where FFmpeg decodes to know a stream
+    }
     if int(av.__version__.split(".")[0]) < 19:
         options["metadata_errors"] = "replace"
     try:
@@ -62,6 +67,7 @@ def choose_stream(container: Any) -> Any:
 
     Raises:
         NoVideoError: there is none.
+        VideoError: its frames are past the limit.
     """
     from av.stream import Disposition  # noqa: PLC0415 - see open_container
 
@@ -75,7 +81,22 @@ def choose_stream(container: Any) -> Any:
         duration_s = (stream.duration or 0) * (stream.time_base or Fraction(0))
         return bool(stream.disposition & Disposition.default), duration_s, -stream.index
 
-    return max(real, key=merit)
+    chosen = max(real, key=merit)
+    if chosen.codec_context is not None:  # else nothing here can decode it
+        check_frame_size(chosen.codec_context.height, chosen.codec_context.width)
+    return chosen
+
+
+def check_frame_size(height_px: int, width_px: int) -> None:
+    """Refuse what a header claims before a decoder makes room for it.
+
+    Raises:
+        VideoError: the frames are past the limit.
+    """
+    if height_px * width_px > MOST_PIXELS:
+        raise VideoError(
+            f"claims frames of {height_px}x{width_px} pixels, expected at most {MOST_PIXELS:,}"
+        )
 
 
 def video_stream_number(path: Path) -> int:
