@@ -34,6 +34,9 @@ BLOCK_BYTES = 1 << 20
 _PIECE_GROUPS = 8
 """Groups decoded between two reads: 64 planes of 250x400 stay in the second-level cache."""
 
+_MOST_PIXELS = 1 << 26
+"""Pixels of a plane at most: eight planes are held unpacked."""
+
 _HALF_ROW_BYTES = 64
 _MARKER_MASK = 0xFFF0
 
@@ -276,6 +279,7 @@ def read_recording(
     if camera.is_npz:
         return _open_npz(path, camera, flip, rate)
     height, width = camera._size()
+    _check_size(path, height, width)
     try:
         size = path.stat().st_size
         first_byte = _check_content(path, camera, size)
@@ -290,6 +294,13 @@ def read_recording(
     return Recording(
         path, camera, ticks, height, width, rate, flip, first_byte, skipped_bytes=first_byte + rest
     )
+
+
+def _check_size(path: Path, height_px: int, width_px: int) -> None:
+    if height_px * width_px > _MOST_PIXELS:
+        raise RecordingError(
+            f"{path}: planes of {height_px}x{width_px} pixels, expected at most {_MOST_PIXELS:,}"
+        )
 
 
 def write_recording(
@@ -456,8 +467,6 @@ def _check_content(path: Path, camera: Camera, size: int) -> int:
 # --- .npz ---------------------------------------------------------------------------------------
 
 
-_MOST_PIXELS = 1 << 26
-"""Pixels of a plane at most: eight planes are held unpacked."""
 _MOST_LABEL_BYTES = 1 << 12
 _MOST_HELD_BYTES = 1 << 28
 """Packed bytes of an ``npz_hwt`` recording that are gathered in one reading of the file."""
@@ -474,10 +483,7 @@ def _open_npz(path: Path, camera: Camera, flip: bool, rate: float) -> Recording:
         ticks, height, width = shape
     else:
         height, width, ticks = shape
-    if height * width > _MOST_PIXELS:
-        raise RecordingError(
-            f"{path}: planes of {height}x{width} pixels, expected at most {_MOST_PIXELS:,}"
-        )
+    _check_size(path, height, width)
     return Recording(path, camera, ticks, height, width, rate, flip, label=label)
 
 

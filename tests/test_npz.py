@@ -289,8 +289,10 @@ def test_planes_past_any_camera_are_refused(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", spk=np.zeros((9, 3, 5), np.uint8))
     assert read_recording(tmp_path / "x.npz", "uhsr").ticks == 9
     np.savez(tmp_path / "x.npz", spk=np.zeros((9, 4, 4), np.uint8))
-    with pytest.raises(RecordingError, match="planes of 4x4 pixels, expected at most 15"):
-        read_recording(tmp_path / "x.npz", "uhsr")
+    (tmp_path / "x.dat").write_bytes(bytes(20))
+    for name, camera in (("x.npz", "uhsr"), ("x.dat", "4x4")):
+        with pytest.raises(RecordingError, match="planes of 4x4 pixels, expected at most 15"):
+            read_recording(tmp_path / name, camera)
 
 
 @pytest.mark.parametrize("label", [b"\xff\xff\xff\xff", b"\0\xd8\0\0"])
