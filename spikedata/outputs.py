@@ -103,6 +103,11 @@ def acquire(out: Path) -> FileLock:
         raise StoreError(
             f"{out}: another process is writing it. Wait until it has ended"
         ) from error
+    try:
+        _undo_half_a_replacement(out)
+    except BaseException:
+        release(lock)
+        raise
     return lock
 
 
@@ -124,7 +129,7 @@ def is_being_written(out: Path) -> bool:
         return True
     except OSError:  # where nothing can be written nobody writes
         return False
-    release(lock)
+    lock.release()
     return False
 
 
@@ -185,13 +190,28 @@ def identity(path: Path) -> dict[str, Any]:
 
 def put_into_place(made: Path, out: Path) -> None:
     """Move ``made`` to ``out``; what is there, a file, a folder or a link, goes last."""
-    old = out.with_name(out.name + ".replaced")
+    old = _replaced(out)
     remove(old)
     if out.exists() or out.is_symlink():
         out.rename(old)
     made.rename(out)
     sync(out.parent)
     remove(old)
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(out.name + ".replaced")
+
+
+def _undo_half_a_replacement(out: Path) -> None:
+    """Put back, or clear away, what a killed process had moved aside to replace it."""
+    old = _replaced(out)
+    if not (old.exists() or old.is_symlink()):
+        return
+    if out.exists() or out.is_symlink():
+        remove(old)
+    else:
+        old.rename(out)
 
 
 def remove(path: Path) -> None:

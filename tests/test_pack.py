@@ -428,3 +428,19 @@ def test_a_writer_whose_store_was_replaced_stops_and_leaves_the_new_one_alone(he
         writer.close()
     assert digest_of_folder(here / "spikes.zarr") == was
     assert not list(here.glob("*.lock"))
+
+
+@pytest.mark.parametrize("at", ["between", "after"])
+def test_what_was_being_replaced_when_a_run_was_killed_is_not_lost(here, at):
+    make_store(here / "spikes.zarr", count=1)
+    if at == "after":
+        make_store(here / "packed.zarr", count=3, name="new")
+    make_store(here / "made.zarr", count=2, name="old")
+    (here / "made.zarr").rename(here / "packed.zarr.replaced")
+    if at == "between":
+        with pytest.raises(StoreError, match="packed.zarr: exists already. Give --overwrite"):
+            pack_clips()
+    with locked(here / "packed.zarr"):
+        assert len(open_clips("packed.zarr").clips) == (2 if at == "between" else 3)
+    assert sorted(path.name for path in here.iterdir()) == ["packed.zarr", "spikes.zarr"]
+    assert pack_clips(overwrite=True).clips == 1
