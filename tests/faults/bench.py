@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from flaky_hub import FlakyHub
 from forks import Done, Fault, Forks
 from hub_server import USER, HubServer
 from tools import random_frames, write_grey
@@ -59,6 +60,8 @@ class Unharmed:
     """Everything in the folder afterwards."""
     calls: int
     """Calls that were counted."""
+    requests: int
+    """What was asked of the Hub."""
 
 
 class Bench:
@@ -76,7 +79,8 @@ class Bench:
             (scratch / name).mkdir()
         self.hub = self._stack.enter_context(HubServer(scratch / "hub"))
         _write_videos(self.home / "videos")
-        env = self.hub.environment(scratch / "hub-home")
+        self.flaky = self._stack.enter_context(FlakyHub(self.hub.url))
+        env = self.hub.environment(scratch / "hub-home") | {"HF_ENDPOINT": self.flaky.url}
         self.forks = self._stack.enter_context(Forks(scratch / "prints", env))
         for words in _WARM:
             self.forks.warm(words.split(), self.home)
@@ -142,12 +146,30 @@ class Bench:
             self._warm_training(verb)
         with self.folder(verb.inputs) as folder:
             before = self.contents(verb, folder) if verb.replaces else None
+            self.flaky.heal()
             done = self.run(verb, folder, call=call)
+            requests = len(self.flaky.requests)
             assert done.status == 0, (verb, done)
             after = self.contents(verb, folder)
             assert after is not None, verb
             assert not isinstance(after, str) or len(after) == 64, after
-            return Unharmed(before=before, after=after, listing=listing(folder), calls=done.calls)
+            return Unharmed(
+                before=before,
+                after=after,
+                listing=listing(folder),
+                calls=done.calls,
+                requests=requests,
+            )
+
+    def half_done(self, name: str) -> None:
+        """See to it that there is what a verb leaves in the folder that is killed half-way."""
+        verb = VERBS[name]
+        with self.folder(verb.inputs) as folder:
+            at = self.unharmed(verb, "any").calls // 2
+            self.run(verb, folder, fault=Fault(at=at, kind="kill"))
+            for path in folder.iterdir():
+                if not (self.home / path.name).exists():
+                    copy(path, self.home / path.name)
 
     @functools.lru_cache(1)  # noqa: B019  as long as the bench
     def _warm_training(self, verb: Verb) -> None:
@@ -207,12 +229,8 @@ _INPUTS = (
 )
 _WARM = (
     "spikedata simulate videos --threshold 2 --out warm.zarr",
-    *(
-        f"spikedata pack warm.zarr --to {to} --out warm.{end}"
-        for to, end in SUFFIX.items()
-        if to != "zarr"
-    ),
-    *(f"spikedata validate warm.{end}" for end in SUFFIX.values()),
+    *(f"spikedata pack warm.zarr --to {to} --out packed-warm.{e}" for to, e in SUFFIX.items()),
+    *(f"spikedata validate packed-warm.{e}" for e in SUFFIX.values()),
     "spikedata export warm.zarr warm.npz --clip clip0",
     "spikedata report warm.zarr --out warm.html",
     "load warm.zarr",

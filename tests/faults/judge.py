@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench import Bench, Contents, Unharmed, Verb, listing
 from forks import Done
@@ -135,14 +135,11 @@ def judge_rerun(
             yield Finding("left", f"{text}: {', '.join(sorted(names)[:4])}")
 
 
-def difference(now: Contents, expected: Contents) -> str:
-    """What is different, in a few words."""
-    if not isinstance(now, dict) or not isinstance(expected, dict):
-        return f"{now!s:.200} lies there"
-    if now.keys() != expected.keys():
-        return f"{len(now)} of {len(expected)} clips are there"
-    for key, facts in now.items():
-        for name, value in facts.items():
-            if value != expected[key].get(name):
-                return f"{key}: {name} is {value!r:.80}, not {expected[key].get(name)!r:.80}"
-    return "they are the same"
+def difference(now: Any, expected: Any) -> str:
+    """The first thing that is different, in a few words."""
+    if isinstance(now, dict) and isinstance(expected, dict):
+        if now.keys() != expected.keys():
+            return f"{len(now)} of {len(expected)} are there, or others"
+        key = next((key for key in now if now[key] != expected[key]), "")
+        return f"{key}: {difference(now.get(key), expected.get(key))}"
+    return f"found {now!s:.150}, not {expected!s:.80}"
