@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ctypes
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +186,10 @@ def _warm(request: dict[str, Any]) -> dict[str, Any]:
         os.dup2(kept, number)
     os.close(kept)
     os.close(nowhere)
+    gc.collect()
+    gc.freeze()  # a child that looks for garbage would copy all memory
+    for end in weakref.finalize._registry:  # type: ignore[attr-defined]
+        end.atexit = False  # each child's would free what was compiled here
     return {"status": status}
 
 
