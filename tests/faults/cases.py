@@ -25,6 +25,7 @@ CALLS = {
     "EROFS-on": ("any", "EROFS", True),
 }
 """Faults in system calls: which calls they befall, how, and whether they stay."""
+ERRORS = tuple(CALLS)[2:]
 
 
 @dataclass(frozen=True, order=True)
@@ -103,13 +104,13 @@ Pair = tuple[str, str]
 def chosen(count: int) -> list[Case]:
     """So many cases, the same in every run, spread over kinds, verbs and places.
 
-    Half are faults in system calls, a third damaged files, the rest a Hub out of its mind; one in
-    a hundred is of training, which takes its time.
+    A quarter are kills, a quarter errors of system calls, a third damaged files, the rest a Hub out
+    of its mind; one in a hundred is of training, which takes its time.
     """
-    slow, web = count // 100, count // 7
-    at_rest = count // 3
+    slow, web, kills, at_rest = count // 100, count // 7, count // 4, count // 3
     shares = (
-        (_pairs_of_calls(), count - slow - web - at_rest),
+        (_pairs_of_calls("kill", "torn"), kills),
+        (_pairs_of_calls(*ERRORS), count - slow - web - kills - at_rest),
         (_pairs_at_rest(), at_rest),
         ([(verb, f"web-{answer}") for answer in ANSWERS for verb in VERBS_ONLINE], web),
         (_pairs_of_training(), slow),
@@ -135,8 +136,8 @@ def _kind(kind: str) -> str:
     return "-".join(kind.split("-")[:3]) if kind.startswith("at-rest-") else kind
 
 
-def _pairs_of_calls() -> list[Pair]:
-    return [(verb, kind) for verb in VERBS for kind in CALLS if verb != "train"]
+def _pairs_of_calls(*kinds: str) -> list[Pair]:
+    return [(verb, kind) for verb in VERBS for kind in kinds if verb != "train"]
 
 
 def _pairs_at_rest() -> list[Pair]:

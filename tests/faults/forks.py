@@ -155,9 +155,8 @@ class Forks:
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes what it reads from, which ends it
+            pass
 
 
 # --- in the process that forks ------------------------------------------------------------------
@@ -316,3 +315,4 @@ PROGRAMS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # at once: all there is to free is memory
