@@ -164,15 +164,25 @@ class Bench:
                 requests=requests,
             )
 
-    def half_done(self, name: str) -> None:
-        """See to it that there is what a verb leaves in the folder that is killed half-way."""
+    def half_done(self, name: str, needed: Sequence[str]) -> None:
+        """See to it that there is what a verb leaves that is killed when it has these files.
+
+        Args:
+            name: the verb.
+            needed: patterns below its folder.
+        """
         verb = VERBS[name]
-        with self.folder(verb.inputs) as folder:
-            at = self.unharmed(verb, "any").calls // 2
-            self.run(verb, folder, fault=Fault(at=at, kind="kill"))
-            for path in folder.iterdir():
-                if not (self.home / path.name).exists():
-                    copy(path, self.home / path.name)
+        calls = self.unharmed(verb, "any").calls
+        for tenth in range(3, 10):
+            with self.folder(verb.inputs) as folder:
+                self.run(verb, folder, fault=Fault(at=calls * tenth // 10, kind="kill"))
+                if not all(any(folder.glob(pattern)) for pattern in needed):
+                    continue
+                for path in folder.iterdir():
+                    if not (self.home / path.name).exists():
+                        copy(path, self.home / path.name)
+                return
+        raise AssertionError(f"{name} never has {needed}")
 
     @functools.lru_cache(1)  # noqa: B019  as long as the bench
     def _warm_training(self, verb: Verb) -> None:

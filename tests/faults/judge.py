@@ -114,6 +114,8 @@ def judge_rerun(
     bench: Bench, verb: Verb, folder: Path, now: Contents, unharmed: Unharmed
 ) -> Iterator[Finding]:
     """Run the same command with nothing in its way: all is there, and nothing else."""
+    if verb.grows and now != unharmed.after and (folder / verb.out / "zarr.json").exists():
+        yield from judge_printed(bench.forks.run(["spikedata", "validate", verb.out], folder))
     words = bench.words(verb.again or verb.words, folder)
     again = bench.forks.run(words, folder)
     was_done = now == unharmed.after and re.search("exists already|a finished run", again.stderr)
