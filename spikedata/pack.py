@@ -182,13 +182,14 @@ def last_packed(directory: Path | str = ".") -> Path:
     state = directory / STATE_FILE
     try:
         path = directory / str(json.loads(state.read_text(encoding="utf-8"))["packed"])
+        there = path.exists()  # too long a name is an error of the system's
     except FileNotFoundError:
         raise StoreError(
             f"{directory}: nothing was packed here yet. Run `spikedata pack --to zarr`"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{state}: cannot be read: {error}") from error
-    if not path.exists():
+    if not there:
         raise StoreError(f"{path}: was packed last but is gone. Run `spikedata pack --to zarr`")
     return path
 

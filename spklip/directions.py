@@ -133,7 +133,7 @@ def read_directions(
     kept, checkpoints = folder / "answers.json", folder / "checkpoints"
     first = PartialState().is_main_process
     if resume and kept.is_file():
-        told: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        told = _kept(kept)
         return told if first else None
     # Neither cropped nor mirrored: that would take motion out of the picture, or turn it round.
     recipe = replace(recipe, data=replace(recipe.data, crop=1.0, mirror=False))
@@ -148,6 +148,22 @@ def read_directions(
     write_whole(kept, json.dumps(told, indent=1) + "\n")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return told
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Answers of an earlier call.
+
+    Raises:
+        SpikeDataError: they cannot be read, or are none.
+    """
+    try:
+        told = json.loads(path.read_bytes())
+        if isinstance(told, dict):
+            return told
+        said = f"expected an object, got {type(told).__name__}"
+    except (OSError, ValueError, RecursionError) as error:
+        said = str(error)
+    raise SpikeDataError(f"{path}: cannot be read ({said}). Delete it, and it is made again")
 
 
 def _learn(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spikedata import SpikeClips, write_whole
+from spikedata import SpikeClips, SpikeDataError, write_whole
 from spklip import baselines
 from spklip.batches import tokenize
 from spklip.conv3d import conv3d_scores, fit_conv3d
@@ -116,10 +116,21 @@ def write_judged(path: Path, judged: Judged) -> None:
 
 
 def read_judged(path: Path) -> Judged:
-    """Answers that :func:`write_judged` kept."""
-    values = _as_arrays(torch.load(path, weights_only=True))
-    episodes = values.pop("episodes", None)
-    return Judged(**values, episodes=None if episodes is None else Episodes(**episodes))
+    """Answers that :func:`write_judged` kept.
+
+    Raises:
+        SpikeDataError: the file is damaged, or holds something else.
+    """
+    try:
+        values = _as_arrays(torch.load(path, weights_only=True))
+        episodes = values.pop("episodes", None)
+        return Judged(**values, episodes=None if episodes is None else Episodes(**episodes))
+    except Exception as error:  # of a damaged file torch raises whatever it comes upon
+        said = str(error).strip().splitlines()
+        raise SpikeDataError(
+            f"{path}: cannot be read ({said[0] if said else type(error).__name__}). Delete it, and "
+            "the answers are made again"
+        ) from error
 
 
 def _as_tensors(value: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_cli_train import SMALL, write_store
 
-from spikedata import draw_directions
+from spikedata import SpikeDataError, draw_directions
 from spklip.baselines import mean_rate
 from spklip.building import build_model, load_model_parts
 from spklip.directions import OPPOSITE, PROMPTS, DirectionClips, read_directions
@@ -73,6 +73,13 @@ def test_answers_are_kept_and_resume_takes_them(tmp_path, resume):
     (tmp_path / "answers.json").write_text(json.dumps(told | {"steps": -1}))
     again = directions_of(recipe, tmp_path, resume=resume)
     assert again == (told | {"steps": -1} if resume else told)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"[" * 100_000])
+def test_kept_answers_that_are_none_are_told_in_one_line(tmp_path, data):
+    (tmp_path / "answers.json").write_bytes(data)
+    with pytest.raises(SpikeDataError, match=r"answers\.json: cannot be read .* Delete it"):
+        directions_of(read_recipe(os.devnull, SHORT), tmp_path, resume=True)
 
 
 def test_no_steps_are_told():

@@ -236,9 +236,10 @@ def test_last_packed_is_found_wherever_it_was_put(here, tmp_path_factory):
     elsewhere.rename(elsewhere.with_name("moved.zarr"))
     with pytest.raises(StoreError, match="was packed last but is gone"):
         last_packed(here)
-    (here / ".spikedata.json").write_text("[]")
-    with pytest.raises(StoreError, match="cannot be read"):
-        last_packed(here)
+    for text in ("[]", "[" * 100_000, json.dumps({"packed": "a" * 300})):
+        (here / ".spikedata.json").write_text(text)
+        with pytest.raises(StoreError, match="cannot be read"):
+            last_packed(here)
 
 
 def test_the_real_car_packs_and_comes_back(here, shared_data):

@@ -139,6 +139,17 @@ def test_a_run_that_stops_between_trainings_goes_on_with_what_was_answered(
     assert got == want
 
 
+def test_kept_answers_that_are_none_are_told_in_one_line(tmp_path):
+    file = tmp_path / "answers.pt"
+    torch.save({"name": "split-2", "none": 1}, file)
+    whole = file.read_bytes()
+    for data in (b"", b"\xff" * 99, whole[:-40], whole):
+        file.write_bytes(data)
+        with pytest.raises(SpikeDataError, match=r"answers\.pt: cannot be read") as caught:
+            read_judged(file)
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def test_answers_are_kept_whole(store, tmp_path):
     recipe = recipe_of(store, "eval.splits=[1, 2]")
     metrics = run_recipe(recipe, tmp_path / "run", progress=False)

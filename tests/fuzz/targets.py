@@ -615,12 +615,29 @@ def _recipe() -> Any:
 
 
 def _build_answers(home: Path) -> list[Place]:
+    import dataclasses
+
     import torch
 
+    from spklip.judge import Judged, write_judged
+
     file = home / "answers.pt"
-    values = {"name": "seed=1", "ids": ["a", "b"], "score": {"array": torch.ones(2, 3)}}
-    torch.save(values, file)
+    # Judged as far as its fields have to be given; a file is read whole or not at all.
+    given = {
+        one.name: torch.ones(2, 3)
+        for one in dataclasses.fields(Judged)
+        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    }
+    write_judged(file, Judged(**given))
     return [Place(file=file, home=home)]
+
+
+def _read_answers(place: Place, told: Told) -> None:
+    """As a run does that goes on."""
+    from spklip.judge import read_judged
+
+    with told.refusing():
+        read_judged(place.file)
 
 
 def _build_state(home: Path) -> list[Place]:
@@ -898,6 +915,7 @@ TARGETS: dict[str, Target] = {
     "run_tokenizer": Target(
         kind="json", build=_in_run("model/tokenizer_config.json"), read=_read_run
     ),
+    "run_answers": Target(kind="bytes", build=_build_answers, read=_read_answers),
     "state_file": Target(kind="json", build=_build_state, read=_read_state),
     "live_index": Target(kind="jsonl", build=_build_live, read=_read_live),
     "hub_pull": Target(kind="json", build=_build_hub, read=_read_pull),
