@@ -4,8 +4,8 @@
     python -m tests.fuzz.atheris_targets parquet -max_total_time=600
 
 All after the target's name goes to libFuzzer. It runs in this one process until something fails;
-what failed lies in `failures/TARGET/`, from where it may go to `seeds/TARGET/`. Atheris has wheels for Linux
-and is no dependency: nothing else here needs it.
+what failed lies in `failures/TARGET/`, from where it may go to `seeds/TARGET/`. Atheris has wheels
+for Linux and is no dependency: nothing else here needs it.
 """
 
 import importlib
