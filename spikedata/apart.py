@@ -146,13 +146,13 @@ def serve(function: str, wait_s: str, memory_bytes: str, *words: str) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     module, _, name = function.partition(":")
-    work: Callable[..., Iterator[Message]] = getattr(importlib.import_module(module), name)
     sender = _Sender(pipe, float(wait_s), nowhere)
     sender.send(_STARTED, b"")
     sender.flush()
-    _bound_memory(int(memory_bytes))
-    sender.watch()
     try:
+        work: Callable[..., Iterator[Message]] = getattr(importlib.import_module(module), name)
+        _bound_memory(int(memory_bytes))
+        sender.watch()  # not before: a library may be slow to load
         for message in work(*words):
             if isinstance(message, dict):
                 sender.send(_OBJECT, json.dumps(message).encode())
