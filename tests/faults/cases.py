@@ -123,7 +123,7 @@ def _interleaved(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """So many, each kind in turn, each of its verbs in turn; again from the start if need be."""
     by_kind: dict[str, list[Pair]] = {}
     for pair in sorted(pairs, key=lambda pair: zlib.crc32(" ".join(pair).encode())):
-        by_kind.setdefault(_kind(pair[1]), []).append(pair)
+        by_kind.setdefault(counted_as(pair[1]), []).append(pair)
     kinds = list(by_kind.values())
     return [
         kinds[number % len(kinds)][number // len(kinds) % len(kinds[number % len(kinds)])]
@@ -131,7 +131,7 @@ def _interleaved(pairs: Sequence[Pair], count: int) -> list[Pair]:
     ]
 
 
-def _kind(kind: str) -> str:
+def counted_as(kind: str) -> str:
     """What is counted together: a damage, whatever it befell."""
     return "-".join(kind.split("-")[:3]) if kind.startswith("at-rest-") else kind
 

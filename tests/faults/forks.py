@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -216,6 +217,7 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(os.open(request["prints"] + suffix, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(request["cwd"])
     os.environ |= {"TMPDIR": request["cwd"], **request["env"]}
+    tempfile.tempdir = None  # the parent's was remembered
     ctypes.CDLL(None).fault_arm()
     status = 70
     try:

@@ -2,6 +2,7 @@
 
 python tests/faults/run.py --case pack-zarr.kill.370   # one, by its name
 python tests/faults/run.py --count 1000 --processes 2  # so many, with a table in Markdown
+    python tests/faults/run.py --count 1000 --by verb      # likewise, by command
 python tests/faults/run.py --grep parquet              # of those, the ones with this in them
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import Bench
-from cases import Case, _kind, chosen
+from cases import Case, chosen, counted_as
 from judge import MEANING, Finding
 
 Tried = tuple[Case, list[Finding], float]
@@ -37,15 +38,20 @@ def try_all(cases: list[Case]) -> list[Tried]:
     return tried
 
 
-def table(tried: Iterable[Tried]) -> str:
-    """Counts by kind of fault, in Markdown."""
+def table(tried: Iterable[Tried], by: str) -> str:
+    """Counts by kind of fault, by verb, or by both, in Markdown."""
+    rows = {"kind": ("kind",), "verb": ("verb",), "both": ("verb", "kind")}[by]
     cases: Counter[str] = Counter()
     found: dict[str, Counter[str]] = {}
     for case, findings, _ in tried:
-        kind = _kind(case.kind)
+        told = {"verb": case.verb, "kind": counted_as(case.kind)}
+        kind = ", ".join(told[row] for row in rows)
         cases[kind] += 1
         found.setdefault(kind, Counter()).update({finding.what for finding in findings})
-    lines = [f"| fault | cases | {' | '.join(MEANING)} |", "|---" * (len(MEANING) + 2) + "|"]
+    lines = [
+        f"| {', '.join(rows)} | cases | {' | '.join(MEANING)} |",
+        "|---" * (len(MEANING) + 2) + "|",
+    ]
     for kind in sorted(cases):
         counts = " | ".join(str(found[kind][what]) for what in MEANING)
         lines.append(f"| {kind} | {cases[kind]} | {counts} |")
@@ -60,6 +66,7 @@ def main() -> None:
     parser.add_argument("--case", nargs="*", default=[], help="names of cases")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--grep", default="")
+    parser.add_argument("--by", choices=["kind", "verb", "both"], default="kind")
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
     cases = [Case.named(name) for name in asked.case] or chosen(asked.count)
@@ -68,7 +75,7 @@ def main() -> None:
     started = time.monotonic()
     with ProcessPoolExecutor(asked.processes) as pool:
         tried = [one for part in pool.map(try_all, parts) for one in part]
-    print(table(tried))
+    print(table(tried, asked.by))
     slowest = max(seconds for _, _, seconds in tried)
     wall = time.monotonic() - started
     print(f"\n{len(tried)} cases in {wall:.0f} s, the slowest {slowest:.1f} s")
