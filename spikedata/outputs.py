@@ -1,12 +1,16 @@
 """Outputs that appear whole or not at all: one writer at a time, put into place, failures told."""
 
 import contextlib
+import ctypes
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,9 +36,11 @@ def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) ->
     """
     if path.exists() and not overwrite:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
+    folder = within or path.parent
+    _clear_partials(folder, path.name)
     # Another process, or thread, may write the same file: what ends last stays, whole.
-    writer = f"{os.getpid()}-{threading.get_ident()}"
-    aside = (within or path.parent) / f"{path.name}.{writer}.partial"
+    writer = f"{_HOST}-{os.getpid()}-{threading.get_ident()}"
+    aside = folder / f"{path.name}.{writer}.partial"
     try:
         yield aside
         sync(aside)
@@ -42,6 +48,30 @@ def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) ->
         sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""This machine, in names on a disk that others share: only here it is known what runs."""
+
+
+def _clear_partials(folder: Path, name: str) -> None:
+    """Remove what processes of this machine left of a file when they were killed."""
+    if sys.platform == "win32":  # there a signal 0 ends a process
+        return
+    for left in folder.glob(f"{glob.escape(name)}.{_HOST}-*.partial"):
+        writer = left.name[len(name) + 1 :].split("-")
+        if len(writer) == 3 and writer[1].isdecimal() and not _is_running(int(writer[1])):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is somebody else's
+        return True
+    return True
 
 
 def write_whole(
@@ -189,14 +219,54 @@ def identity(path: Path) -> dict[str, Any]:
 
 
 def put_into_place(made: Path, out: Path) -> None:
-    """Move ``made`` to ``out``; what is there, a file, a folder or a link, goes last."""
+    """Move ``made`` to ``out``; what is there, a file, a folder or a link, goes last.
+
+    Whoever looks finds one or the other, where the system can swap two names; elsewhere a killed
+    process may leave the old one beside, from where the next writer puts it back.
+
+    Raises:
+        OSError: it cannot be moved; nothing has changed.
+        StoreError: it was moved, but may not be on the disk yet.
+    """
     old = _replaced(out)
     remove(old)
-    if out.exists() or out.is_symlink():
+    if _swapped(made, out):
+        made.rename(old)
+    else:
+        _moved_aside(made, out, old)
+    try:
+        sync(out.parent)
+    except OSError as error:
+        told = f"{out}: is in its place, but the disk may not hold it: {error.strerror}"
+        raise StoreError(f"{told}. Run the same command again, with --overwrite") from error
+    with contextlib.suppress(OSError):  # the next writer removes it
+        remove(old)
+
+
+def _moved_aside(made: Path, out: Path, old: Path) -> None:
+    is_there = out.exists() or out.is_symlink()
+    if is_there:
         out.rename(old)
-    made.rename(out)
-    sync(out.parent)
-    remove(old)
+    try:
+        made.rename(out)
+    except BaseException:
+        if is_there:
+            old.rename(out)
+        raise
+
+
+_AT_WORKING_DIRECTORY, _EXCHANGE = -100, 2
+"""Of Linux' ``renameat2``."""
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Let two names change places at once; False, and nothing done, where that is not possible."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or a C library without it
+        return False
+    here = _AT_WORKING_DIRECTORY
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def _replaced(out: Path) -> Path:

@@ -140,7 +140,6 @@ def pack_clips(
     found.check_keeps_recordings(out)
     run = _Run(found.clips, progress or (lambda _: None), workers)
     _write_aside(run, found, to, out, level, overwrite)
-    _remember(out)
     report = run.report(out)
     write_failures(report.failure_file, report.failures)
     return report
@@ -167,6 +166,7 @@ def _write_aside(
             run.verify(partial)
             found.check_keeps_all(out, run.failures)
             check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
+            _remember(out)  # first: who is killed after it can run the same command again
             put_into_place(partial, out)
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror or error}; nothing was changed") from error

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from flaky_hub import MISANSWERS, Fault, FlakyHub
@@ -834,3 +835,24 @@ def test_a_published_file_that_is_gone_is_told(hub, tmp_path):
         pull(report.repo, tmp_path / "back.zarr")
     with pytest.raises(HubError, match=told):
         check_regenerated(report.repo, tmp_path / "spikes.zarr")
+
+
+@pytest.mark.parametrize("what", ["bits", "preview", "classes"])
+def test_a_damaged_file_is_not_published_as_it_is(hub, tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    make_store(tmp_path / "spikes.zarr")
+    pack_clips(to="parquet")
+    path = sorted(tmp_path.glob("packed.parquet/data/train*"))[0]
+    row = pq.read_table(path).slice(0, 1).to_pylist()[0]
+    if what == "classes":
+        table = pq.read_table(path)
+        told = table.schema.metadata[b"huggingface"].replace(b"walk", b"wolk")
+        changed = {**table.schema.metadata, b"huggingface": told}
+        pq.write_table(table.replace_schema_metadata(changed), path)
+    else:
+        data = bytearray(path.read_bytes())
+        inside = row["bits"][0] if what == "bits" else row["preview"]["bytes"]
+        data[data.index(inside) + len(inside) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(StoreError, match=f"{path.name}"):
+        push_hub(tmp_path / "packed.parquet")

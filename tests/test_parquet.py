@@ -194,7 +194,7 @@ def with_about(**values):
     """Other values under the key ``spikedata``; one that is None is left out."""
 
     def change(table: pa.Table) -> pa.Table:
-        about = json.loads(table.schema.metadata[b"spikedata"]) | values
+        about = json.loads(table.schema.metadata[b"spikedata"]) | {"facts_sha256": None} | values
         about = {key: value for key, value in about.items() if value is not None}
         return table.replace_schema_metadata({b"spikedata": json.dumps(about)})
 
@@ -315,6 +315,16 @@ def test_a_fact_that_was_changed_is_noticed(own_folder, column, value):
     table = pq.read_table(path)
     pq.write_table(with_column(column, lambda _: value)(table), path)
     with pytest.raises(StoreError, match="row 0 of group 0: its label, split or other facts have"):
+        open_parquet(own_folder)
+
+
+def test_what_a_file_says_of_its_set_is_noticed_when_changed(own_folder):
+    path = own_folder / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"spikedata"]) | {"name": "another"}
+    changed = {**table.schema.metadata, b"spikedata": json.dumps(about).encode()}
+    pq.write_table(table.replace_schema_metadata(changed), path)
+    with pytest.raises(StoreError, match="its recipe, class names or other facts are not those"):
         open_parquet(own_folder)
 
 

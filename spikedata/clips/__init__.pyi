@@ -19,6 +19,7 @@ from .parquet import DEFAULT_LEVEL as DEFAULT_LEVEL
 from .parquet import ParquetFacts as ParquetFacts
 from .parquet import ParquetStore as ParquetStore
 from .parquet import arrow_schema as arrow_schema
+from .parquet import check_shard as check_shard
 from .parquet import facts_of_table as facts_of_table
 from .parquet import open_parquet as open_parquet
 from .parquet import write_parquet as write_parquet

@@ -13,11 +13,12 @@ a plain one and no layout but the writer's is taken, and the chunks are read and
 Shapes: G groups of eight ticks, H rows, W columns, P pixels.
 """
 
-import hashlib
+import contextlib
+import errno
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -31,16 +32,17 @@ from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.frames import check_chunk
 from spikedata.clips.rules import (
+    FACTS_DIGEST,
     MAX_METADATA_BYTES,
     RuleBrokenError,
     check_about,
     check_label,
     check_past_end,
-    compact_json,
+    digest_of,
     parse_json,
 )
 from spikedata.clips.source import ClipBits, ClipSource
-from spikedata.clips.stored import FACTS_DIGEST, MEASURED_KEYS, BitsMeter, StoredClip
+from spikedata.clips.stored import MEASURED_KEYS, BitsMeter, StoredClip
 from spikedata.errors import SpikeDataError, StoreError
 
 FORMAT = "spikedata-hdf5 1"
@@ -75,14 +77,16 @@ def write_hdf5(
         workers: clips encoded at once, one thread each.
         done: told of each clip written, with its digest.
         failed: told of each clip that could not be read.
+
+    Raises:
+        OSError: the disk is full, or the like.
     """
-    import h5py  # noqa: PLC0415 - only to write: see above
 
     def encode(stored: StoredClip) -> tuple[StoredClip, list[bytes]]:
         return _encode(source, stored, level)
 
     about = {"class_names": source.class_names, "recipe": source.recipe}
-    with h5py.File(path, "w") as file:
+    with _created(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["name"] = source.name
         file.attrs["about"] = json.dumps(about, sort_keys=True)
@@ -93,6 +97,19 @@ def write_hdf5(
             _write_clip(file["clips"], stored, chunks, level)
             done(stored)
         file.attrs[_SET_DIGEST] = _set_sha256(source.name, file.attrs["about"], digests)
+
+
+@contextlib.contextmanager
+def _created(path: Path) -> Iterator[Any]:
+    """A new file; what the library could not write is an error of the system's."""
+    import h5py  # noqa: PLC0415 - only to write: see above
+
+    try:
+        with h5py.File(path, "w") as file:
+            yield file
+    except RuntimeError as error:  # of its own, when it cannot write while it closes
+        told = " ".join(str(error).split())
+        raise OSError(errno.EIO, f"cannot be written: {told}", str(path)) from error
 
 
 def _encode(source: ClipSource, stored: StoredClip, level: int) -> tuple[StoredClip, list[bytes]]:
@@ -274,7 +291,7 @@ class Hdf5Bits(ClipBits):
 def _set_sha256(name: str, about: str, facts_sha256: Mapping[str, str]) -> str:
     """Digest of what a file says of itself, and of the facts of all of its clips."""
     told = {"name": name, "about": about, "clips": dict(facts_sha256)}
-    return hashlib.sha256(compact_json(told)).hexdigest()
+    return digest_of(told)
 
 
 def _stamp(file: IO[bytes]) -> _Stamp:

@@ -27,15 +27,17 @@ from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.formats import parquet_files
 from spikedata.clips.frames import ClipFrames, check_chunk
 from spikedata.clips.rules import (
+    FACTS_DIGEST,
     RuleBrokenError,
     check_about,
     check_label,
+    digest_of,
     label_of,
     parse_json,
 )
 from spikedata.clips.shards import Shard, ShardSet, plan_shards
 from spikedata.clips.source import ClipSource
-from spikedata.clips.stored import FACTS_DIGEST, BitsMeter, StoredClip
+from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, written_aside
 
@@ -113,10 +115,36 @@ def write_shard(
         group.flush()
 
 
+def check_shard(path: Path, class_names: Sequence[str]) -> None:
+    """Check every page of a shard, the previews' too, and what it tells plain ``datasets``.
+
+    The bits have digests of their own, see :meth:`ClipSource.verify`.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    with (
+        _told_of(path),
+        pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as parquet,
+    ):
+        for _ in parquet.iter_batches(1, use_threads=False):
+            pass
+        told = (parquet.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        features = parse_json(told, "metadata_malformed", "key huggingface").get("info", {})
+        label = features.get("features", {}).get("label", {})
+        if label.get("names", []) != list(class_names):
+            raise StoreError("tells other class names to `datasets` than to spikedata")
+
+
 def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     # The bits are compressed already, and previews are PNG.
     return pq.ParquetWriter(
-        path, schema, compression="NONE", use_dictionary=False, write_statistics=["id"]
+        path,
+        schema,
+        compression="NONE",
+        use_dictionary=False,
+        write_statistics=["id"],
+        write_page_checksum=True,
     )
 
 
@@ -184,6 +212,7 @@ def _about_set(source: ClipSource, of_set: ShardSet | None) -> str:
     }
     if of_set is not None:
         ours |= {"shards": list(of_set.names), "set_sha256": of_set.sha256}
+    ours |= {FACTS_DIGEST: digest_of(ours)}
     return json.dumps(ours, sort_keys=True, ensure_ascii=False)
 
 
@@ -464,6 +493,8 @@ def _about_of(schema: pa.Schema, bits: Mapping[str, pa.DataType]) -> dict[str, A
         )
     check_about(about)
     _check_shard_names(about.get("shards", []))
+    if about.get(FACTS_DIGEST) not in (None, digest_of(about)):
+        raise StoreError("its recipe, class names or other facts are not those that were written")
     since = _SINCE_1_1 if FACTS_DIGEST in schema.names else {}
     for name, expected in {**_FACTS, **since, **bits}.items():
         found = schema.field(name).type if schema.names.count(name) == 1 else "not there"

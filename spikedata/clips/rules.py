@@ -3,6 +3,7 @@
 Every rule has a code, the same word as in ``docs/reference/store-format.md``.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -188,6 +189,20 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return number
+
+
+FACTS_DIGEST = "facts_sha256"
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """SHA-256, hexadecimal, of facts as JSON on one line, without the digest among them.
+
+    Raises:
+        ValueError: a number is not finite, or a string holds half a surrogate pair.
+        TypeError: a value is not JSON.
+    """
+    rest = {key: value for key, value in facts.items() if key != FACTS_DIGEST}
+    return hashlib.sha256(compact_json(rest)).hexdigest()
 
 
 def pretty_json(value: Any) -> bytes:

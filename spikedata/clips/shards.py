@@ -1,11 +1,10 @@
 """How the clips of a data set are shared out over files, from what is known of them alone."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spikedata.clip import SPLITS
-from spikedata.clips.rules import compact_json
+from spikedata.clips.rules import digest_of
 from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
@@ -92,4 +91,4 @@ def _shard_set(source: ClipSource, parts: Mapping[str, Sequence[StoredClip]]) ->
         "clips": {name: [stored.id for stored in part] for name, part in parts.items()},
     }
     names = tuple(name.rpartition("/")[2] for name in parts)
-    return ShardSet(names=names, sha256=hashlib.sha256(compact_json(plan)).hexdigest())
+    return ShardSet(names=names, sha256=digest_of(plan))

@@ -1,6 +1,5 @@
 """One clip that has bits: what is known of it, how that is written down, and how it is checked."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,19 @@ from spikedata import bits
 from spikedata.bits import BitsHasher, group_count
 from spikedata.clip import SPLITS, Clip
 from spikedata.clips.accounts import losses_of
-from spikedata.clips.rules import RuleBrokenError, check_id, check_shape, compact_json, parse_json
+from spikedata.clips.rules import (
+    FACTS_DIGEST,
+    RuleBrokenError,
+    check_id,
+    check_shape,
+    compact_json,
+    digest_of,
+    parse_json,
+)
 
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
 MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
 GEOMETRY_KEYS = ("height_px", "width_px")
-FACTS_DIGEST = "facts_sha256"
 SHARDS_DIGEST = "shards_crc32c"
 RESERVED_KEYS = frozenset((*CLIP_KEYS, *MEASURED_KEYS, *GEOMETRY_KEYS, FACTS_DIGEST, SHARDS_DIGEST))
 
@@ -93,7 +99,7 @@ class StoredClip:
 
     def facts_sha256(self) -> str:
         """Digest of :meth:`facts`, hexadecimal: of their JSON on one line."""
-        return hashlib.sha256(compact_json(self.facts())).hexdigest()
+        return digest_of(self.facts())
 
     def array_attributes(self) -> dict[str, Any]:
         """The attributes of the clip's array, plain JSON: facts without geometry, and the digest.

@@ -18,7 +18,9 @@ from spikedata.clips import (
     ParquetStore,
     Shard,
     StoredClip,
+    check_shard,
     format_at,
+    in_order,
     open_clips,
     plan_shards,
     write_shard,
@@ -158,6 +160,18 @@ class _Plan:
         is_whole = isinstance(self.clips, ParquetStore) and not self.recipe_only
         return is_whole and (self.source / shard.name).is_file()
 
+    def check_made(self, shard: Shard, path: Path, workers: int) -> None:
+        """Refuse to publish a file that is damaged.
+
+        Raises:
+            StoreError: it is.
+        """
+        check_shard(path, self.clips.class_names)
+        clips = [self.clips.clips[clip_id] for clip_id in shard.clip_ids]
+        for _, outcome in in_order(lambda stored: self.clips.verify(stored.id), clips, workers):
+            if isinstance(outcome, Exception):
+                raise outcome
+
     def _size(self, shard: Shard) -> int:
         if self.recipe_only:
             return 1024 * len(shard.clip_ids)
@@ -273,7 +287,9 @@ class _Upload:
                 at_end.callback(remove, staging)
                 for number, shard in enumerate(plan.shards, 1):
                     path = (plan.source if plan.is_made(shard) else staging) / shard.name
-                    if not plan.is_made(shard):
+                    if plan.is_made(shard):
+                        plan.check_made(shard, path, workers)
+                    else:
                         self._make(shard, path, level, workers)
                     self._send(shard.name, path)
                     files.append(HubFile(path=shard.name, size_bytes=path.stat().st_size))

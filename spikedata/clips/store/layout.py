@@ -4,7 +4,6 @@ Nothing here touches array bytes. Every rule that metadata can break has a code,
 in ``docs/reference/store-format.md``.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,13 +12,14 @@ from typing import Any, Self
 
 from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.rules import (
+    FACTS_DIGEST,
     RuleBrokenError,
     check_about,
     check_shape,
-    compact_json,
+    digest_of,
     read_json,
 )
-from spikedata.clips.stored import FACTS_DIGEST, SHARDS_DIGEST, StoredClip
+from spikedata.clips.stored import SHARDS_DIGEST, StoredClip
 
 FORMAT = "spikedata"
 MAJOR, MINOR = 1, 1
@@ -304,7 +304,7 @@ class RootInfo:
         """The root's ``zarr.json``."""
         told = {key: value for key, value in asdict(self).items() if value is not None}
         attributes = {"format": FORMAT} | told | {"class_names": list(self.class_names)}
-        attributes[FACTS_DIGEST] = _digest_of(attributes)
+        attributes[FACTS_DIGEST] = digest_of(attributes)
         return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
     @classmethod
@@ -338,12 +338,6 @@ class RootInfo:
         )
 
 
-def _digest_of(attributes: Mapping[str, Any]) -> str:
-    """Digest of the root's other attributes, of their JSON on one line."""
-    rest = {key: value for key, value in attributes.items() if key != FACTS_DIGEST}
-    return hashlib.sha256(compact_json(rest)).hexdigest()
-
-
 def _check_version(version: Any) -> None:
     match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", version) if isinstance(version, str) else None
     if match is None:
@@ -372,10 +366,10 @@ def _check_root(meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     if digest is not None and not isinstance(digest, str):
         raise RuleBrokenError("metadata_malformed", "root attribute 'catalog_sha256' is no string")
     noted = attributes.get(FACTS_DIGEST)
-    if noted is not None and noted != _digest_of(attributes):
+    if noted is not None and noted != digest_of(attributes):
         raise RuleBrokenError(
             "facts_differ",
-            f"its recipe, class names or other attributes have SHA-256 {_digest_of(attributes)}, "
+            f"its recipe, class names or other attributes have SHA-256 {digest_of(attributes)}, "
             f"noted was {noted!r:.70}. Undo the change, or remove {FACTS_DIGEST} from {METADATA}",
         )
 
