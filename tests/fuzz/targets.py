@@ -68,6 +68,8 @@ class Target:
     """Make valid data in a folder, and name the files in it that are changed, one at a time."""
     read: Callable[[Place, Told], None]
     """Open and read everything."""
+    needs: str | None = None
+    """A package without which it cannot be read at all."""
 
 
 # --- sets of clips --------------------------------------------------------------------------------
@@ -358,7 +360,8 @@ def _video_target(decoder: Any) -> Target:
             ):
                 _read_video(video, told)
 
-    return Target(kind="bytes", build=_build_videos, read=read)
+    needs = decoder if decoder == "decord" else None
+    return Target(kind="bytes", build=_build_videos, read=read, needs=needs)
 
 
 def _read_video(video: Any, told: Told) -> None:
@@ -895,10 +898,16 @@ TARGETS: dict[str, Target] = {
     "recipe_simulation": Target(kind="yaml", build=_build_simulation, read=_read_simulation),
     "recipe_sensor": Target(kind="yaml", build=_yaml_files("sensors"), read=_read_sensor),
     "recipe_training": Target(
-        kind="yaml", build=_yaml_files("", "smoke", "spiking", "fewshot"), read=_read_training
+        kind="yaml",
+        build=_yaml_files("", "smoke", "spiking", "fewshot"),
+        read=_read_training,
+        needs="torch",
     ),
     "recipe_sweep": Target(
-        kind="yaml", build=_yaml_files("sweeps", "ticks", "windows"), read=_read_sweep
+        kind="yaml",
+        build=_yaml_files("sweeps", "ticks", "windows"),
+        read=_read_sweep,
+        needs="torch",
     ),
     "maps": Target(kind="npz", build=_build_maps, read=_read_maps),
     "calibration": Target(kind="npz", build=_build_calibration, read=_read_calibration),
@@ -906,16 +915,20 @@ TARGETS: dict[str, Target] = {
     "video_opencv": _video_target("opencv"),
     "video_decord": _video_target("decord"),
     "pictures": Target(kind="bytes", build=_build_pictures, read=_read_pictures),
-    "run_config": Target(kind="json", build=_in_run("model/config.json"), read=_read_run),
-    "run_recipe": Target(kind="yaml", build=_in_run("recipe.yaml"), read=_read_run),
-    "run_metrics": Target(kind="json", build=_in_run("metrics.json"), read=_read_metrics),
+    "run_config": Target(
+        kind="json", build=_in_run("model/config.json"), read=_read_run, needs="torch"
+    ),
+    "run_recipe": Target(kind="yaml", build=_in_run("recipe.yaml"), read=_read_run, needs="torch"),
+    "run_metrics": Target(
+        kind="json", build=_in_run("metrics.json"), read=_read_metrics, needs="torch"
+    ),
     "run_weights": Target(
-        kind="safetensors", build=_in_run("model/model.safetensors"), read=_read_run
+        kind="safetensors", build=_in_run("model/model.safetensors"), read=_read_run, needs="torch"
     ),
     "run_tokenizer": Target(
-        kind="json", build=_in_run("model/tokenizer_config.json"), read=_read_run
+        kind="json", build=_in_run("model/tokenizer_config.json"), read=_read_run, needs="torch"
     ),
-    "run_answers": Target(kind="bytes", build=_build_answers, read=_read_answers),
+    "run_answers": Target(kind="bytes", build=_build_answers, read=_read_answers, needs="torch"),
     "state_file": Target(kind="json", build=_build_state, read=_read_state),
     "live_index": Target(kind="jsonl", build=_build_live, read=_read_live),
     "hub_pull": Target(kind="json", build=_build_hub, read=_read_pull),
