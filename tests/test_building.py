@@ -50,9 +50,22 @@ def changed(config, **changes):
         ),
         lambda text: changed(text, text_config={}),
         lambda text: changed(text, text_config=[]),
+        lambda text: changed(text, text_pooling="widest"),
+        lambda text: changed(text, text_pooling=[]),
         lambda text: changed(text, text_encoder="bert", text_config={"model_type": "no such"}),
     ],
-    ids=["null", "list", "text", "a-number", "a-half", "no-type", "a-list", "unknown"],
+    ids=[
+        "null",
+        "list",
+        "text",
+        "a-number",
+        "a-half",
+        "no-type",
+        "a-list",
+        "pooling",
+        "no-pooling",
+        "unknown",
+    ],
 )
 def test_a_config_of_another_shape_is_refused_in_one_line(checkpoint, change, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -19,6 +19,7 @@ MAY_BE_ZERO = (
 PICTURES = ("colour", "tfp", "hsfe")
 ENCODERS = ("cnn", "spiking_resnet", "full_spiking")
 ATTENTIONS = ("sdsa", "hamming")
+TEXT_POOLINGS = (None, "end", "mean", "cls", "joint")
 
 
 class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -150,9 +151,11 @@ class SpklipConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             ("picture", PICTURES),
             ("encoder", ENCODERS),
             ("spike_attention", ATTENTIONS),
+            ("text_pooling", TEXT_POOLINGS),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be {', '.join(known)}, got {getattr(self, name)!r}")
+                words = ", ".join(map(str, known))
+                raise ValueError(f"{name} must be {words}, got {getattr(self, name)!r}")
         if self.image_encoder and self.picture_ticks > self.hsfe_ticks:
             raise ValueError(
                 f"a {self.picture} picture needs {self.picture_ticks} ticks; a window has "
