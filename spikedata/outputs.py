@@ -144,12 +144,16 @@ def acquire(out: Path) -> FileLock:
 def release(lock: FileLock) -> None:
     """Let others in. The file goes first, so that nobody who waits locks a name that is gone."""
     if sys.platform != "win32":  # an open file cannot be removed there, and may stay
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # without its holder it means nothing
+            Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
 def is_being_written(out: Path) -> bool:
-    """Whether another process, or another thread of this one, is at work on an output."""
+    """Whether another process, or another thread of this one, is at work on an output.
+
+    A lock's file that a killed process left is removed.
+    """
     lock = _lock_of(out)
     if not Path(lock.lock_file).exists():
         return False
@@ -159,7 +163,7 @@ def is_being_written(out: Path) -> bool:
         return True
     except OSError:  # where nothing can be written nobody writes
         return False
-    lock.release()
+    release(lock)
     return False
 
 
@@ -231,7 +235,8 @@ def put_into_place(made: Path, out: Path) -> None:
     old = _replaced(out)
     remove(old)
     if _swapped(made, out):
-        made.rename(old)
+        with contextlib.suppress(OSError):
+            made.rename(old)  # so that nobody goes on with it as with something new
     else:
         _moved_aside(made, out, old)
     try:

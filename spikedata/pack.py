@@ -36,6 +36,7 @@ from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import (
     Failure,
     failure_file,
+    is_being_written,
     locked,
     put_into_place,
     remove,
@@ -134,7 +135,12 @@ def pack_clips(
     """
     out = Path(out or DEFAULT_OUT[to])
     level = _checked_level(to, level)
-    check_replaceable(out, overwrite=overwrite)
+    try:
+        check_replaceable(out, overwrite=overwrite)
+    except StoreError:
+        if out.name:
+            is_being_written(out)  # removes the lock file of a run killed at its very end
+        raise
     options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
     found = _find(sources or [_default_source()], to, options)
     found.check_keeps_recordings(out)
@@ -160,7 +166,7 @@ def _write_aside(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out), contextlib.ExitStack() as at_end:
-            at_end.callback(remove, partial)
+            at_end.callback(_remove_if_possible, partial)
             remove(partial)
             run.write(to, partial, level)
             run.verify(partial)
@@ -170,6 +176,12 @@ def _write_aside(
             put_into_place(partial, out)
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror or error}; nothing was changed") from error
+
+
+def _remove_if_possible(partial: Path) -> None:
+    """The next run removes it else; what went wrong first is told."""
+    with contextlib.suppress(OSError):
+        remove(partial)
 
 
 def last_packed(directory: Path | str = ".") -> Path:
