@@ -13,7 +13,7 @@ from .common import (
     open_set,
     print_notes,
     print_result,
-    printable,
+    say,
     usage_errors_in_one_line,
 )
 from .options import SPIKES, AsJson, Camera, ClipsArgument, Flip, TickRate
@@ -45,6 +45,7 @@ def validate(
 ) -> None:
     """Check CLIPS against its format, every bit included; status 1 if a rule is broken."""
     with errors_in_one_line():
+        from spikedata import one_line
         from spikedata import validate as validate_clips
 
         with usage_errors_in_one_line():
@@ -56,12 +57,12 @@ def validate(
         told = {"problems": [asdict(found) for found in problems], "losses": losses, "notes": notes}
         print_result({"store": clips, **told}, as_json)
     for found in () if as_json else problems:
-        typer.echo(printable(f"{found.clip or clips}: {found.code}: {found.message}"))
+        say(one_line(f"{found.clip or clips}: {found.code}: {found.message}"))
     print_notes(f"{n:,} {name}, when the clips were made" for name, n in losses.items())
     if problems:
         fail(f"{clips}: {len(problems)} broken rules of the store format")
     if not as_json:
-        typer.echo(printable(f"{clips}: no problems"))
+        say(f"{clips}: no problems")
 
 
 def _told_of(

@@ -1,6 +1,7 @@
 """What the commands share: one-line errors, notes, tables, progress bars, opening and checking."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +18,8 @@ STATUS_ERROR = 1
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
 
-_JOINERS = "\u200c\u200d"
-"""Not printable to Python, but needed by Persian, by Indic scripts and by emoji."""
+NUMBA_SETTINGS = ".numba_config.yaml"
+"""Read by numba from the working folder whenever it compiles."""
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -41,7 +42,37 @@ def run(app: typer.Typer) -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _check_whose_spikedata_this_is()
+    _keep_code_of_the_working_folder_out()
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())
     app()
+
+
+def _keep_code_of_the_working_folder_out() -> None:
+    """Take from the working folder, which may be somebody's download, data alone.
+
+    It is not on the path of a console script, unless as a name to be looked up in it, which an
+    editable installation leaves there; but it would be first on the path of a Python process that
+    a library starts. Numba takes settings from a file in it, which may name code to run.
+    """
+    sys.path[:] = [place for place in sys.path if os.path.isabs(place)]
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if Path(NUMBA_SETTINGS).exists():
+        say(
+            f"error: {NUMBA_SETTINGS}: settings of numba, which can name code to run. Delete or "
+            "rename it; settings of your own can be NUMBA_... environment variables",
+            err=True,
+        )
+        raise SystemExit(STATUS_ERROR)
+
+
+class _OneLine(logging.Formatter):
+    """What libraries log, without what would steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from spikedata import printable_lines
+
+        return printable_lines(super().format(record))
 
 
 def _check_whose_spikedata_this_is() -> None:
@@ -57,9 +88,18 @@ def _check_whose_spikedata_this_is() -> None:
         raise SystemExit(STATUS_ERROR)
 
 
+def say(text: object, *, err: bool = False) -> None:
+    """Print, and nothing that would steer the terminal: all printing goes through here."""
+    from spikedata import printable_lines
+
+    typer.echo(printable_lines(str(text)), err=err)
+
+
 def fail(message: str, status: int = STATUS_ERROR) -> NoReturn:
     """Print one line on stderr and end the command."""
-    typer.echo(f"error: {printable(' '.join(str(message).split()))}", err=True)
+    from spikedata import one_line
+
+    say(f"error: {one_line(message)}", err=True)
     raise typer.Exit(status)
 
 
@@ -106,13 +146,13 @@ def is_number(text: str) -> bool:
 
 def print_result(values: Mapping[str, Any], as_json: bool) -> None:
     """Print a result on stdout, as a table or as JSON."""
-    typer.echo(json.dumps(values, indent=2, default=str) if as_json else as_table(values))
+    say(json.dumps(values, indent=2, default=str) if as_json else as_table(values))
 
 
 def print_failures(failures: "Iterable[Failure]") -> None:
     """Print on stderr what was left out, one line each."""
     for failure in failures:
-        typer.echo(failure_line(failure), err=True)
+        say(failure_line(failure), err=True)
 
 
 def end_with_failures(failures: "Sequence[Failure]") -> None:
@@ -125,25 +165,22 @@ def end_with_failures(failures: "Sequence[Failure]") -> None:
 
 def failure_line(failure: "Failure") -> str:
     """What failed, and why."""
-    return printable(f"failed: {failure.id}: {failure.error}")
+    from spikedata import one_line
+
+    return one_line(f"failed: {failure.id}: {failure.error}")
 
 
 def print_notes(notes: Iterable[str]) -> None:
     """Print on stderr what the user should know."""
+    from spikedata import one_line
+
     for note in notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+        say(f"note: {one_line(note)}", err=True)
 
 
 def notes_of(opened: "ClipSource | Corpus | ClipStream") -> list[str]:
     """What was odd when something was opened, and what it was opened without."""
     return [*opened.notes, *(failure.note() for failure in opened.left_out)]
-
-
-def printable(text: str) -> str:
-    """Text of files' names and the like on one line, without what would steer the terminal."""
-    return "".join(
-        c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def advance(bar: Any, stage: str, done: int, total: int) -> None:
@@ -199,6 +236,8 @@ def as_table(values: Mapping[str, Any]) -> str:
 
 
 def _lines(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    from spikedata import printable
+
     named = {printable(str(key)): value for key, value in values.items()}
     width = max(map(len, named), default=0)
     for key, value in named.items():
@@ -210,6 +249,8 @@ def _lines(values: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
+    from spikedata import printable
+
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from .common import STATUS_USAGE, fail, printable
+from .common import STATUS_USAGE, fail, say
 
 if TYPE_CHECKING:
     from spklip import Recipe
@@ -31,12 +29,11 @@ def count_to_table(
     priced = costs or COSTS
     energy = measure_energy(checkpoint, settings, costs=priced, out=out, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(energy | ({} if out is None else {"page": str(out)})))
+        say(json.dumps(energy | ({} if out is None else {"page": str(out)})))
         return
-    for line in energy_table(energy, priced).splitlines():
-        typer.echo(printable(line))
-    if out is not None:
-        typer.echo(f"page: {out}")
+    say(energy_table(energy, priced))
+    if out is not None and out.exists():
+        say(f"page: {out}")
 
 
 def check_counting(energy: bool, costs: str | None, others: Sequence[object]) -> None:

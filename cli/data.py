@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .checking import cameras, info, validate
-from .common import new_app, run
+from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
 from .looking import report, view
@@ -38,7 +38,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(version("spklip"))
+        say(version("spklip"))
         raise typer.Exit
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import errors_in_one_line, progress_bar
+from .common import errors_in_one_line, progress_bar, say
 from .options import AsJson, Workers
 
 RECIPE = "demo.yaml"
@@ -134,21 +134,21 @@ def print_demo(result: DemoResult, *, as_json: bool) -> None:
     from spklip import summary_table
 
     if as_json:
-        typer.echo(json.dumps(asdict(result), default=str))
+        say(json.dumps(asdict(result), default=str))
         return
-    typer.echo(summary_table(result.metrics))
-    typer.echo(
+    say(summary_table(result.metrics))
+    say(
         f"direction alone, whatever the shape: {result.direction_top1:.1%}; "
         f"clips played backwards: {result.direction_top1_reversed:.1%}; chance: 25.0%"
     )
     spent = ", ".join(f"{name} {spent:.0f} s" for name, spent in result.seconds.items())
-    typer.echo(f"time: {spent}")
-    typer.echo(f"report: {result.report}")
+    say(f"time: {spent}")
+    say(f"report: {result.report}")
 
 
 @contextlib.contextmanager
 def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    typer.echo(f"{name} ...", err=True)
+    say(f"{name} ...", err=True)
     started = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - started, 1)

@@ -6,13 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from .common import (
     STATUS_USAGE,
     end_with_failures,
     fail,
-    printable,
+    say,
     usage_errors_in_one_line,
 )
 
@@ -42,9 +40,9 @@ def explain_to_page(
             checkpoint, settings, page, clips=clips, text=text, overwrite=overwrite
         )
     if as_json:
-        typer.echo(json.dumps(asdict(found) | {"page": str(page)}))
+        say(json.dumps(asdict(found) | {"page": str(page)}))
     else:
-        typer.echo("\n".join([*_lines(found.clips), f"page: {page}"]))
+        say("\n".join([*_lines(found.clips), f"page: {page}"]))
     end_with_failures(found.failures)
 
 
@@ -59,6 +57,8 @@ def check_explaining(
 
 
 def _lines(clips: "Sequence[ExplainedClip]") -> Iterator[str]:
+    from spikedata import printable
+
     for clip in clips:
         label, answer = (printable(name or "-") for name in (clip.label, clip.answer))
         yield f"{printable(clip.id)}  label: {label}  answer: {answer}"

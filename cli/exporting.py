@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from .common import STATUS_USAGE, fail
+from .common import STATUS_USAGE, fail, say
 
 if TYPE_CHECKING:
     from spklip import Recipe
@@ -21,7 +19,7 @@ def export_to_onnx(
     from spklip import export_onnx
 
     told = asdict(export_onnx(checkpoint, settings, out, overwrite=overwrite)) | {"out": str(out)}
-    typer.echo(json.dumps(told) if as_json else "\n".join(f"{k}: {v}" for k, v in told.items()))
+    say(json.dumps(told) if as_json else "\n".join(f"{k}: {v}" for k, v in told.items()))
 
 
 def check_exporting(out: Path | None, others: Sequence[object]) -> None:

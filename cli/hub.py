@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import advance, errors_in_one_line, fail, print_result, printable, progress_bar
+from .common import advance, errors_in_one_line, fail, print_result, progress_bar, say
 from .options import SPIKES, AsJson, DryRun, Overwrite, Workers
 
 Source = Annotated[
@@ -66,7 +66,7 @@ def push_hub(
         values["files"] = {file.path: f"{file.size_bytes:,} bytes" for file in report.files}
     print_result(values, as_json)
     if dry_run and not as_json:
-        typer.echo("\n".join(["\nREADME.md\n", *map(printable, card.splitlines())]))
+        say(f"\nREADME.md\n\n{card}".rstrip("\n"))
 
 
 Published = Annotated[str, typer.Argument(help="OWNER/NAME of a data set that push-hub made.")]
@@ -113,6 +113,6 @@ def pull(
         print_result({"store": out, "repo": repo, **told}, as_json)
     else:
         same = f"{out}: the same bits as {repo}"
-        typer.echo("\n".join(map(printable, differences)) or (same if check else out))
+        say("\n".join(differences) or (same if check else out))
     if differences:
         fail(f"{out}: {len(differences)} differences from {repo}")

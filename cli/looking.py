@@ -17,6 +17,7 @@ from .common import (
     notes_of,
     open_set,
     print_result,
+    say,
     usage_errors_in_one_line,
 )
 from .options import CLIPS_HELP, SPIKES, AsJson, Camera, ClipsArgument, Flip, Overwrite, TickRate
@@ -82,7 +83,7 @@ def view(
         finite = {key: value if math.isfinite(value) else None for key, value in told.items()}
         print_result({"out": out, **finite, "notes": notes_of(opened)}, as_json)
     else:
-        typer.echo("\n".join([str(out), *(f"{key}  {value:.4f}" for key, value in told.items())]))
+        say("\n".join([str(out), *(f"{key}  {value:.4f}" for key, value in told.items())]))
 
 
 def _movie(
@@ -135,4 +136,4 @@ def report(
         opened = open_set(clips, camera, flip, tick_rate)
         check_output(out, clips, overwrite=overwrite)
         written = report_html(opened, out, overwrite=overwrite)
-    typer.echo(written)
+    say(written)

@@ -16,6 +16,7 @@ from .common import (
     notes_of,
     open_one,
     print_result,
+    say,
     usage_errors_in_one_line,
 )
 from .options import AsJson, Camera, Flip, Overwrite, TickRate
@@ -61,14 +62,14 @@ def compare(
             check_output(out, real, simulated, overwrite=overwrite)
         with usage_errors_in_one_line():
             comparison = compare_streams(*sources, threads=available_cores())
+        if as_json:
+            notes = [note for source in sources for note in notes_of(source)]
+            print_result(comparison.to_dict() | {"notes": notes}, as_json)
+        else:
+            say(comparison.table())
         if out is not None:
             title = f"{real.name} and {simulated.name}"
             comparison_html(comparison, out, title=title, overwrite=overwrite)
-    if as_json:
-        notes = [note for source in sources for note in notes_of(source)]
-        print_result(comparison.to_dict() | {"notes": notes}, as_json)
-    else:
-        typer.echo(comparison.table())
 
 
 Dark = Annotated[Path, typer.Argument(help="Recording in the dark.")]
@@ -145,7 +146,7 @@ def export(
         else:
             with usage_errors_in_one_line():
                 write_events(out, spikes, overwrite=overwrite)
-    typer.echo(out)
+    say(out)
 
 
 def _class_of(spikes: "ClipStream") -> dict[str, Any]:

@@ -6,13 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from .common import (
     STATUS_USAGE,
     end_with_failures,
     fail,
-    printable,
+    say,
     usage_errors_in_one_line,
 )
 
@@ -63,7 +61,7 @@ def use_store(
         told = {"clips": clips, "features": written.features}
     told |= {"embeddings": str(embed) if embed else None}
     told |= {"failures": [asdict(failure) for failure in failures]}
-    typer.echo(json.dumps(told) if as_json else "\n".join(_text(told)))
+    say(json.dumps(told) if as_json else "\n".join(_text(told)))
     end_with_failures(failures)
 
 
@@ -88,6 +86,8 @@ def _found(report: "SearchReport") -> dict[str, Any]:
 
 
 def _text(told: dict[str, Any]) -> Iterator[str]:
+    from spikedata import printable
+
     for search in told.get("searches", ()):
         yield printable(search["sentence"])
         hits = search["hits"]

@@ -15,8 +15,8 @@ from .common import (
     errors_in_one_line,
     fail,
     new_app,
-    printable,
     run,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -125,18 +125,19 @@ def _train_sweep(
 
 
 def _tell(line: str) -> None:
-    typer.echo(printable(line), err=True)
+    from spikedata import one_line
+
+    say(one_line(line), err=True)
 
 
 def _print_sweep(table: Mapping[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(table))
+        say(json.dumps(table))
     else:
         from spklip import sweep_table
 
-        for line in sweep_table(table).splitlines():
-            typer.echo(printable(line))
-        typer.echo(f"table: {out / 'sweep.csv'}, page: {out / 'sweep.html'}")
+        say(sweep_table(table))
+        say(f"table: {out / 'sweep.csv'}, page: {out / 'sweep.html'}")
     if any(run["state"] == "failed" for run in table["runs"]):
         raise typer.Exit(STATUS_ERROR)
 
@@ -146,9 +147,9 @@ def _print_sweep_plan(runs: "Sequence[PlannedRun]", as_json: bool) -> None:
         {"name": one.name, "overrides": list(one.overrides), "state": one.state} for one in runs
     ]
     if as_json:
-        typer.echo(json.dumps(plan))
+        say(json.dumps(plan))
         return
-    typer.echo(as_table({one.name: [one.state, *one.overrides] for one in runs}))
+    say(as_table({one.name: [one.state, *one.overrides] for one in runs}))
 
 
 Checkpoint = Annotated[
@@ -301,7 +302,7 @@ def _settings(checkpoint: str, words: Sequence[str]) -> Any:
 
     settings = recipe_of_run(checkpoint, words)
     if recipe_of(checkpoint) is None:
-        typer.echo(f"{checkpoint}: has no recipe.yaml of a run; using the defaults", err=True)
+        say(f"{checkpoint}: has no recipe.yaml of a run; using the defaults", err=True)
     return settings
 
 
@@ -317,28 +318,28 @@ def find_recipe(name: str, folder: str = "") -> Path:
     if path.suffix != ".yaml" or not (packaged / path.name).is_file():
         known = ", ".join(sorted(file.name for file in packaged.glob("*.yaml")))
         fail(f"{name}: no such {what} here, and none packaged. Packaged {what}s: {known}")
-    typer.echo(f"{name}: not here; using the packaged {what} {path.name}", err=True)
+    say(f"{name}: not here; using the packaged {what} {path.name}", err=True)
     return packaged / path.name
 
 
 def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(plan))
+        say(json.dumps(plan))
         return
     import yaml
 
-    typer.echo(yaml.safe_dump(plan["recipe"], sort_keys=False))
-    typer.echo(as_table({key: value for key, value in plan.items() if key != "recipe"}))
+    say(yaml.safe_dump(plan["recipe"], sort_keys=False))
+    say(as_table({key: value for key, value in plan.items() if key != "recipe"}))
 
 
 def _print_metrics(metrics: Mapping[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(metrics))
+        say(json.dumps(metrics))
         return
     from spklip import summary_table
 
-    typer.echo(summary_table(metrics))
-    typer.echo(f"report: {out / 'report.html'}")
+    say(summary_table(metrics))
+    say(f"report: {out / 'report.html'}")
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from .analysis import comparison_html as comparison_html
 from .analysis import draw_picture as draw_picture
 from .analysis import new_figure as new_figure
 from .analysis import picture_quality as picture_quality
-from .analysis import plain as plain
 from .analysis import read_picture as read_picture
 from .analysis import report_html as report_html
 from .analysis import sensor_files as sensor_files
@@ -15,6 +14,7 @@ from .analysis import spike_events as spike_events
 from .analysis import view_clip as view_clip
 from .analysis import write_events as write_events
 from .analysis import write_npz as write_npz
+from .analysis import write_page as write_page
 from .analysis import write_picture as write_picture
 from .analysis import write_sensor as write_sensor
 from .bits import unpack_planes as unpack_planes
@@ -77,3 +77,8 @@ from .stream import SpikeSource as SpikeSource
 from .stream import SpikeStream as SpikeStream
 from .video import VideoConfig as VideoConfig
 from .video import open_video as open_video
+from .wording import markdown_text as markdown_text
+from .wording import one_line as one_line
+from .wording import printable as printable
+from .wording import printable_lines as printable_lines
+from .wording import shown as shown

@@ -3,9 +3,15 @@
 A caller's mistake (shape, dtype, range) is a ``ValueError`` or ``TypeError`` instead.
 """
 
+from spikedata.wording import one_line
+
 
 class SpikeDataError(Exception):
     """A problem with the user's files, recipe or installation, told in one line."""
+
+    def __str__(self) -> str:
+        """The message as one printable line: what it tells of may be anybody's text."""
+        return one_line(super().__str__())
 
 
 class VideoError(SpikeDataError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from spikedata import Page, SpikeDataError, write_whole
+from spikedata import Page, SpikeDataError, write_page
 from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips
 from spklip.embedding import check_apart, check_new
@@ -63,7 +63,11 @@ def measure_energy(
     energy = count_energy(model, splits.test, recipe, progress=progress)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        page = Page(f"Energy of {checkpoint}")
-        add_energy(page, energy, costs=costs)
-        write_whole(out, page.render(), overwrite=overwrite)
+        write_page(out, lambda: _page(f"Energy of {checkpoint}", energy, costs))
     return energy
+
+
+def _page(title: str, energy: dict[str, Any], costs: str) -> str:
+    page = Page(title)
+    add_energy(page, energy, costs=costs)
+    return page.render()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spikedata import Page, new_figure, plain
+from spikedata import Page, new_figure
 from spklip.columns import aligned
 
 DEFAULT_COSTS = "fp32"
@@ -136,7 +136,7 @@ def _rates(layers: Sequence[Mapping[str, Any]]) -> Any:
     shown = [layer for layer in layers if layer["spikes"]][:MOST_BARS]
     figure, axes = new_figure(7, 0.8 + 0.22 * len(shown))
     axes.barh(range(len(shown)), [layer["rate"] for layer in shown], color="#c2410c")
-    names = [plain(f"{layer['name']} ({layer['sees']})") for layer in shown]
+    names = [f"{layer['name']} ({layer['sees']})" for layer in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=7)
     axes.invert_yaxis()
     axes.margins(y=0.01)
@@ -169,9 +169,9 @@ def energy_figure(
     figure, axes = new_figure(7, 3.4 + 0.12 * len(points))
     for name, pj, top1 in points:
         spans = [[max(0.0, top1["value"] - top1["low"])], [max(0.0, top1["high"] - top1["value"])]]
-        axes.errorbar([pj / 1e9], [top1["value"]], yerr=spans, fmt="o", label=plain(name))
+        axes.errorbar([pj / 1e9], [top1["value"]], yerr=spans, fmt="o", label=name)
     for style, (name, pj) in zip(("--", ":"), lines, strict=False):
-        axes.axvline(pj / 1e9, color="gray", linestyle=style, label=plain(name))
+        axes.axvline(pj / 1e9, color="gray", linestyle=style, label=name)
     found = [pj / 1e9 for pj in (*(one[1] for one in points), *(one[1] for one in lines))]
     decades = math.floor(math.log10(min(found))), math.floor(math.log10(max(found))) + 1
     axes.set_xscale("log")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spikedata import Failure, Page, SpikeDataError, StoredClip, new_figure, plain, write_whole
+from spikedata import Failure, Page, SpikeDataError, StoredClip, new_figure, write_whole
 from spklip.batches import middle
 from spklip.building import build_model, load_model_parts
 from spklip.check import check_clips
@@ -284,7 +284,7 @@ def _bars(found: Explanation, tick_rate_hz: float) -> Any:
     axes.bar(place_v, found.weight_v.numpy(), width=0.8 * spacing, color="#c2410c")
     axes.axhline(0, color="#1b1b1b", linewidth=0.8)
     unit = "s" if tick_rate_hz else "ticks"
-    axes.set_xlabel(plain(f"middle of the window, {unit} of what was seen"))
+    axes.set_xlabel(f"middle of the window, {unit} of what was seen")
     axes.set_ylabel("adds to the score")
     return figure
 

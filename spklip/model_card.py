@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from spikedata import markdown_text
 from spklip.model import SpklipConfig, encoders_of
 from spklip.recipe import Recipe
 
@@ -21,7 +22,7 @@ def model_card(config: SpklipConfig, recipe: Recipe) -> str:
         "# SPKLIP",
         "",
         "Aligns spike video with language. Trained by the recipe beside this file on "
-        f"`{recipe.data.path}`.",
+        f"{markdown_text(str(recipe.data.path))}.",
         "",
         "```python",
         "from spklip import SpklipModel",
@@ -41,4 +42,4 @@ def model_card(config: SpklipConfig, recipe: Recipe) -> str:
 def _encoder(one: dict[str, Any]) -> str:
     more = [f"licence {one['licence']}"]
     more += [f"{key} {one[key]}" for key in ("source", "sha256") if one.get(key)]
-    return f"{one['part']}: {one['name']} ({'; '.join(more)})"
+    return markdown_text(f"{one['part']}: {one['name']} ({'; '.join(more)})")

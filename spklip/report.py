@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from spikedata import Page, new_figure, plain
+from spikedata import Page, new_figure, printable
 from spklip.columns import aligned
 from spklip.energy_report import add_energy, add_energy_against_accuracy, energy_line, energy_of
 
@@ -26,6 +26,8 @@ TITLES = {
 """What the rows of a table are called."""
 
 
+MOST_OF_NAME = 60
+"""Letters of a class's name in a figure."""
 ORDER_TITLES = {"shuffled": "windows shuffled", "reversed": "played backwards"}
 
 
@@ -427,7 +429,7 @@ def _confusion(page: Page, closed: Mapping[str, Any]) -> None:
     axes.imshow(counts, cmap="Blues")
     axes.set(xlabel="answer", ylabel="true class")
     if len(names) <= 60:
-        shown = [plain(name) for name in names]
+        shown = [printable(name[:MOST_OF_NAME]) for name in names]
         axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=8)
         axes.set_yticks(range(len(names)), shown, fontsize=8)
     if len(names) <= 30:

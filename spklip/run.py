@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from spikedata import RecipeError, SpikeDataError, to_dict, write_whole
+from spikedata import RecipeError, SpikeDataError, to_dict, write_page, write_whole
 from spklip.batches import TextCollator, readers_told
 from spklip.budget import count_parameters, estimate_memory
 from spklip.building import build_model, load_model_parts
@@ -422,8 +422,8 @@ def _write(
         "recipe": to_dict(recipe),
         "versions": package_versions(),
     }
-    write_whole(out / "report.html", render_report(metrics))
     write_whole(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_page(out / "report.html", lambda: render_report(metrics))
     return metrics
 
 

@@ -107,7 +107,7 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) ->
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run in ``folder`` came to its end: ``metrics.json`` is written last."""
+    """Whether a run in ``folder`` came to its end: then ``metrics.json`` is written."""
     return is_run(folder) and (folder / "metrics.json").exists()
 
 

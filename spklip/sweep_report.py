@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spikedata import Page, new_figure, plain, write_whole
+from spikedata import Page, new_figure, write_page, write_whole
 from spklip.columns import aligned
 from spklip.energy_report import DEFAULT_COSTS, energy_figure
 
@@ -73,8 +73,8 @@ def write_tables(table: Mapping[str, Any], out: Path) -> None:
         OSError: the disk is full, or the like.
     """
     write_whole(out / "sweep.csv", _csv(table))
-    write_whole(out / "sweep.html", _page(table))
     write_whole(out / "sweep.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
+    write_page(out / "sweep.html", lambda: _page(table))
 
 
 def _interval(estimate: Mapping[str, Any] | None) -> dict[str, float] | None:
@@ -211,7 +211,7 @@ def _figure(runs: Sequence[Mapping[str, Any]], shots: Sequence[str]) -> Any:
     figure, axes = new_figure(8, 1.2 + len(runs) * (0.25 + 0.12 * len(series)))
     for number, (name, estimates) in enumerate(series):
         _draw_series(axes, name, estimates, 0.7 * (number / max(1, len(series) - 1) - 0.5))
-    axes.set_yticks(range(len(runs)), [plain(run["name"]) for run in runs])
+    axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
     axes.invert_yaxis()
     axes.set(xlabel="top-1", xlim=(-0.02, 1.02))
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -14,6 +14,7 @@ FOLDERS = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"}
 """Folder of each top-level package."""
 
 LAYERS = [
+    {"wording"},
     {"errors", "bits"},
     {"stream", "clip", "recipe", "provenance", "outputs", "apart", "npz"},
     {"simulator", "camera"},

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 from PIL import Image
-from spikedata_cli.common import printable
 from tools import BIN, digest_of_folder, one_line_error, run_program, write_corpus, write_grey
 from tools import random_frames as frames
 from videos import write_video
@@ -26,6 +25,7 @@ from spikedata import (
     create_store,
     open_spikes,
     open_store,
+    printable,
     read_recording,
 )
 from spikedata.analysis.calibrate import calibrated_maps

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -581,6 +582,25 @@ def test_a_card_shows_a_licence_and_a_name_as_they_are_written(tmp_path):
     ).card
     text = card.split("---\n", 2)[2]
     assert r"Licence of this data set: \[ours\]\(http://x.test\) \| \<b\>\`." in text
+
+
+def test_a_card_shows_what_a_recipe_says_and_is_not_steered_by_it(tmp_path):
+    """Backticks on a line of their own would end the block; overrides would turn what follows."""
+    words = f"{'x' * 78} ``` {'<img src=x>' * 9}"
+    recipe = {"words": words, "turned": "a\u202eb\u2066c\x1b", "plain": "日本 \u0645\u06cc"}
+    with (
+        create_store(tmp_path / "s.zarr", recipe=recipe, class_names=["\u202eno"]) as writer,
+        writer.clip(Clip(id="a"), height_px=2, width_px=3, tick_rate_hz=1.0) as out,
+    ):
+        out.append(np.zeros((1, 2, 3), np.uint8))
+        out.finish(ticks=8, attributes={})
+    card = push_hub(tmp_path / "s.zarr", repo="tester/x", dry_run=True).card
+    assert not set(card) & set("\u202e\u2066\x1b")
+    block = re.search(r"^(`{4,})yaml\n(.*?)^\1$", card, re.DOTALL | re.MULTILINE)
+    assert yaml.safe_load(block[2]) == recipe
+    header = yaml.safe_load(card.split("---\n", 2)[1])
+    label = next(one for one in header["dataset_info"]["features"] if one["name"] == "label")
+    assert label["dtype"]["class_label"]["names"] == {"0": "\u202eno"}
 
 
 @pytest.fixture

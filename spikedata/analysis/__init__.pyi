@@ -10,7 +10,7 @@ from .export import write_events as write_events
 from .export import write_npz as write_npz
 from .page import Page as Page
 from .page import new_figure as new_figure
-from .page import plain as plain
+from .page import write_page as write_page
 from .pictures import animate_clip as animate_clip
 from .pictures import draw_picture as draw_picture
 from .pictures import read_picture as read_picture

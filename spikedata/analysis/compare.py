@@ -351,6 +351,8 @@ def _curves(comparison: Comparison) -> Any:
         )
         octave = np.arange(len(one.band_amplitude_b))
         octaves.semilogy(octave, np.maximum(one.band_amplitude_b, _FAINTEST), "o-", label=name)
+    octaves.yaxis.set_major_formatter("{x:g}")
+    octaves.yaxis.set_minor_formatter("")
     lengths.set(xlabel="interval, ticks", ylabel="share of intervals")
     octaves.set(xlabel="octaves below half the tick rate", ylabel="relative amplitude")
     lengths.legend()

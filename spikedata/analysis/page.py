@@ -1,13 +1,24 @@
 """One HTML page, all in one file: what every report is written as. Text is escaped by Jinja."""
 
 import base64
+import contextlib
 import io
+import logging
+import os
+import sys
+import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spikedata.outputs import write_whole
+from spikedata.wording import one_line, printable_lines
+
+_log = logging.getLogger(__name__)
 
 _TEMPLATE = """\
 <!doctype html>
@@ -98,14 +109,18 @@ class Page:
 
     def figure(self, figure: Any) -> None:
         """A ``matplotlib.figure.Figure``, drawn as SVG."""
-        from matplotlib import rc_context  # noqa: PLC0415  # half a second, for reports alone
-
-        text = io.StringIO()
-        with rc_context({"svg.hashsalt": "spikedata"}), warnings.catch_warnings():
+        matplotlib = _load_matplotlib()
+        # Labels and names are anybody's: no mathematics is read in them, nor LaTeX run on them.
+        for text in figure.findobj(matplotlib.text.Text):
+            text.set(parse_math=False, usetex=False)
+        settings = dict(matplotlib.rcParamsDefault) | {"svg.hashsalt": "spikedata"}
+        settings.pop("backend", None)  # no window is drawn in
+        file = io.StringIO()
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
             # The same figure draws the same bytes. A letter that the font lacks is drawn as a box.
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            figure.savefig(text, format="svg", metadata={"Date": None})
-        drawn = text.getvalue()
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        drawn = file.getvalue()
         self._parts.append({"kind": "svg", "svg": drawn[drawn.index("<svg") :]})
 
     def picture(self, grey_hw: NDArray[np.uint8], alt: str) -> None:
@@ -139,7 +154,7 @@ class Page:
         """The page as HTML."""
         from jinja2 import Environment  # noqa: PLC0415  # for reports alone
 
-        template = Environment(autoescape=True).from_string(_TEMPLATE)
+        template = Environment(autoescape=True, finalize=_harmless).from_string(_TEMPLATE)
         return template.render(title=self._title, parts=self._parts) + "\n"
 
 
@@ -152,14 +167,45 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def plain(text: str) -> str:
-    """Text for a figure, in which matplotlib finds no mathematics."""
-    return text.replace("$", r"\$")
+def _harmless(value: Any) -> Any:
+    """What the template is given, without characters that turn the order of writing."""
+    plain = isinstance(value, str) and not hasattr(value, "__html__")  # drawings are not text
+    return printable_lines(value) if plain else value
+
+
+def write_page(path: Path, draw: Callable[[], str]) -> None:
+    """Write a page of results that are stored already; what hinders that is logged in one line.
+
+    Args:
+        path: the page; an earlier one is replaced, or removed.
+        draw: gives its HTML.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        write_whole(path, draw())
+    except Exception as error:  # results cost hours, and no label may cost them
+        _log.warning("%s: not written: %s", path, one_line(f"{type(error).__name__}: {error}"))
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A ``matplotlib.figure.Figure`` of so many inches, and its axes, that no window shows."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for reports alone
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _load_matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
+
+
+def _load_matplotlib() -> Any:
+    """Matplotlib, without settings that lie in the working folder, which may be anybody's."""
+    if "matplotlib" in sys.modules or not os.path.exists("matplotlibrc"):
+        elsewhere: Any = contextlib.nullcontext()
+    else:
+        elsewhere = _in_an_empty_folder()
+    with elsewhere:
+        import matplotlib.figure  # noqa: PLC0415  # half a second, for reports alone
+        import matplotlib.text  # noqa: PLC0415  # as above
+    return matplotlib
+
+
+@contextlib.contextmanager
+def _in_an_empty_folder() -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+        yield

@@ -11,6 +11,7 @@ import yaml
 
 from spikedata.clips import ChangedClips, ClipSource, arrow_schema
 from spikedata.provenance import versions
+from spikedata.wording import markdown_text, printable_lines
 
 RECIPE_FILE = "recipe.yaml"
 _RECIPE_KEYS = frozenset(["sensor", "video", "interpolator", "tick_rate_hz", "split"])
@@ -90,7 +91,7 @@ def card_text(
         split_bytes: bytes of each split's files.
         side_files: names of the recipe and what it needs, published beside the data.
     """
-    header = _metadata(clips, licence, recipe_only, split_bytes).to_yaml()
+    header = _yaml(_metadata(clips, licence, recipe_only, split_bytes).to_dict())
     parts = [_introduction(clips, recipe_only)]
     parts.append(_RECIPE_ONLY if recipe_only else _loading(repo, split_bytes))
     if side_files:
@@ -99,7 +100,15 @@ def card_text(
     parts.append(f"## Columns\n\n{_columns(recipe_only)}")
     parts.append(_making(clips))
     parts.append(_licence_text(clips, licence))
-    return f"---\n{header}\n---\n\n" + "\n".join(parts)
+    return printable_lines(f"---\n{header}---\n\n" + "\n".join(parts))
+
+
+def _yaml(values: Any, *, sort_keys: bool = False) -> str:
+    """Values as YAML that reads back as them: what is not printable stands as its escape."""
+    text = yaml.safe_dump(values, sort_keys=sort_keys, allow_unicode=True)
+    if printable_lines(text) != text:
+        text = yaml.safe_dump(values, sort_keys=sort_keys)
+    return text
 
 
 def _metadata(
@@ -177,7 +186,7 @@ def recipe_text(recipe: Mapping[str, Any]) -> str | None:
     """``recipe.yaml``; None where the clips were not all simulated from videos with one recipe."""
     if "sensor" not in recipe or not recipe.keys() <= _RECIPE_KEYS:
         return None
-    values = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    values = _yaml(dict(recipe))
     return f"# spikedata simulate VIDEOS --recipe {RECIPE_FILE}\n{values}"
 
 
@@ -232,7 +241,7 @@ def _introduction(clips: ClipSource, recipe_only: bool) -> str:
     classes = len(clips.class_names)
     what = "Recipes of spike-camera clips" if recipe_only else "Spike-camera clips"
     return (
-        f"# {_plain(clips.name or 'spikes')}\n\n"
+        f"# {markdown_text(clips.name or 'spikes')}\n\n"
         f"{what}: each pixel is one bit a tick, 1 where it fired.\n\n"
         f"- clips: {len(all_clips):,}; classes: {classes:,}\n"
         f"- height x width: {_some(sizes)}\n"
@@ -241,9 +250,9 @@ def _introduction(clips: ClipSource, recipe_only: bool) -> str:
     )
 
 
-def _plain(text: str) -> str:
-    """A user's words as Markdown that shows just them: no markup, one line."""
-    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
+def _fence(text: str) -> str:
+    """What stands around text as it is, and is not in it."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _some(values: list[str]) -> str:
@@ -293,18 +302,20 @@ def _columns(recipe_only: bool) -> str:
 
 
 def _making(clips: ClipSource) -> str:
-    recipe = yaml.safe_dump(clips.recipe, sort_keys=True, allow_unicode=True)
+    recipe = _yaml(clips.recipe, sort_keys=True)
+    fence = _fence(recipe)
     return (
         f"## How it was made\n\nWith spikedata {versions()['spikedata']}. The recipe that decides "
-        f"the bits:\n\n```yaml\n{recipe}```\n\nWhat differs from clip to clip (decoder, frames "
-        "decoded, versions) stands in each row's `provenance`.\n"
+        f"the bits:\n\n{fence}yaml\n{recipe}{fence}\n\nWhat differs from clip to clip (decoder, "
+        "frames decoded, versions) stands in each row's `provenance`.\n"
     )
 
 
 def _licence_text(clips: ClipSource, licence: str | None) -> str:
     known = sorted({stored.clip.licence or "not stated" for stored in clips.clips.values()})
+    own, sources = markdown_text(_licence(clips, licence)), markdown_text(_some(known))
     return (
-        f"## Licence and source\n\nLicence of this data set: {_plain(_licence(clips, licence))}. "
-        f"Licence of the sources: {_plain(_some(known))}. Each row's `source` and `source_sha256` "
-        "name the file that the clip was made from; the rights in it stay with its owners.\n"
+        f"## Licence and source\n\nLicence of this data set: {own}. "
+        f"Licence of the sources: {sources}. Each row's `source` and `source_sha256` name the "
+        "file that the clip was made from; the rights in it stay with its owners.\n"
     )
