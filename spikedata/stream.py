@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spikedata import bits
 from spikedata.bits import BitsHasher, group_count, slice_ticks
+from spikedata.wording import shown
 
 
 def check_tick_rate_hz(value: Any) -> float:
@@ -24,7 +25,7 @@ def check_tick_rate_hz(value: Any) -> float:
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= sys.float_info.max:
-        raise ValueError(f"tick_rate_hz must be a positive number, got {value!r:.40}")
+        raise ValueError(f"tick_rate_hz must be a positive number, got {shown(value)}")
     return float(value)
 
 

@@ -8,6 +8,7 @@ import gc
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from spikedata import RecipeError, SpikeDataError, load_recipe
+from spikedata import RecipeError, SpikeDataError, load_recipe, shown
 from spklip.building import new_config
 from spklip.recipe import Recipe, read_recipe
 from spklip.run_folder import (
@@ -35,6 +36,8 @@ SWEEP_VERSION = 1
 State = Literal["done", "unfinished", "waiting", "failed"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,98}[A-Za-z0-9_+-]|[A-Za-z0-9]")
+MOST_RUNS = 1_000
+"""Of a sweep."""
 _TAKEN = ("sweep.json", "sweep.csv", "sweep.html")
 _KEY = re.compile(r"\w+(\.\w+)+")
 _MOST_LETTERS = 24
@@ -57,12 +60,16 @@ class Sweep:
     def __post_init__(self) -> None:
         for name, words in self.runs.items():
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise ValueError(f"runs: {name}: expected a list of KEY=VALUE words, got {words!r}")
+                said = f"expected a list of KEY=VALUE words, got {shown(words)}"
+                raise ValueError(f"runs: {name}: {said}")
         for key, values in self.vary.items():
             if not isinstance(key, str) or not _KEY.fullmatch(key):
-                raise ValueError(f"vary: expected a key such as train.seed, got {key!r}")
+                raise ValueError(f"vary: expected a key such as train.seed, got {shown(key)}")
             if not isinstance(values, list) or not values:
-                raise ValueError(f"vary: {key}: expected a list of values, got {values!r}")
+                raise ValueError(f"vary: {key}: expected a list of values, got {shown(values)}")
+        runs = len(self.runs) + math.prod(map(len, self.vary.values())) * bool(self.vary)
+        if runs > MOST_RUNS:
+            raise ValueError(f"makes {runs:,} runs; at most {MOST_RUNS:,} are done")
         _check_names([name for name, _ in self.each()])
 
     def each(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -118,7 +125,7 @@ def plan_sweep(
         key = word.partition("=")[0]
         for name, own in runs:
             if key in [other.partition("=")[0] for other in own]:
-                raise RecipeError(f"override {word!r}: run {name} sets {key} itself")
+                raise RecipeError(f"override {shown(word)}: run {name} sets {key} itself")
     common = [*sweep.set, *words]
     return [_plan(name, own, recipe, out / name, common, overwrite) for name, own in runs]
 
@@ -249,8 +256,9 @@ def _check_names(names: Sequence[Any]) -> None:
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _TAKEN:
             raise ValueError(
-                f"run {name!r}: its name becomes that of a folder; expected up to 100 letters, "
-                "digits, '.', '_', '+' or '-', the first a letter or digit, the last no '.'"
+                f"run {shown(name)}: its name becomes that of a folder; expected up to 100 "
+                "letters, digits, '.', '_', '+' or '-', the first a letter or digit, "
+                "the last no '.'"
             )
         if name.lower() in seen:
             raise ValueError(f"runs {seen[name.lower()]!r} and {name!r} would be one folder")
@@ -296,7 +304,9 @@ def _as_yaml(key: str, value: Any) -> str:
     try:
         return value if _reads_as_itself(value) else json.dumps(value)
     except TypeError as error:
-        raise ValueError(f"vary: {key}: {value!r} is no plain value; write it in quotes") from error
+        raise ValueError(
+            f"vary: {key}: {shown(value)} is no plain value; write it in quotes"
+        ) from error
 
 
 def _reads_as_itself(value: Any) -> bool:

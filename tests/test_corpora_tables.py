@@ -232,3 +232,12 @@ def test_other_files_beside_numbered_pictures_are_counted(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
     assert find_corpus(tmp_path).notes == ("1 file passed over: 1 .txt",)
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e999", '"fast"', "[" * 50 + "]" * 50])
+def test_a_rate_past_all_numbers_is_one_note(tmp_path, value):
+    lines = f'{{"file_name": "a.mp4", "capture_fps": {value}}}\n{{"file_name": "b.mp4"}}\n'
+    corpus = corpus_of(tmp_path, lines, "metadata.jsonl", ["a.mp4", "b.mp4"])
+    (note,) = [note for note in corpus.notes if "line 1" in note]
+    assert "capture_fps must be a positive number" in note
+    assert len(note) < 250

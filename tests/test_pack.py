@@ -445,3 +445,10 @@ def test_what_was_being_replaced_when_a_run_was_killed_is_not_lost(here, at):
         assert len(open_clips("packed.zarr").clips) == (2 if at == "between" else 3)
     assert sorted(path.name for path in here.iterdir()) == ["packed.zarr", "spikes.zarr"]
     assert pack_clips(overwrite=True).clips == 1
+
+
+def test_a_note_of_what_was_packed_that_says_anything_is_one_line(tmp_path):
+    for text in ("[" * 100_000, "[]", "null", '{"packed": 9' + "9" * 5_000 + "}"):
+        (tmp_path / ".spikedata.json").write_text(text)
+        with pytest.raises(StoreError, match=r"\.spikedata\.json: cannot be read"):
+            last_packed(tmp_path)

@@ -322,5 +322,5 @@ def listed_recordings(path: Path) -> set[Path]:
         if not all(entry.keys() >= DAT_KEYS for entry in entries):
             return set()
         return {path / entry["file_name"] for entry in entries}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return set()

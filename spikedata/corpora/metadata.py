@@ -5,7 +5,7 @@ and their synonyms. ``file_name`` is required, relative to the metadata file; it
 out. Several lines for one file are several captions of one clip.
 """
 
-import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from spikedata.corpora.tables import read_table
 from spikedata.errors import CorpusError
 from spikedata.stream import check_tick_rate_hz
 from spikedata.video import is_picture_folder
+from spikedata.wording import shown
 
 _FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 _MOST_NOTES = 20
@@ -65,7 +66,7 @@ class Entry:
         """
         value = self.columns.get("camera")
         if value is not None and not isinstance(value, str):
-            raise CorpusError(f"{self.where}: camera must be a name or HxW, got {value!r:.40}")
+            raise CorpusError(f"{self.where}: camera must be a name or HxW, got {shown(value)}")
         return value
 
     def tick_rate_hz(self) -> float | None:
@@ -285,8 +286,10 @@ def _capture_fps(entry: Mapping[str, Any]) -> float | None:
     value = entry.get("capture_fps")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _RefusedError(f"capture_fps must be a positive number, got {value!r:.40}")
+    # Whole numbers of JSON may be past all floats.
+    counted = isinstance(value, int | float) and not isinstance(value, bool)
+    if not counted or not 0 < value <= sys.float_info.max:
+        raise _RefusedError(f"capture_fps must be a positive number, got {shown(value)}")
     return float(value)
 
 
@@ -305,11 +308,11 @@ def _caption_lines(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
             raise _RefusedError(f"captions {value[:40]!r} is not a JSON list")
         value = [value]
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise _RefusedError(f"captions must be text or a list of texts, got {value!r:.40}")
+        raise _RefusedError(f"captions must be text or a list of texts, got {shown(value)}")
     try:
         lines = [clean_text(line, is_name=False) for line in value]
     except ValueError as error:
-        raise _RefusedError(f"captions {value!r:.40} {error}") from error
+        raise _RefusedError(f"captions {shown(value)} {error}") from error
     return tuple(line for line in lines if line)
 
 
@@ -320,11 +323,11 @@ def _text(entry: Mapping[str, Any], key: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _RefusedError(f"{key} must be text, got {value!r:.40}")
+        raise _RefusedError(f"{key} must be text, got {shown(value)}")
     text = str(value)
     if key == "label" and text.endswith(".0") and text[:-2].isdigit():
         text = text[:-2]
     try:
         return clean_text(text) or None
     except ValueError as error:
-        raise _RefusedError(f"{key} {value!r:.40} {error}") from error
+        raise _RefusedError(f"{key} {shown(value)} {error}") from error
