@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from spklip.model import (
     SpklipConfig,
     SpklipModel,
     build_tokenizer,
+    check_function,
     note_image_encoder,
     note_text_encoder,
     text_place,
 )
-from spklip.recipe import FROM_SCRATCH, OF_THE_CONFIG, ModelConfig
+from spklip.recipe import FROM_SCRATCH, OF_THE_CONFIG, ModelConfig, Recipe
 
 
 def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
@@ -32,12 +33,19 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
     place = find_checkpoint(model.checkpoint)
     with _told(f"{model.checkpoint}: no SPKLIP model there"):
         config = SpklipConfig.from_pretrained(place)
+    check_function(config, model.image_encoder)
     if not text_place(config) or _lacks_tokenizer(place):
         return config, _tokenizer(config)
     from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
 
     with _told(f"{model.checkpoint}: its tokenizer cannot be loaded"):
-        return config, AutoTokenizer.from_pretrained(place)
+        return config, AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+
+
+def of_checkpoint(recipe: Recipe, checkpoint: Path | str) -> Recipe:
+    """The recipe for a saved model, and for the function that makes its tower, if one is named."""
+    function = recipe.model.image_encoder if recipe.model.names_function else ""
+    return replace(recipe, model=ModelConfig(checkpoint=str(checkpoint), image_encoder=function))
 
 
 @contextlib.contextmanager
@@ -137,5 +145,7 @@ def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
         with _told(_no_encoder(config)) if named else contextlib.nullcontext():
             return SpklipModel(config)
     with _told(f"{model.checkpoint}: cannot be loaded"):
-        loaded: SpklipModel = SpklipModel.from_pretrained(find_checkpoint(model.checkpoint))
+        loaded: SpklipModel = SpklipModel.from_pretrained(
+            find_checkpoint(model.checkpoint), tower_function=model.image_encoder
+        )
         return loaded

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from spikedata import SpikeClips, SpikeDataError
 from spklip.batches import Augmented, bits_of
-from spklip.building import build_model, load_model_parts
+from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.gather import gather_with_gradients
 from spklip.model import SpklipConfig, spike_layers, trained_tower
-from spklip.recipe import ModelConfig, Recipe
+from spklip.recipe import Recipe
 from spklip.splits import other_windows
 from spklip.train import SpklipTrainer, fit
 
@@ -82,7 +82,8 @@ def load_teacher(recipe: Recipe, config: SpklipConfig) -> Teacher | None:
     name = recipe.distil.teacher
     if not name:
         return None
-    own: Any = load_model_parts(ModelConfig(checkpoint=name))[0]
+    model = of_checkpoint(recipe, name).model
+    own: Any = load_model_parts(model)[0]
     differ = [
         key
         for key in ("text_encoder", "max_text_tokens", *(SEEN if recipe.data.views else ()))
@@ -93,7 +94,7 @@ def load_teacher(recipe: Recipe, config: SpklipConfig) -> Teacher | None:
             f"distil.teacher {name}: cannot teach this model, which is given other texts or "
             f"pictures: {', '.join(differ) or 'features are kept of one of them alone'}"
         )
-    return Teacher(build_model(ModelConfig(checkpoint=name), own), recipe.distil.weight)
+    return Teacher(build_model(model, own), recipe.distil.weight)
 
 
 class TowerStudent(nn.Module):

@@ -32,10 +32,10 @@ from spikedata import (
     written_aside,
 )
 from spklip.batches import middle
-from spklip.building import build_model, load_model_parts
+from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.check import check_window
 from spklip.embed import autocast
-from spklip.recipe import ModelConfig, Recipe
+from spklip.recipe import Recipe
 from spklip.run import package_versions
 from spklip.splits import find_data, open_source, smallest_size, tell_notes
 
@@ -96,7 +96,7 @@ class ClipEmbedder:
         Raises:
             SpikeDataError: no such checkpoint, no clips, or clips that the model cannot take.
         """
-        recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
+        recipe = of_checkpoint(recipe, checkpoint)
         config, tokenizer = load_model_parts(recipe.model)
         path = find_data(recipe.data.path, Path.cwd())
         clips = _all_clips(open_source(path, recipe.data.sensor), recipe, split)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from spikedata import Page, SpikeDataError, write_page
-from spklip.building import build_model, load_model_parts
+from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.check import check_clips
 from spklip.embedding import check_apart, check_new
 from spklip.energy import COSTS
 from spklip.energy_report import add_energy
-from spklip.recipe import ModelConfig, Recipe
+from spklip.recipe import Recipe
 from spklip.splits import open_splits
 from spklip.tower_energy import count_energy
 
@@ -51,7 +51,7 @@ def measure_energy(
         raise SpikeDataError("eval.energy_clips is 0: say on how many, eval.energy_clips=8")
     if out is not None:
         check_new(out, overwrite=overwrite)
-    recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
+    recipe = of_checkpoint(recipe, checkpoint)
     config, _ = load_model_parts(recipe.model)
     splits = open_splits(recipe)
     recipe = replace(recipe, data=replace(recipe.data, path=splits.path, size=splits.size))

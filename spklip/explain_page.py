@@ -18,13 +18,13 @@ from torch import Tensor
 
 from spikedata import Failure, Page, SpikeDataError, StoredClip, new_figure, write_whole
 from spklip.batches import middle
-from spklip.building import build_model, load_model_parts
+from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.check import check_clips
 from spklip.embedding import check_apart, check_new
 from spklip.explain import Explanation, explain
 from spklip.judge import embed_texts
 from spklip.model import exposures, full_range
-from spklip.recipe import ModelConfig, Recipe
+from spklip.recipe import Recipe
 from spklip.splits import Splits, open_splits, take_turns
 
 CLIPS = 8
@@ -108,7 +108,7 @@ def explain_clips(
     if text is not None and not text.strip():
         raise ValueError("an explanation needs a sentence, for example 'a person waving'")
     check_new(out, overwrite=overwrite)
-    recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
+    recipe = of_checkpoint(recipe, checkpoint)
     config, tokenizer = load_model_parts(recipe.model)
     splits = open_splits(recipe)
     data = replace(recipe.data, path=splits.path, size=splits.size)

@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedata import SpikeDataError, to_dict, written_aside
-from spklip.building import build_model, load_model_parts
+from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.embedding import check_new
 from spklip.model import PictureTower, cut_windows, pack_planes, window_starts
-from spklip.recipe import ModelConfig, Recipe
+from spklip.recipe import Recipe
 from spklip.run import package_versions
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -89,7 +89,7 @@ def export_onnx(
     if missing:
         raise SpikeDataError(f"ONNX needs {', '.join(missing)}: pip install 'spklip[onnx]'")
     check_new(out, overwrite=overwrite)
-    recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
+    recipe = of_checkpoint(recipe, checkpoint)
     config, _ = load_model_parts(recipe.model)
     if config.encoder != "cnn":
         raise SpikeDataError(

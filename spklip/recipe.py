@@ -101,19 +101,28 @@ class ModelConfig:
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of SpklipConfig that differ from the preset, for example ``pool_px: 4``."""
     checkpoint: str | None = None
-    """Folder or Hub model to start from; its own config replaces ``preset`` and ``changes``."""
+    """Folder or Hub model to start from; its own config replaces ``preset`` and ``changes``. If a
+    function made its image tower, ``image_encoder`` must name that too: a model runs no code that
+    its user did not name."""
 
     def __post_init__(self) -> None:
         own = [name for name in OF_THE_CONFIG if getattr(self, name) != FROM_SCRATCH[name]]
+        if self.checkpoint and self.names_function:
+            own.remove("image_encoder")
         if self.checkpoint and (self.changes or own):
             names = ", ".join(["changes"] * bool(self.changes) + own)
             raise ValueError(
                 f"{names} cannot be combined with checkpoint, which has its own config"
             )
-        if self.image_encoder and self.preset != "tower":
+        if self.image_encoder and self.preset != "tower" and not self.checkpoint:
             raise ValueError(f"image_encoder needs preset: tower, got {self.preset}")
         if not self.image_encoder and self.preset == "tower":
             raise ValueError("preset tower needs an image_encoder, for example embedded")
+
+    @property
+    def names_function(self) -> bool:
+        """Whether ``image_encoder`` is ``package.module:function``."""
+        return ":" in self.image_encoder
 
 
 OF_THE_CONFIG = {

@@ -33,7 +33,7 @@ from accelerate import PartialState
 from spikedata import RecipeError, SpikeDataError, to_dict, write_page, write_whole
 from spklip.batches import TextCollator, readers_told
 from spklip.budget import count_parameters, estimate_memory
-from spklip.building import build_model, load_model_parts
+from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.check import check_clips, check_training
 from spklip.describe import describe_splits, notes_on
 from spklip.directions import read_directions
@@ -56,6 +56,7 @@ METRICS_VERSION = 2
 """Version of the layout of ``metrics.json``."""
 ONLY_IN_TRAINING = ("model", "train", "data.sampling", "data.mirror")
 """Keys of a recipe that judging does not read, but for ``train.precision``."""
+_TOWER = "model.image_encoder="
 
 
 def run_recipe(
@@ -312,7 +313,7 @@ def evaluate_run(
     if (out / "metrics.json").exists() and not overwrite:
         raise SpikeDataError(f"{out}: holds an evaluation already; --overwrite replaces it")
     recipe = main_trainings(recipe)[0].recipe  # a model has one split and one seed
-    recipe = replace(recipe, model=ModelConfig(checkpoint=str(checkpoint)))
+    recipe = of_checkpoint(recipe, checkpoint)
     config, tokenizer = load_model_parts(recipe.model)
     splits = open_splits(recipe)
     recipe = _settled(recipe, splits)
@@ -343,6 +344,9 @@ def evaluate_run(
 def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe to judge a model by: its run's, with overrides; defaults where there is none.
 
+    A function that made the model's image tower runs again only where an override names it: the
+    model may be downloaded, and its recipe with it.
+
     Args:
         checkpoint: a run's folder, its ``model`` folder, one of its checkpoints, or anything else.
         overrides: ``section.key=value`` words.
@@ -351,10 +355,16 @@ def recipe_of_run(checkpoint: Path | str, overrides: Sequence[str] = ()) -> Reci
         RecipeError: an unknown key, a value that does not fit, or a key that changes training
             alone.
     """
-    for word in overrides:
+    named = [word for word in overrides if word.startswith(_TOWER) and ":" in word]
+    others = [word for word in overrides if word not in named]
+    for word in others:
         if word.startswith(ONLY_IN_TRAINING) and not word.startswith("train.precision="):
             raise RecipeError(f"override {word!r}: changes nothing in a model that is trained")
-    return read_recipe(recipe_of(checkpoint) or os.devnull, overrides)
+    recipe = read_recipe(recipe_of(checkpoint) or os.devnull, others)
+    if not named and not recipe.model.names_function:
+        return recipe
+    function = named[-1].removeprefix(_TOWER) if named else ""
+    return replace(recipe, model=ModelConfig(checkpoint=str(checkpoint), image_encoder=function))
 
 
 def plan_run(recipe: Recipe) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from spklip.model import embedded as embedded_weights
 from spklip.model.image_towers import moments
 from spklip.model.pictures import exposures
 from spklip.recipe import ModelConfig
+from spklip.run import recipe_of_run
+from spklip.run_folder import HEADER, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -412,3 +414,66 @@ def test_batch_normalisation_is_folded_into_the_embedded_tower_s_convolutions():
         want = layer.eval()(want)
     assert want.shape == (2, 24, 6, 5)
     torch.testing.assert_close(block(x), want, atol=1e-5, rtol=1e-4)
+
+
+def test_a_saved_model_runs_no_function_that_its_user_did_not_name(tmp_path, monkeypatch):
+    """A downloaded config could name any function of any installed module."""
+    ran = []
+    module = types.ModuleType("mine")
+
+    def tower():
+        ran.append(1)
+        layers = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 4, stride=4))
+        layers.size_px = 16
+        return layers
+
+    module.tower = tower
+    monkeypatch.setitem(__import__("sys").modules, "mine", module)
+    _model("mine:tower").save_pretrained(tmp_path / "saved")
+    ran.clear()
+    for load in (
+        lambda: SpklipModel.from_pretrained(tmp_path / "saved"),
+        lambda: SpklipModel.from_pretrained(tmp_path / "saved", tower_function="mine:other"),
+        lambda: load_model_parts(ModelConfig(checkpoint=str(tmp_path / "saved"))),
+    ):
+        with pytest.raises(SpikeDataError, match="made by running mine:tower. If you trust it"):
+            load()
+    assert ran == []
+
+    recipe = recipe_of_run(tmp_path / "saved", ["model.image_encoder=mine:tower"])
+    config, _ = load_model_parts(recipe.model)
+    assert build_model(recipe.model, config).video.encoder.features == 5
+    assert ran
+
+
+def test_the_recipe_beside_a_model_names_no_function_for_its_user(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        f"{HEADER}\nmodel: {{preset: tower, image_encoder: 'mine:tower'}}\n"
+    )
+    assert recipe_of(tmp_path) is not None  # so it is read
+    assert recipe_of_run(tmp_path).model.image_encoder == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{" * 100_000,
+        '{"a":' + "[" * 100_000,
+        '{"model_type": "spklip", "text_config": {"a": 1}}',
+        '{"model_type": "spklip", "text_config": [1]}',
+        '{"model_type": "spklip", "embed_dim": ' + "9" * 4_000 + "}",
+        '{"model_type": "spklip", "branch_ticks": {"a": 1}}',
+    ],
+    ids=range(9),
+)
+def test_a_config_that_says_anything_is_one_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    model = ModelConfig(checkpoint=str(tmp_path))
+    with pytest.raises(SpikeDataError) as caught:
+        build_model(model, load_model_parts(model)[0])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 1_000

@@ -2,7 +2,7 @@
 
 from spklip.model.config import PRESETS, SpklipConfig
 from spklip.model.image_encoder import ImageEncoder, build_image_encoder, note_image_encoder
-from spklip.model.image_towers import stages_of, trained_tower
+from spklip.model.image_towers import check_function, stages_of, trained_tower
 from spklip.model.origins import encoders_of
 from spklip.model.picture_tower import PictureTower, full_range
 from spklip.model.pictures import exposures, interval_picture
@@ -26,6 +26,7 @@ __all__ = [
     "binary_steps",
     "build_image_encoder",
     "build_tokenizer",
+    "check_function",
     "cut_windows",
     "encoders_of",
     "exposures",

@@ -82,6 +82,25 @@ JOINT = ("clip", "siglip", "siglip2")
 DEFAULT_PX = 224
 
 
+def check_function(config: SpklipConfig, named: str) -> None:
+    """Check that a saved model makes its image tower by no function but one that its user named.
+
+    Args:
+        config: the saved model's.
+        named: ``package.module:function``, or empty.
+
+    Raises:
+        SpikeDataError: another function would run.
+    """
+    name = config.image_encoder
+    if FUNCTION.fullmatch(name) and name != named:
+        raise SpikeDataError(
+            f"the model's image tower is made by running {name}. If you trust it, say so: "
+            f"model.image_encoder={name} in the recipe or on the command line, "
+            "SpklipModel.from_pretrained(..., tower_function=...) in Python"
+        )
+
+
 def build_tower(config: SpklipConfig, *, pretrained: bool) -> tuple[nn.Module, ImageFacts]:
     """Image tower of ``config``, and all that is known of it then.
 
@@ -140,9 +159,11 @@ def _tower_of_function(name: str) -> tuple[nn.Module, ImageFacts]:
 def _published_tower(name: str) -> tuple[nn.Module, ImageFacts]:
     """A tower from a folder or from the Hugging Face Hub, with its weights."""
     try:
-        architecture: Any = AutoConfig.from_pretrained(name)
+        architecture: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
         joint = architecture.model_type in JOINT
-        whole, told = AutoModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+        whole, told = AutoModel.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise SpikeDataError(f"image_encoder {name!r}: cannot be loaded: {_line(error)}") from error
     if not joint and whole.main_input_name != "pixel_values":

@@ -20,6 +20,7 @@ from transformers.utils.generic import ModelOutput
 from spklip.losses import contrastive_loss
 from spklip.model.config import SpklipConfig
 from spklip.model.image_encoder import note_image_encoder
+from spklip.model.image_towers import check_function
 from spklip.model.picture_tower import PictureReader, PictureTower
 from spklip.model.pooling import pack_planes, pool_packed, pool_planes
 from spklip.model.spiking_pictures import SpikingPictureTower
@@ -61,14 +62,19 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     base_model_prefix = "spklip"
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: SpklipConfig, *, pretrained: bool = True) -> None:
+    def __init__(
+        self, config: SpklipConfig, *, pretrained: bool = True, tower_function: str = ""
+    ) -> None:
         """Build a model with new weights.
 
         Args:
             config: its shape; copied, so that one config builds any number of models.
             pretrained: give named encoders their pretrained weights. Loading a checkpoint, which
                 brings all weights, leaves them out.
+            tower_function: the function that may make a checkpoint's image tower.
         """
+        if not pretrained:
+            check_function(config, tower_function)
         config = copy.deepcopy(config)
         super().__init__(config)
         note_image_encoder(config)
@@ -93,16 +99,28 @@ class SpklipModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """Leave PyTorch's own initialisation, which suits convolutions and ReLUs."""
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a trained model from a folder or the Hub; arguments as in transformers.
+    def from_pretrained(cls, *args: Any, tower_function: str = "", **kwargs: Any) -> Any:
+        """Load a trained model from a folder or the Hub; other arguments as in transformers.
+
+        Args:
+            args: see transformers.
+            tower_function: ``package.module:function`` that makes its image tower, where one did:
+                a downloaded model runs no code that is not named here.
+            kwargs: see transformers.
 
         Raises:
+            SpikeDataError: a function makes its image tower, and ``tower_function`` is none or
+                another.
             OSError: there is no checkpoint.
             ValueError: the checkpoint lacks weights; they are never made up.
         """
         tell = kwargs.pop("output_loading_info", False)
         result: Any = super().from_pretrained(
-            *args, output_loading_info=True, pretrained=False, **kwargs
+            *args,
+            output_loading_info=True,
+            pretrained=False,
+            tower_function=tower_function,
+            **kwargs,
         )
         model, loaded = result
         if loaded["missing_keys"]:

@@ -55,7 +55,7 @@ def build_tokenizer(config: SpklipConfig) -> PreTrainedTokenizerBase:
     place = text_place(config)
     if not place:
         return ByT5Tokenizer(extra_ids=0, model_max_length=config.max_text_tokens)
-    return AutoTokenizer.from_pretrained(place)
+    return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 def text_place(config: SpklipConfig) -> str:
@@ -79,7 +79,7 @@ def text_encoder_config(config: SpklipConfig) -> PretrainedConfig:
         architecture: PretrainedConfig = AutoConfig.for_model(kept.pop("model_type"), **kept)
         return architecture
     if place := text_place(config):
-        whole: PretrainedConfig = AutoConfig.from_pretrained(place)
+        whole: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
         own: PretrainedConfig = whole.get_text_config()
         if own is not whole and hasattr(whole, "projection_dim"):
             own.projection_dim = whole.projection_dim  # CLIP's halves share that of the whole
@@ -159,7 +159,7 @@ def _pooling_of(config: SpklipConfig, place: str) -> str:
     """
     if not place:
         return "end"
-    kind = AutoConfig.from_pretrained(place).model_type
+    kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
     if kind in ("clip", "siglip", "siglip2") or kind in JOINT_TEXT:
         return "joint"
     if _read_json(place, "2_Dense/config.json"):
@@ -191,7 +191,12 @@ def _read_json(place: str, name: str) -> dict[str, Any]:
     )
     if file is None:
         return {}
-    read: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        read = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SpikeDataError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(read, dict):
+        raise SpikeDataError(f"{file}: is no JSON object")
     return read
 
 
