@@ -23,7 +23,7 @@ from spikedata.corpora import Corpus
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, failure_file, remove
 from spikedata.recipe import from_dict
-from spikedata.simulation import SimulationRecipe, simulate_corpus
+from spikedata.simulation import SimulationRecipe, check_names_no_function, simulate_corpus
 from spikedata.simulator import Device
 
 Progress = Callable[[int, int], None]
@@ -70,7 +70,8 @@ def repair_store(
 
     Raises:
         StoreError: there is no such store, its root is damaged, or another process is writing it.
-        RecipeError: there is a corpus, and the store was not simulated from one.
+        RecipeError: there is a corpus, and the store was not simulated from one, or by a function
+            of somebody's: simulate those clips again yourself.
     """
     path = Path(path)
     if format_at(path) not in (None, "zarr"):
@@ -140,6 +141,7 @@ def _made_again(
     if corpus is None or not items:
         return
     recipe = from_dict(SimulationRecipe, writer.root.recipe, where=f"{writer.path}: recipe")
+    check_names_no_function(recipe, str(writer.path))
     beside = writer.path.with_name(writer.path.name + ".repair")
     remove(beside)
     try:

@@ -31,7 +31,7 @@ from spikedata.clips import (
     size_on_disk,
 )
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count
-from spikedata.errors import SpikeDataError, StoreError
+from spikedata.errors import RecipeError, SpikeDataError, StoreError
 from spikedata.outputs import Failure, failure_file, identity, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import from_dict, load_recipe, parse_recipe, to_dict
@@ -112,13 +112,30 @@ def simulation_recipe(
             A file of maps that its sensor names is looked for beside it.
 
     Raises:
-        RecipeError: no such file or preset, an unknown key, or an impossible value.
+        RecipeError: no such file or preset, an unknown key, or an impossible value; or the file
+            names a function that is not named in ``overrides`` too.
     """
     if file is not None:
         recipe = load_recipe(file, SimulationRecipe, overrides)
+        if not any(word.startswith("interpolator=") for word in overrides):
+            check_names_no_function(recipe, str(file))
         return replace(recipe, sensor=with_maps_beside(recipe.sensor, Path(file).parent))
     text = json.dumps({"sensor": to_dict(load_sensor(sensor))})
     return parse_recipe(text, SimulationRecipe, overrides, where="options")
+
+
+def check_names_no_function(recipe: SimulationRecipe, where: str) -> None:
+    """Refuse a recipe from elsewhere that would run a function: only its user may name one.
+
+    Raises:
+        RecipeError: it names one.
+    """
+    name = recipe.interpolator
+    if name is not None and name != "flow":
+        raise RecipeError(
+            f"{where}: names a function, {name!r}, that is not run unless you name it too: give "
+            f"--interpolation {name} if you know what it does"
+        )
 
 
 class Filmed:

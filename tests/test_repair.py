@@ -124,3 +124,16 @@ def test_the_command_names_what_is_left_and_ends_with_status_1(here):
     told = json.loads(done.stdout)
     assert (told["clips"], sorted(told["made_again"]), told["left"]) == (4, IDS, [])
     assert [Failure(**failure).id for failure in told["found"]] != []
+
+
+def test_a_function_that_a_store_names_is_not_run(here):
+    """A store from elsewhere may name anything; only its user may name a function."""
+    (here / "evil.py").write_text("open('ran', 'w')\ndef frames(*_): ...\n")
+    store = here / "spikes.zarr"
+    root = without_digests_of_root(store)
+    root["attributes"]["recipe"]["interpolator"] = "evil:frames"
+    (store / "zarr.json").write_text(json.dumps(root))
+    damage(store)
+    with pytest.raises(RecipeError, match="names a function, 'evil:frames', that is not run unless"):
+        repair_store(store, find_corpus("videos"))
+    assert not (here / "ran").exists()
