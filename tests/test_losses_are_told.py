@@ -196,16 +196,19 @@ def test_a_way_to_fit_pictures_into_no_size_is_refused(here, capsys):
 
 
 def lossy_sets(here):
-    """A store without one of its clips' folders, and a Parquet set without one of its splits."""
+    """Sets in several formats, each without the clip that is all of the split ``train``."""
     for split, name in (("train", "a"), ("test", "b")):
         write_grey(here / "in" / split / "run" / f"{name}.mkv", random_frames(ord(name)))
     assert run_in_process("spikedata", ["simulate", "in"]) == 0
-    assert run_in_process("spikedata", ["pack", "--to", "parquet"]) == 0
+    for to in ("parquet", "dat"):
+        assert run_in_process("spikedata", ["pack", "--to", to]) == 0
     shutil.rmtree(here / "spikes.zarr/clips/train__run__a")
     (here / "packed.parquet/data/train-00000-of-00001.parquet").unlink()
+    (here / "packed.dat/run/train__run__a.dat").unlink()
     return {
         "spikes.zarr": "clip train__run__a: its folder is gone, catalog.jsonl lists it",
         "packed.parquet": "train-00000-of-00001.parquet: is gone, with all of its clips",
+        "packed.dat": "clip train__run__a: its file run/train__run__a.dat is gone",
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from tools import one_line_error, run_program
 
 from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
-from spikedata.clips import open_clips, open_spikes
+from spikedata.clip import Clip
+from spikedata.clips import open_clips, open_spikes, validate
 from spikedata.clips.recordings import CameraOptions, recordings_below
 from spikedata.clips.store import create_store, open_store
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.pack import pack_clips
 from spikedata.stream import SpikeStream
 
 UNTOLD = CameraOptions(camera=None, flip=None, tick_rate_hz=None)
@@ -291,8 +294,6 @@ def test_a_folder_whose_name_is_not_utf8_packs(tmp_path):
 
 
 def write_store(path: Path, clip_ids: list[str]) -> Path:
-    from spikedata.clip import Clip
-
     with create_store(path, recipe={}, class_names=(), name="toy") as writer:
         for seed, clip_id in enumerate(clip_ids):
             clip = Clip(id=clip_id)
@@ -382,3 +383,273 @@ def test_files_of_many_planes_or_several_sizes_stay_clips_of_their_own(tmp_path)
     write_numbered(tmp_path / "set")
     (tmp_path / "set" / "clap" / "v1" / "99.dat").write_bytes(bytes(16))
     assert len(open_clips(tmp_path / "set", camera="8x16").clips) == 6 + 3
+
+
+# --- sets of ours: what is missing or changed ----------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch) -> Path:
+    """A set that ``pack --to dat`` wrote: wave/a.dat, wave/b.dat and clap/c.dat, 19 ticks each."""
+    monkeypatch.chdir(tmp_path)
+    names = ("wave", "clap", "jump")
+    with create_store("s.zarr", recipe={"k": [1, 2.5]}, class_names=names, name="toy") as writer:
+        for seed, (clip_id, label) in enumerate({"a": "wave", "b": "wave", "c": "clap"}.items()):
+            clip = Clip(id=clip_id, label=label, captions=("one",), split="train")
+            with writer.clip(clip, height_px=8, width_px=10, tick_rate_hz=250.0) as out:
+                out.append(pack_ticks(planes_of(seed)))
+                out.finish(ticks=19, attributes={"sensor": {"threshold": 2.0}})
+    return pack_clips(["s.zarr"], to="dat", out="p.dat").out
+
+
+def lines_of(root: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+
+
+def about_of(root: Path) -> dict[str, object]:
+    return json.loads((root / "spikedata.json").read_text())
+
+
+def lost_of(root: Path) -> dict[str, str]:
+    return {lost.id: lost.error for lost in open_clips(root).left_out}
+
+
+def test_a_set_of_ours_notes_digests_of_its_facts(packed):
+    about = about_of(packed)
+    assert about["clips"] == 3
+    noted = about.pop("facts_sha256")
+    text = json.dumps(about, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert noted == sha256(text.encode()).hexdigest()
+    facts = lines_of(packed)[0]
+    noted = facts.pop("facts_sha256")
+    del facts["file_name"], facts["camera"]
+    facts |= facts.pop("attributes") | {"height_px": 8, "width_px": 10}
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert noted == sha256(text.encode()).hexdigest()
+    assert lost_of(packed) == {}
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (Path.unlink, "its file wave/b.dat is gone"),
+        (lambda path: (path.unlink(), path.mkdir()), "its file wave/b.dat is gone"),
+        (lambda path: path.write_bytes(path.read_bytes()[:50]), "its file holds 5 ticks, noted"),
+        (lambda path: path.write_bytes(path.read_bytes() + bytes(10)), "holds 20 ticks, noted"),
+    ],
+)
+def test_a_file_of_ours_that_is_gone_or_has_another_length_is_a_failure(packed, harm, told):
+    harm(packed / "wave/b.dat")
+    assert list(open_clips(packed).clips) == ["a", "c"]
+    assert list(lost_of(packed)) == ["b"]
+    assert lost_of(packed)["b"].startswith(f"{packed}: clip b: ")
+    assert told in lost_of(packed)["b"]
+    assert [(problem.code, problem.clip) for problem in validate(packed, deep=False)] == [
+        ("cannot_be_read", "b")
+    ]
+    assert [failed.id for failed in pack_clips([packed], out="q.zarr").failures] == ["b"]
+
+
+@pytest.mark.parametrize("size", [0, 7])
+def test_a_file_of_ours_that_is_empty_or_cut_within_a_plane_is_a_failure(packed, size):
+    (packed / "wave/b.dat").write_bytes(bytes(size))
+    assert list(open_clips(packed).clips) == ["a", "c"]
+    assert f"{size} bytes is not a whole number" in lost_of(packed)["b"]
+
+
+def test_all_files_of_a_class_may_be_gone(packed):
+    shutil.rmtree(packed / "wave")
+    assert lost_of(packed) == {
+        key: f"{packed}: clip {key}: its file wave/{key}.dat is gone" for key in ("a", "b")
+    }
+
+
+def test_a_file_that_somebodys_own_list_names_is_noted(tmp_path):
+    root = write_dats(tmp_path, "a.dat")
+    names = ("a.dat", "gone.dat")
+    write_metadata(root, *({"file_name": name, "camera": "8x10"} for name in names))
+    found = open_clips(root)
+    assert (list(found.clips), found.left_out) == (["a"], ())
+    assert found.notes == ("metadata.jsonl: line 2: no file 'gone.dat'; skipped",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("label", "clap"),
+        ("captions", ["two"]),
+        ("split", "test"),
+        ("split", None),
+        ("group", "g"),
+        ("licence", "mit"),
+        ("source", {"name": "x"}),
+        ("tick_rate_hz", 251.0),
+        ("bits_sha256", "0" * 64),
+        ("spikes", 5),
+        ("attributes", {"sensor": {"threshold": 2.5}}),
+        ("camera", "10x8"),
+        ("file_name", "wave/a.dat"),
+        ("id", "d"),
+        ("facts_sha256", "0" * 64),
+        ("facts_sha256", 5),
+    ],
+)
+def test_a_changed_fact_is_told_until_its_digest_is_removed(packed, key, value):
+    lines = lines_of(packed)
+    (line,) = (line for line in lines if line["id"] == "b")
+    line[key] = value
+    if key == "file_name":
+        (packed / "wave/a.dat").unlink()
+        lines.remove(next(line for line in lines if line["id"] == "a"))
+        (packed / "wave/b.dat").rename(packed / "wave/a.dat")
+    write_metadata(packed, *lines)
+    lost = lost_of(packed)
+    clip_id = line["id"]
+    assert list(open_clips(packed).clips) == (["c"] if key == "file_name" else ["a", "c"])
+    assert lost.keys() - {"metadata.jsonl"} == {clip_id}
+    assert lost[clip_id].startswith(f"{packed}: clip {clip_id}: its ")
+    assert lost[clip_id].endswith(
+        "Whoever changed them on purpose removes facts_sha256 from its line of metadata.jsonl"
+    )
+    del line["facts_sha256"]
+    write_metadata(packed, *lines)
+    found = open_clips(packed)
+    assert clip_id in found.clips
+    if key in ("label", "split", "group", "licence"):
+        assert getattr(found.clips["b"].clip, key) == value
+
+
+@pytest.mark.parametrize("key", ["ticks", "id", "bits_sha256", "split", "spikes"])
+def test_a_line_that_lost_a_fact_is_told(packed, key):
+    lines = lines_of(packed)
+    del lines[1][key]
+    write_metadata(packed, *lines)
+    assert len(open_clips(packed).clips) == 2
+    assert len(lost_of(packed)) == 1
+
+
+def test_a_line_that_cannot_be_used_is_a_failure(packed):
+    lines = lines_of(packed)
+    lines[1]["split"] = "tesst"
+    write_metadata(packed, *lines)
+    assert lost_of(packed) == {
+        "b": f"{packed}: clip b: metadata.jsonl: line 2: split 'tesst' is none of train, "
+        "validation, test"
+    }
+
+
+@pytest.mark.parametrize("text", ["NaN", '"\\ud800"', "1e999", "[" * 600 + "]" * 600])
+def test_a_line_with_what_is_no_json_is_a_failure(packed, text):
+    lines = [json.dumps(line) for line in lines_of(packed)]
+    lines[1] = lines[1].replace('"threshold": 2.0', f'"threshold": {text}')
+    (packed / "metadata.jsonl").write_text("\n".join(lines))
+    assert list(open_clips(packed).clips) == ["a", "c"]
+    assert list(lost_of(packed)) == ["b"]
+
+
+def test_another_tick_rate_may_be_said_of_a_set_of_ours(packed):
+    found = open_clips(packed, tick_rate_hz=500.0)
+    assert found.left_out == ()
+    assert {stored.tick_rate_hz for stored in found.clips.values()} == {500.0}
+
+
+def test_lines_that_are_gone_are_told(packed):
+    write_metadata(packed, *lines_of(packed)[1:])
+    told = (
+        f"{packed}: metadata.jsonl lists 2 of 3 clips. Whoever removed the others on purpose "
+        "removes 'clips' and facts_sha256 from spikedata.json"
+    )
+    assert lost_of(packed) == {"metadata.jsonl": told}
+    assert len(pack_clips([packed], out="q.zarr").failures) == 1
+    about = about_of(packed)
+    del about["clips"], about["facts_sha256"]
+    (packed / "spikedata.json").write_text(json.dumps(about))
+    assert lost_of(packed) == {}
+    assert open_clips(packed).class_names == ("wave", "clap", "jump")
+
+
+def test_a_list_that_is_gone_is_told_first(packed):
+    (packed / "metadata.jsonl").unlink()
+    with pytest.raises(CorpusError, match=r"metadata\.jsonl lists 0 of 3 clips"):
+        open_clips(packed)
+    found = open_clips(packed, camera="8x10")
+    assert [lost.id for lost in found.left_out] == ["metadata.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "tox"),
+        ("class_names", ["wave", "clap", "jumq"]),
+        ("class_names", ["clap", "wave", "jump"]),
+        ("recipe", {"k": [1, 2]}),
+        ("version", "1.2"),
+        ("clips", 2),
+        ("facts_sha256", "0" * 64),
+    ],
+)
+def test_a_changed_fact_of_the_set_is_an_error_until_its_digest_is_removed(packed, key, value):
+    about = about_of(packed) | {key: value}
+    (packed / "spikedata.json").write_text(json.dumps(about))
+    with pytest.raises(StoreError) as caught:
+        open_clips(packed)
+    assert str(caught.value) == (
+        f"{packed}: spikedata.json: the set's name, classes, recipe or number of clips are not "
+        "those that were written. Whoever changed them on purpose removes facts_sha256 from it"
+    )
+    assert [problem.code for problem in validate(packed)] == ["facts_differ"]
+    del about["facts_sha256"]
+    (packed / "spikedata.json").write_text(json.dumps(about))
+    found = open_clips(packed)
+    assert (len(found.clips), found.left_out) == (3, ())
+
+
+@pytest.mark.parametrize("harm", ["gone", "a folder", "another format"])
+def test_what_the_set_says_of_itself_is_missed(packed, harm):
+    path = packed / "spikedata.json"
+    about = about_of(packed)
+    path.unlink()
+    if harm == "a folder":
+        path.mkdir()
+    if harm == "another format":
+        path.write_text(json.dumps(about | {"format": "spikedata-dau"}))
+    assert lost_of(packed) == {
+        "spikedata.json": f"{packed}: spikedata.json is gone, and the set's name, classes and "
+        "recipe with it. Put it back, or pack the set again"
+    }
+    assert len(open_clips(packed).clips) == 3
+
+
+def test_several_sets_of_ours_below_one_folder_are_read(packed, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(packed, tmp_path / "all" / split)
+    lines = lines_of(tmp_path / "all/test")
+    for line in lines:
+        line["id"] = f"{line['id']}2"
+        del line["facts_sha256"]
+    write_metadata(tmp_path / "all/test", *lines)
+    found = open_clips(tmp_path / "all")
+    assert (len(found.clips), found.left_out) == (6, ())
+
+
+def test_a_set_of_before_there_were_digests_is_read(packed):
+    before = open_clips("s.zarr")
+    lines = [{k: v for k, v in line.items() if k != "facts_sha256"} for line in lines_of(packed)]
+    write_metadata(packed, *lines)
+    about = about_of(packed) | {"version": "1.0"}
+    del about["clips"], about["facts_sha256"]
+    (packed / "spikedata.json").write_text(json.dumps(about))
+    found = open_clips(packed)
+    assert dict(found.clips) == dict(before.clips)
+    assert (found.left_out, found.notes, found.name) == ((), (), "toy")
+    assert validate(packed) == []
+    (packed / "spikedata.json").unlink()
+    assert open_clips(packed).left_out == ()
+
+
+def test_bits_that_are_another_clips_are_found_by_validate_and_pack(packed):
+    (packed / "wave/b.dat").write_bytes((packed / "wave/a.dat").read_bytes())
+    assert [(problem.code, problem.clip) for problem in validate(packed)] == [("bits_differ", "b")]
+    with pytest.raises(StoreError, match="clip b: its bits have SHA-256"):
+        open_clips(packed).verify("b")
+    assert [failed.id for failed in pack_clips([packed], out="q.zarr").failures] == ["b"]

@@ -1,7 +1,8 @@
 """Clips as ``.dat`` files in class folders, for programs that read a camera's own files.
 
 Planes are upright, little-endian, without padding: the camera ``HxW``. ``metadata.jsonl`` tells all
-that is known of each clip, ``spikedata.json`` what is known of the set; so it opens as it was.
+that is known of each clip, ``spikedata.json`` what is known of the set; so it opens as it was. Both
+have digests (``facts_sha256``), so that what is changed or missing is told.
 """
 
 import json
@@ -10,14 +11,19 @@ from typing import Any
 
 from spikedata.camera import write_recording
 from spikedata.clips.encoding import Done, Failed, encode_all
-from spikedata.clips.recordings import ABOUT_FILE, DAT_FORMAT, METADATA_FILE
+from spikedata.clips.recordings import (
+    ABOUT_FILE,
+    DAT_FORMAT,
+    METADATA_FILE,
+    about_sha256,
+    file_name_of,
+)
 from spikedata.clips.rules import check_label, pretty_json
 from spikedata.clips.source import ClipSource
-from spikedata.clips.stored import BitsMeter, StoredClip
-from spikedata.corpora import clip_id_of
+from spikedata.clips.stored import FACTS_DIGEST, BitsMeter, StoredClip
 from spikedata.outputs import write_whole
 
-VERSION = "1.0"
+VERSION = "1.1"
 
 
 def write_dat(
@@ -28,7 +34,7 @@ def write_dat(
 
     def write(stored: StoredClip) -> StoredClip:
         check_label(stored.clip, source.class_names)
-        file = path / _file_name(stored)
+        file = path / file_name_of(stored)
         file.parent.mkdir(exist_ok=True)
         meter = BitsMeter()
         blocks = source.checked_blocks(stored, meter=meter)
@@ -47,18 +53,14 @@ def write_dat(
         "name": source.name,
         "class_names": list(source.class_names),
         "recipe": source.recipe,
+        "clips": len(entries),
     }
-    write_whole(path / ABOUT_FILE, pretty_json(about))
-
-
-def _file_name(stored: StoredClip) -> str:
-    folder = f"{clip_id_of(stored.label)}/" if stored.label else ""
-    return f"{folder}{stored.id}.dat"
+    write_whole(path / ABOUT_FILE, pretty_json(about | {FACTS_DIGEST: about_sha256(about)}))
 
 
 def _entry(stored: StoredClip) -> dict[str, Any]:
     about = stored.clip.to_dict()
-    first = {"file_name": _file_name(stored), "id": about.pop("id"), "label": about.pop("label")}
+    first = {"file_name": file_name_of(stored), "id": about.pop("id"), "label": about.pop("label")}
     return (
         first
         | about
@@ -69,5 +71,6 @@ def _entry(stored: StoredClip) -> dict[str, Any]:
             "bits_sha256": stored.bits_sha256,
             "spikes": stored.spikes,
             "attributes": stored.attributes,
+            FACTS_DIGEST: stored.facts_sha256(),
         }
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from spikedata.clips.recordings import listed_recordings
+from spikedata.clips.recordings import listed_recordings, says_its_ours
 from spikedata.clips.store import METADATA
 
 Format = Literal["zarr", "parquet", "hdf5", "dat"]
@@ -27,7 +27,7 @@ def format_at(path: Path | str) -> Format | None:
         return "zarr"
     if parquet_files(path):
         return "parquet"
-    return "dat" if listed_recordings(path) else None
+    return "dat" if listed_recordings(path) or says_its_ours(path) else None
 
 
 def parquet_files(path: Path) -> list[Path]:

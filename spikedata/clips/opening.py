@@ -12,8 +12,8 @@ from spikedata.clips.recordings import (
     CameraOptions,
     listed_recordings,
     one_recording,
-    read_about,
     recordings_below,
+    says_its_ours,
 )
 from spikedata.clips.rules import Problem, RuleBrokenError
 from spikedata.clips.source import ClipSource, ClipStream
@@ -178,8 +178,9 @@ def _not_ours(out: Path) -> Path | None:
     """What at or in ``out`` spikedata did not write; None if it wrote all of it."""
     found = format_at(out)
     if found == "dat":
-        ours = {out / METADATA_FILE, *listed_recordings(out)}
-        ours |= {out / ABOUT_FILE} if _says_its_ours(out) else set()
+        ours = listed_recordings(out)
+        ours |= {out / METADATA_FILE} if ours else set()
+        ours |= {out / ABOUT_FILE} if says_its_ours(out) else set()
         return next((path for path in _files(out) if path not in ours), None)
     if found is None:
         # An empty folder is nobody's loss.
@@ -192,13 +193,6 @@ def _not_ours(out: Path) -> Path | None:
         return next((p for p in sorted(out.iterdir()) if p.name not in _STORE_NAMES), None)
     foreign = (file for file in _files(out) if file.suffix.lower() != ".parquet")
     return next(foreign, None) if found == "parquet" else None
-
-
-def _says_its_ours(out: Path) -> bool:
-    try:
-        return read_about(out) is not None
-    except StoreError:
-        return False
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """Camera files, alone or in folders, as a set of clips; what ``pack --to dat`` wrote among them."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from spikedata.bits import TICKS_PER_GROUP
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.clip import Clip
 from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
-from spikedata.clips.rules import RuleBrokenError, check_about, read_json
+from spikedata.clips.rules import RuleBrokenError, check_about, compact_json, read_json
 from spikedata.clips.source import ClipBits, ClipSource, size_on_disk
-from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
+from spikedata.clips.stored import CLIP_KEYS, FACTS_DIGEST, MEASURED_KEYS, StoredClip
 from spikedata.corpora import (
     CAPTION_TEMPLATES,
     ListedFile,
+    RefusedEntry,
     as_text,
     class_order,
     clip_id_of,
@@ -30,7 +32,7 @@ from spikedata.corpora import (
     read_folder,
     with_captions,
 )
-from spikedata.errors import CorpusError, SpikeDataError
+from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
@@ -43,6 +45,7 @@ ABOUT_FILE = "spikedata.json"
 DAT_FORMAT = "spikedata-dat"
 DAT_KEYS = frozenset(["file_name", "camera", "ticks", "tick_rate_hz", "bits_sha256"])
 """What such a set tells of each file; somebody's own list does not have all of it."""
+_CHANGED_ON_PURPOSE = f"Whoever changed them on purpose removes {FACTS_DIGEST} from"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Recordings(ClipSource):
         root: the folder, or the one file.
         notes: what was odd about them.
         about: what the folder says of itself, if it is a set of ours.
+        left_out: what of the folder is missing.
     """
 
     format = "dat"
@@ -88,11 +92,13 @@ class Recordings(ClipSource):
         root: Path,
         notes: Sequence[str] = (),
         about: Mapping[str, Any] | None = None,
+        left_out: Sequence[Failure] = (),
     ) -> None:
         self.path = root
         self.notes = tuple(notes)
         self._recordings: dict[str, AnyRecording] = {}
-        self.clips, self.left_out = self._opened(items)
+        self.clips, unopened = self._opened(items)
+        self.left_out = (*left_out, *unopened)
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
         stated = tuple(about.get("class_names", ()))
@@ -124,6 +130,8 @@ class Recordings(ClipSource):
                     raise CorpusError(f"{name!r} is left out: {one_id(item.clip, other)}")
                 self._recordings[item.clip.id], clips[item.clip.id] = item.open()
                 taken[item.clip.id.casefold()] = item.clip
+            except RuleBrokenError as error:
+                left_out.append(_lost(self.path, item.clip.id, item.path, error.message))
             except (SpikeDataError, OSError) as error:
                 left_out.append(Failure(id=item.clip.id, path=str(item.path), error=str(error)))
         return {clip_id: clips[clip_id] for clip_id in sorted(clips)}, tuple(left_out)
@@ -205,25 +213,52 @@ class RecordingItem:
 
     def _as_noted(self, recording: AnyRecording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
-        if noted["ticks"] != recording.ticks:
+        if noted.get("ticks") != recording.ticks:
             raise RuleBrokenError(
                 "ticks_disagree",
-                f"{self.path}: holds {recording.ticks} ticks, noted were {noted['ticks']!r:.20}",
+                f"its file holds {recording.ticks} ticks, noted were {noted.get('ticks')!r:.20}",
             )
         # The list alone counts: a class folder may be called "train", a clip have no caption.
-        known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS)}
+        known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS, FACTS_DIGEST)}
         counted = known["spikes"] is not None
         known |= {
             "id": self.clip.id,
             "captions": known["captions"] or [],
-            "source": known["source"] or self.clip.source,
-            "tick_rate_hz": recording.tick_rate_hz,
+            "source": self.clip.source if known["source"] is None else known["source"],
             "spikes": known["spikes"] or 0,
         }
-        stored = StoredClip.from_file(
-            known, noted.get("attributes", {}), recording.height_px, recording.width_px
-        )
+        try:
+            stored = StoredClip.from_file(
+                known, noted.get("attributes", {}), recording.height_px, recording.width_px
+            )
+            _check_file_name(stored, noted)
+        except RuleBrokenError as error:
+            if error.code != "facts_differ":
+                raise
+            told = f"{error.message}. {_CHANGED_ON_PURPOSE} its line of {METADATA_FILE}"
+            raise RuleBrokenError(error.code, told) from error
+        except (ValueError, RecursionError) as error:  # a digest is of what can be written as JSON
+            raise RuleBrokenError(
+                "attributes_malformed", f"its facts are no JSON: {error}"
+            ) from error
+        # The user may say another rate than the list.
+        stored = replace(stored, tick_rate_hz=recording.tick_rate_hz)
         return stored if counted else replace(stored, spikes=None)
+
+
+def file_name_of(stored: StoredClip) -> str:
+    """Where a set of ours keeps a clip: its class, its id."""
+    folder = f"{clip_id_of(stored.label)}/" if stored.label else ""
+    return f"{folder}{stored.id}.dat"
+
+
+def _check_file_name(stored: StoredClip, noted: Mapping[str, Any]) -> None:
+    """Another file of the set is another clip, even if it is as long."""
+    if FACTS_DIGEST in noted and noted["file_name"] != file_name_of(stored):
+        raise RuleBrokenError(
+            "facts_differ",
+            f"its file is {noted['file_name']!r:.80}, written was {file_name_of(stored)!r}",
+        )
 
 
 def one_recording(path: Path, options: CameraOptions) -> Recordings:
@@ -237,7 +272,9 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
 
     Raises:
         CorpusError: there are none, or the metadata file is malformed.
+        RuleBrokenError: what a set of ours says of itself is malformed, or was changed.
     """
+    about = read_about(root)
     listing = list_files(root, RECORDING_SUFFIXES)
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
@@ -245,27 +282,73 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     read = find_metadata(root)
     unread = note_unread([file for file in listing.metadata if file.path not in read])
     if read:
-        items, notes = _listed_items(root, listing.files, options)
+        items, notes, lost = _listed_items(root, listing.files, options, about)
     else:
         items, notes = _found_items(listing.files, options)
-    return Recordings(items, root, [*listing.notes, *unread, *notes], read_about(root))
+        lost = _lost_of_set(root, about, [])
+    return Recordings(items, root, [*listing.notes, *unread, *notes], about, lost)
+
+
+def _is_ours(columns: Mapping[str, Any]) -> bool:
+    """Whether a line of a list is one that ``pack --to dat`` wrote, even if it was damaged."""
+    return columns.keys() >= DAT_KEYS or FACTS_DIGEST in columns
+
+
+def _lost(root: Path, clip_id: str, path: Path, told: str) -> Failure:
+    return Failure(id=clip_id, path=str(path), error=f"{root}: clip {clip_id}: {told}")
+
+
+def _refused(root: Path, entry: RefusedEntry) -> Failure:
+    """A line of our list that cannot be used: most often its file is gone."""
+    name = as_text(str(entry.columns.get("file_name", "")))
+    clip_id = as_text(str(entry.columns.get("id", name)))[:200]
+    told = f"its file {name:.80} is gone" if entry.is_gone else f"{entry.where}: {entry.reason}"
+    return _lost(root, clip_id, root / name, told)
+
+
+def _lost_of_set(
+    root: Path, about: Mapping[str, Any] | None, listed: Sequence[Mapping[str, Any]]
+) -> list[Failure]:
+    """What of a set of ours is not there: the file that tells of it, or lines of its list."""
+    if about is None:
+        # Several sets below one folder have theirs beside their lists.
+        if not (root / METADATA_FILE).is_file() or not any(FACTS_DIGEST in line for line in listed):
+            return []
+        told = (
+            f"{root}: {ABOUT_FILE} is gone, and the set's name, classes and recipe with it. Put it "
+            "back, or pack the set again"
+        )
+        return [Failure(id=ABOUT_FILE, path=str(root / ABOUT_FILE), error=told)]
+    clips = about.get("clips")
+    if type(clips) is not int or len(listed) >= clips:
+        return []
+    told = (
+        f"{root}: {METADATA_FILE} lists {len(listed)} of {clips} clips. Whoever removed the others "
+        f"on purpose removes 'clips' and {FACTS_DIGEST} from {ABOUT_FILE}"
+    )
+    return [Failure(id=METADATA_FILE, path=str(root / METADATA_FILE), error=told)]
 
 
 def _listed_items(
-    root: Path, files: list[ListedFile], options: CameraOptions
-) -> tuple[list[RecordingItem], list[str]]:
-    """What a metadata file tells of the files."""
-    entries, notes = read_entries(root, files, unused=("capture_fps",))
+    root: Path,
+    files: list[ListedFile],
+    options: CameraOptions,
+    about: Mapping[str, Any] | None,
+) -> tuple[list[RecordingItem], list[str], list[Failure]]:
+    """What a metadata file tells of the files; and what of a list of ours is not there."""
+    entries, notes, refused = read_entries(root, files, unused=("capture_fps",), is_owed=_is_ours)
     items = []
     clips = with_captions([entry.item for entry in entries], CAPTION_TEMPLATES)
     for entry, item in zip(entries, clips, strict=True):
         how = options.or_else(entry.camera(), entry.tick_rate_hz())
         # Read as another camera's these would be other bits.
         as_noted = options.camera is None and options.flip is None
-        ours = as_noted and entry.columns.keys() >= DAT_KEYS
+        ours = as_noted and _is_ours(entry.columns)
         noted = entry.columns if ours else None
         items.append(RecordingItem(item.clip, item.path, how, measured=noted))
-    return items, notes
+    listed = [entry.columns for entry in entries] + [entry.columns for entry in refused]
+    lost = _lost_of_set(root, about, [columns for columns in listed if _is_ours(columns)])
+    return items, notes, [*lost, *(_refused(root, entry) for entry in refused)]
 
 
 def _found_items(
@@ -302,7 +385,7 @@ def read_about(root: Path) -> dict[str, Any] | None:
     """What a set of ``.dat`` files of ours says of itself; None if it is none.
 
     Raises:
-        RuleBrokenError: it is malformed.
+        RuleBrokenError: it is malformed, or is not what was written.
     """
     path = root / ABOUT_FILE
     if not path.is_file():
@@ -311,14 +394,35 @@ def read_about(root: Path) -> dict[str, Any] | None:
     if about.get("format") != DAT_FORMAT:
         return None
     check_about(about)
+    noted = about.get(FACTS_DIGEST)
+    if noted is not None and noted != about_sha256(about):
+        raise RuleBrokenError(
+            "facts_differ",
+            f"{ABOUT_FILE}: the set's name, classes, recipe or number of clips are not those that "
+            f"were written. {_CHANGED_ON_PURPOSE} it",
+        )
     return about
+
+
+def about_sha256(about: Mapping[str, Any]) -> str:
+    """Digest of what a set says of itself, hexadecimal: of its JSON on one line, without itself."""
+    rest = {key: value for key, value in about.items() if key != FACTS_DIGEST}
+    return hashlib.sha256(compact_json(rest)).hexdigest()
+
+
+def says_its_ours(path: Path) -> bool:
+    """Whether a sound ``spikedata.json`` in a folder says that it is a set of ours."""
+    try:
+        return read_about(path) is not None
+    except StoreError:
+        return False
 
 
 def listed_recordings(path: Path) -> set[Path]:
     """Files that the list of a set of ours names; none if the list is not ours."""
     try:
-        lines = (path / METADATA_FILE).read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines]
+        lines = (path / METADATA_FILE).read_text(encoding="utf-8").split("\n")
+        entries = [json.loads(line) for line in lines if line]
         if not all(entry.keys() >= DAT_KEYS for entry in entries):
             return set()
         return {path / entry["file_name"] for entry in entries}

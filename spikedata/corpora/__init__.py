@@ -25,7 +25,7 @@ from spikedata.corpora.files import (
     note_unread,
 )
 from spikedata.corpora.folder import read_folder
-from spikedata.corpora.metadata import find_metadata, read_entries, read_metadata
+from spikedata.corpora.metadata import RefusedEntry, find_metadata, read_entries, read_metadata
 from spikedata.corpora.names import (
     CAPTION_TEMPLATES,
     as_text,
@@ -42,6 +42,7 @@ __all__ = [
     "Corpus",
     "CorpusClip",
     "ListedFile",
+    "RefusedEntry",
     "as_text",
     "class_order",
     "clip_id_of",

@@ -5,8 +5,9 @@ and their synonyms. ``file_name`` is required, relative to the metadata file; it
 out. Several lines for one file are several captions of one clip.
 """
 
+import math
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +31,10 @@ _OF_CLIPS = ("id", "label", "split", "group", "licence")
 
 class _RefusedError(Exception):
     """One entry cannot be used; the others can."""
+
+
+class _GoneError(_RefusedError):
+    """Nor is its file there."""
 
 
 def find_metadata(root: Path) -> list[Path]:
@@ -82,20 +87,37 @@ class Entry:
             raise CorpusError(f"{self.where}: {error}") from error
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedEntry:
+    """One line of a metadata file that cannot be used."""
+
+    where: str
+    """The metadata file, below the folder, and the line."""
+    columns: Mapping[str, Any]
+    """All that the line tells, as it stands there."""
+    reason: str
+    is_gone: bool
+    """Whether there is no such file."""
+
+
 def read_metadata(root: Path, videos: list[ListedFile]) -> Found:
     """Clips of the entries whose videos are there; see :func:`read_entries`.
 
     Raises:
         CorpusError: a metadata file is malformed, or not one entry can be used.
     """
-    entries, notes = read_entries(root, videos, unused=("camera", "tick_rate_hz"))
+    entries, notes, _ = read_entries(root, videos, unused=("camera", "tick_rate_hz"))
     return Found(clips=[entry.item for entry in entries], notes=notes)
 
 
 def read_entries(
-    root: Path, files: list[ListedFile], *, unused: Collection[str] = ()
-) -> tuple[list[Entry], list[str]]:
-    """Entries whose files are there, and notes on what is left out.
+    root: Path,
+    files: list[ListedFile],
+    *,
+    unused: Collection[str] = (),
+    is_owed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+) -> tuple[list[Entry], list[str], list[RefusedEntry]]:
+    """Entries whose files are there, notes on what is left out, and refused entries that are owed.
 
     An entry that names no file, or one outside the folder, is refused with a note; the rest
     go on. Files without an entry are left out.
@@ -104,6 +126,8 @@ def read_entries(
         root: the folder.
         files: what lies in it.
         unused: columns that mean nothing to the caller; noted if they are there.
+        is_owed: whether the caller must be handed a line with these columns if it is refused; of
+            others there is a note.
 
     Raises:
         CorpusError: a metadata file is malformed, or not one entry can be used.
@@ -112,7 +136,7 @@ def read_entries(
     if not paths:
         raise CorpusError(f"{root}: has no {' or '.join(_FILE_NAMES)}")
     entries: dict[Path, Entry] = {}
-    refused: list[str] = []
+    refused: list[RefusedEntry] = []
     notes: list[str] = []
     by_stem = _by_stem(files)
     for path in paths:
@@ -124,16 +148,30 @@ def read_entries(
                 entry = Entry(item=item, where=f"{path}: line {row.number}", columns=row.columns)
                 entries[item.path] = _merged(entries.get(item.path), entry)
             except _RefusedError as error:
-                metadata = as_text(str(path.relative_to(root)))
-                refused.append(f"{metadata}: line {row.number}: {error}; skipped")
-    if not entries:
-        reason = refused[0] if refused else "it is empty"
-        raise CorpusError(f"{paths[0]}: no entry can be used: {reason}")
-    notes += refused[:_MOST_NOTES]
-    if len(refused) > _MOST_NOTES:
-        notes.append(f"{paths[0].name}: {len(refused) - _MOST_NOTES:,} more entries skipped")
+                where = f"{as_text(str(path.relative_to(root)))}: line {row.number}"
+                refused.append(
+                    RefusedEntry(
+                        where=where,
+                        columns=row.columns,
+                        reason=str(error),
+                        is_gone=isinstance(error, _GoneError),
+                    )
+                )
+    owed = [one for one in refused if is_owed(one.columns)]
+    skipped = [one for one in refused if not is_owed(one.columns)]
+    notes += _skipped(paths[0], skipped, is_all=not entries and not owed)
     placed, said = _placed(root, list(entries.values()))
-    return placed, [*notes, *said, *_spare(placed, files, unused)]
+    return placed, [*notes, *said, *_spare(placed, files, unused)], owed
+
+
+def _skipped(path: Path, refused: Sequence[RefusedEntry], *, is_all: bool) -> list[str]:
+    """Notes on entries that are left out, which must not be all there are."""
+    told = [f"{one.where}: {one.reason}; skipped" for one in refused]
+    if is_all:
+        raise CorpusError(f"{path}: no entry can be used: {told[0] if told else 'it is empty'}")
+    if len(told) > _MOST_NOTES:
+        told[_MOST_NOTES:] = [f"{path.name}: {len(told) - _MOST_NOTES:,} more entries skipped"]
+    return told
 
 
 def _spare(
@@ -240,11 +278,13 @@ def _file(
         if path.is_file() or is_picture_folder(path):
             return path
     except OSError as error:  # too long a name
-        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}: {error.strerror}") from error
+        raise _GoneError(f"no file {'/'.join(parts)!r:.80}: {error.strerror}") from error
     alike = by_stem.get((*metadata.parent.relative_to(root).parts, *parts), [])
     if len(alike) != 1:
-        several = f"; {len(alike)} files are called so" if alike else ""
-        raise _RefusedError(f"no file {'/'.join(parts)!r:.80}{several}")
+        told = f"no file {'/'.join(parts)!r:.80}"
+        if alike:
+            raise _RefusedError(f"{told}; {len(alike)} files are called so")
+        raise _GoneError(told)
     return alike[0]
 
 

@@ -40,7 +40,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Names of the columns that are used, and what else each may be called, most usual first."""
 
-OF_SETS = frozenset(["ticks", "bits_sha256", "spikes", "source", "attributes"])
+OF_SETS = frozenset(["ticks", "bits_sha256", "spikes", "source", "attributes", "facts_sha256"])
 """What ``pack --to dat`` writes besides."""
 
 NUMBERS = ("tick_rate_hz", "capture_fps")
