@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import VERBS, Bench
-from damage import SET_READERS, TARGETS, damages_of, try_damage, try_read_only
+from damage import SET_READERS, TARGETS, damages_of, readers_of, try_damage, try_read_only
 from forks import Fault
 from judge import Finding, judge_output, judge_printed, judge_rerun
 from web import ANSWERS, VERBS_ONLINE, try_answer
@@ -145,7 +145,7 @@ def _pairs_at_rest() -> list[Pair]:
         (reader, f"at-rest-{damage}-{name}")
         for name, target in TARGETS.items()
         for damage in damages_of(target)
-        for reader in target.readers or SET_READERS
+        for reader in readers_of(target, damage)
         if reader != "train-on"
     ]
     sets = ("zarr-root", "parquet-shard", "hdf5-file", "dat-about")

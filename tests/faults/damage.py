@@ -38,6 +38,8 @@ class Target:
     """Only these; all that read sets of clips if empty."""
     half_done: str = ""
     """The verb that is killed half-way to have it."""
+    is_of_camera: bool = False
+    """Whether it is a camera's own file, which has no room for checksums."""
 
 
 def _half_pull(path: str) -> Target:
@@ -63,7 +65,9 @@ TARGETS = {
         twin="data/test-00000-of-00001.parquet",
     ),
     "hdf5-file": Target(set="packed.h5"),
-    "dat-file": Target(set="packed.dat", path="walk/clip2.dat", twin="walk/clip4.dat"),
+    "dat-file": Target(
+        set="packed.dat", path="walk/clip2.dat", twin="walk/clip4.dat", is_of_camera=True
+    ),
     "dat-list": Target(set="packed.dat", path="metadata.jsonl"),
     "dat-about": Target(set="packed.dat", path="spikedata.json"),
     "npz-file": Target(set="old.npz", readers=("info-npz",)),
@@ -159,6 +163,8 @@ DAMAGES: dict[str, Callable[[Path, Path, random.Random], None]] = {
 }
 OF_FOLDERS = (swap, delete, empty)
 """What can befall a folder."""
+OF_BITS = (flip, letter, blocks, zeros, swap)
+"""What leaves a file as long as it was."""
 
 
 def damages_of(target: Target) -> Iterator[str]:
@@ -238,8 +244,21 @@ READERS = {
     "train-on": Reader(words=VERBS["train"].again, result=_file("run")),
 }
 SET_READERS = tuple(READERS)[:-4]
+OF_WINDOWS = ("read", "load", "report")
+"""Readers of parts of clips, which digests of whole clips do not reach."""
 WRITES = ("pack", "push")
 """Readers that pass on what they read: that must not be less without a failure."""
+
+
+def readers_of(target: Target, damage: str) -> Iterator[str]:
+    """Names of the readers that must miss what befell a target.
+
+    The planes in a camera's own file have no checksums: who reads windows of them cannot know that
+    bits are others. Who reads whole clips does: ``validate``, ``pack`` and ``push-hub``.
+    """
+    for reader in target.readers or SET_READERS:
+        if not (target.is_of_camera and DAMAGES[damage] in OF_BITS and reader in OF_WINDOWS):
+            yield reader
 
 
 @functools.lru_cache
