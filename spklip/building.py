@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spikedata import SpikeDataError, from_dict
+from spklip.digests import DIGESTS, damage_of
 from spklip.model import (
     SpklipConfig,
     SpklipModel,
@@ -24,21 +25,27 @@ def load_model_parts(model: ModelConfig) -> tuple[SpklipConfig, Any]:
     """Config and tokenizer of the recipe's ``model`` section; no weights yet.
 
     Raises:
-        SpikeDataError: the checkpoint or the named text encoder is missing, or ``changes`` do not
-            make a config.
+        SpikeDataError: the checkpoint or the named text encoder is missing, a file of the
+            checkpoint is not what was written, or ``changes`` do not make a config.
     """
     if model.checkpoint is None:
         config = new_config(model)
         return config, _tokenizer(config)
     place = find_checkpoint(model.checkpoint)
-    with _told(f"{model.checkpoint}: no SPKLIP model there"):
+    damage = damage_of(Path(place))  # of a Hub model, which is no folder, the Hub knows digests
+    if damage:
+        raise SpikeDataError(
+            f"{place}: {damage}. Take a copy that is whole or, if it was changed on purpose, "
+            f"delete {DIGESTS} there"
+        )
+    with told_in_one_line(f"{model.checkpoint}: no SPKLIP model there"):
         config = SpklipConfig.from_pretrained(place)
     check_function(config, model.image_encoder)
     if not text_place(config) or _lacks_tokenizer(place):
         return config, _tokenizer(config)
     from transformers import AutoTokenizer  # noqa: PLC0415  # a second, for named encoders alone
 
-    with _told(f"{model.checkpoint}: its tokenizer cannot be loaded"):
+    with told_in_one_line(f"{model.checkpoint}: its tokenizer cannot be loaded"):
         return config, AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
@@ -49,7 +56,7 @@ def of_checkpoint(recipe: Recipe, checkpoint: Path | str) -> Recipe:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def told_in_one_line(what: str) -> Iterator[None]:
     """Tell in one line why a file of a model cannot be read.
 
     Such a file may come from anywhere, and transformers and safetensors raise what they happen to
@@ -98,7 +105,7 @@ def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(config: SpklipConfig) -> Any:
-    with _told(_no_encoder(config)):
+    with told_in_one_line(_no_encoder(config)):
         note_image_encoder(config)
         note_text_encoder(config)
         return build_tokenizer(config)
@@ -142,9 +149,9 @@ def build_model(model: ModelConfig, config: SpklipConfig) -> SpklipModel:
     """
     if model.checkpoint is None:
         named = bool(config.text_encoder or config.image_encoder)
-        with _told(_no_encoder(config)) if named else contextlib.nullcontext():
+        with told_in_one_line(_no_encoder(config)) if named else contextlib.nullcontext():
             return SpklipModel(config)
-    with _told(f"{model.checkpoint}: cannot be loaded"):
+    with told_in_one_line(f"{model.checkpoint}: cannot be loaded"):
         loaded: SpklipModel = SpklipModel.from_pretrained(
             find_checkpoint(model.checkpoint), tower_function=model.image_encoder
         )

@@ -38,7 +38,7 @@ from spklip.evaluate import closed_set
 from spklip.judge import class_texts
 from spklip.model import SpklipConfig, pack_planes
 from spklip.recipe import Recipe
-from spklip.train import fit
+from spklip.train import DivergedError, fit
 
 DIRECTIONS = ("left", "right", "up", "down")
 OPPOSITE = (1, 0, 3, 2)
@@ -142,7 +142,7 @@ def read_directions(
         if not first:
             return None
         told = _judge(model.eval(), tokenizer, recipe)
-    except SpikeDataError as error:
+    except DivergedError as error:
         return {"skipped": str(error)}
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps(told, indent=1) + "\n")

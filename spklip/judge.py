@@ -18,6 +18,7 @@ from spikedata import SpikeClips, SpikeDataError, write_whole
 from spklip import baselines
 from spklip.batches import tokenize
 from spklip.conv3d import conv3d_scores, fit_conv3d
+from spklip.digests import damage_of, write_digests
 from spklip.embed import OTHER_ORDERS, Embedder
 from spklip.evaluate import Episodes, draw_episodes, few_shot, ranks
 from spklip.recipe import Recipe
@@ -113,6 +114,7 @@ def write_judged(path: Path, judged: Judged) -> None:
     buffer = io.BytesIO()
     torch.save(_as_tensors(values), buffer)
     write_whole(path, buffer.getvalue())
+    write_digests(path.parent)
 
 
 def read_judged(path: Path) -> Judged:
@@ -122,6 +124,8 @@ def read_judged(path: Path) -> Judged:
         SpikeDataError: the file is damaged, or holds something else.
     """
     try:
+        if damage := damage_of(path.parent):
+            raise ValueError(damage)
         values = _as_arrays(torch.load(path, weights_only=True))
         episodes = values.pop("episodes", None)
         return Judged(**values, episodes=None if episodes is None else Episodes(**episodes))

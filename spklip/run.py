@@ -36,6 +36,7 @@ from spklip.budget import count_parameters, estimate_memory
 from spklip.building import build_model, load_model_parts, of_checkpoint
 from spklip.check import check_clips, check_training
 from spklip.describe import describe_splits, notes_on
+from spklip.digests import write_digests
 from spklip.directions import read_directions
 from spklip.distil import distil_tower, learns_tower, load_teacher
 from spklip.embed import Embedder, baseline_towers, training_items
@@ -255,6 +256,7 @@ class _Run:
         self.tokenizer.save_pretrained(self.out / "model")
         write_whole(self.out / "model" / "recipe.yaml", resolved_recipe(self.recipe))
         write_whole(self.out / "model" / "README.md", model_card(model.config, recipe))
+        write_digests(self.out / "model")
 
     def _judge(self, model: Any, splits: Splits, recipe: Recipe, name: str) -> Judged:
         if self.towers is None and recipe.eval.baselines == "all":

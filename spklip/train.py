@@ -3,6 +3,8 @@
 Shapes: B clips of one process, N clips of all processes, D features.
 """
 
+import contextlib
+import logging
 import math
 import shutil
 import sys
@@ -21,6 +23,8 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from spikedata import SpikeDataError
+from spklip.building import told_in_one_line
+from spklip.digests import DIGESTS, damage_of, write_digests
 from spklip.features import KeptViews
 from spklip.gather import gather_with_gradients
 from spklip.losses import UNLABELLED, contrastive_loss
@@ -32,6 +36,8 @@ from spklip.speed import (
     keep_freed_memory,
     run_as_written,
 )
+
+_log = logging.getLogger(__name__)
 
 LOGS = "logs"
 """Folder of TensorBoard's files, in the folder of a run."""
@@ -104,7 +110,7 @@ class SpklipTrainer(Trainer):
         """Refuse to go on where there is no loss to go by.
 
         Raises:
-            SpikeDataError: it is not a finite number.
+            DivergedError: it is not a finite number.
         """
         if not bool(torch.isfinite(loss)):
             raise _diverged(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
@@ -125,6 +131,28 @@ class SpklipTrainer(Trainer):
         """Not estimated: transformers' rule holds for language models only."""
         return 0
 
+    # A checkpoint without digests may hold anything, of which torch raises what it happens on.
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _loading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _loading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _loading(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _loading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+def _loading(checkpoint: Path | str | None) -> contextlib.AbstractContextManager[None]:
+    """Tell in one line why a checkpoint cannot be loaded, and what to do."""
+    return told_in_one_line(f"{checkpoint}: cannot be loaded; delete it and run again")
+
 
 def class_match(video_nd: Tensor, text_nd: Tensor, label_n: Tensor) -> Tensor:
     """Share of clips whose nearest text is of their class; of no class, their own text."""
@@ -134,11 +162,25 @@ def class_match(video_nd: Tensor, text_nd: Tensor, label_n: Tensor) -> Tensor:
     return (own_n | same_n).float().mean()
 
 
-def _diverged(what: str) -> SpikeDataError:
-    return SpikeDataError(
+class DivergedError(SpikeDataError):
+    """A loss or a weight is no finite number any more."""
+
+
+def _diverged(what: str) -> DivergedError:
+    return DivergedError(
         f"{what}: training diverged. Lower train.learning_rate, raise train.warmup_steps, or use "
         "train.precision=fp32"
     )
+
+
+class DigestsOfCheckpoints(TrainerCallback):
+    """Note the digests of a checkpoint's files once all processes have written theirs."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint was written, but for this."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            write_digests(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class EpochOfDataset(TrainerCallback):
@@ -293,7 +335,7 @@ def fit(
         curve: a logged step each: step, loss, ``NOTED`` numbers, learning_rate, grad_norm.
 
     Raises:
-        SpikeDataError: the loss or a weight is no longer a finite number.
+        SpikeDataError: a loss or weight is no finite number, or no checkpoint can be gone on from.
     """
     set_seed(config.seed)
     processes = processes_of(config)
@@ -331,6 +373,7 @@ def _trainer(
         compile_parts(given["model"])
     trainer = make_trainer(**given)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(DigestsOfCheckpoints())
     trainer.add_callback(EpochOfDataset(given["train_dataset"]))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):  # beside the checkpoints, not among them
@@ -365,32 +408,64 @@ def _curve(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in ``folder``; newer ones, cut off while written, are removed.
+    """The newest whole checkpoint in ``folder``; newer ones are told and removed, to be made again.
 
-    ``trainer_state.json`` is written last: a checkpoint that has it is whole.
+    Returns:
+        None where there is none, or only such as were cut off while written.
+
+    Raises:
+        SpikeDataError: there was a whole one, but all are damaged; nothing is removed.
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()]
-    for path in sorted(found, key=_step_of, reverse=True):
-        if _is_whole(path):
-            return path
-        shutil.rmtree(path)
-    return None
+    found.sort(key=_step_of, reverse=True)
+    passed: dict[Path, str] = {}
+    for number, path in enumerate(found):
+        wrong = _wrong_with(path, found[number + 1 :])
+        if not wrong:
+            break
+        passed[path] = wrong
+    else:
+        path = None
+    told = [f"{one}: {wrong}" for one, wrong in passed.items()]
+    if path is None and any((one / DIGESTS).exists() for one in passed):
+        raise SpikeDataError(
+            f"no checkpoint is whole ({'; '.join(told)}). Delete checkpoint-* in {folder} and run "
+            "again: this training then begins anew"
+        )
+    for one, line in zip(passed, told, strict=True):
+        _log.warning("%s; it is passed over, and made again", line)
+        shutil.rmtree(one)
+    if path is not None and not (path / DIGESTS).exists():
+        write_digests(path)  # nobody knows of before, but what is gone on from stays as it is
+    return path
 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _wrong_with(checkpoint: Path, older: Sequence[Path]) -> str:
+    """Why a checkpoint cannot be gone on from; empty if it can.
+
+    Those of earlier versions have no digests: ``trainer_state.json`` was the last that was written.
+    """
+    if (checkpoint / DIGESTS).exists():
+        return damage_of(checkpoint)
+    if any((one / DIGESTS).exists() for one in older):
+        return "was cut off while it was written"
     try:
-        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    except (OSError, ValueError):
-        return False
-    return True
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return "was cut off while it was written"
+    if not isinstance(state.log_history, list) or not isinstance(state.global_step, int):
+        return "trainer_state.json holds something else"
+    return ""
 
 
 def _load_finished(trainer: SpklipTrainer, checkpoint: Path) -> None:
     """Take weights and history from the checkpoint of the last step."""
     assert trainer.model is not None
-    load_model(trainer.model, checkpoint / "model.safetensors", device=str(trainer.args.device))
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    with _loading(checkpoint):
+        weights = checkpoint / "model.safetensors"
+        load_model(trainer.model, weights, device=str(trainer.args.device))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -365,6 +365,43 @@ def test_a_saved_model_knows_how_it_was_fed_wherever_it_is_copied(
     assert told["closed_set"] == metrics["closed_set"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
+def test_a_model_that_was_changed_is_not_judged(home, finished, monkeypatch, tmp_path, name):
+    model = tmp_path / "model"
+    shutil.copytree(finished.folder / "model", model)
+    data = bytearray((model / name).read_bytes())
+    data[-2] ^= 1
+    (model / name).write_bytes(data)
+    done = evaluate(home, monkeypatch, str(model), "--out", str(tmp_path / "eval"))
+    assert f"{name} is not what was written, its SHA-256 is another" in one_error(done)
+    assert not (tmp_path / "eval").exists()
+
+
+def test_a_model_s_recipe_may_go_but_not_change(home, finished, monkeypatch, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(finished.folder / "model", model)
+    recipe = (model / "recipe.yaml").read_text()
+    (model / "recipe.yaml").write_text(recipe.replace("window_ticks: 32", "window_ticks: 36"))
+    done = evaluate(home, monkeypatch, str(model), "--out", str(tmp_path / "eval"))
+    assert "recipe.yaml is not what was written" in one_error(done)
+    (model / "recipe.yaml").unlink()
+    words = [word for word in SMALL if word.startswith(("data.", "eval."))]
+    words += ["data.path=packed.zarr", "--out", str(tmp_path / "eval")]
+    done = evaluate(home, monkeypatch, str(model), *words)
+    assert done.exit_code == 0, done.output
+
+
+def test_resuming_where_every_checkpoint_is_damaged_is_one_line(
+    home, finished, monkeypatch, tmp_path
+):
+    shutil.copytree(finished.folder, tmp_path / "cut")
+    (tmp_path / "cut" / "metrics.json").unlink()
+    for path in (tmp_path / "cut" / "checkpoints").iterdir():
+        (path / "optimizer.pt").write_bytes(b"")
+    words = ["recipes/smoke.yaml", *SMALL, "--out", str(tmp_path / "cut"), "--resume"]
+    assert "no checkpoint is whole" in one_error(train(home, monkeypatch, *words))
+
+
 def test_a_model_without_a_recipe_is_fed_by_defaults_and_says_so(home, finished, monkeypatch):
     stray = home / "stray" / "m"
     shutil.copytree(finished.folder / "model", stray)

@@ -94,6 +94,14 @@ def test_a_check_that_diverges_costs_nothing_else(tmp_path):
     assert "training diverged" in told["skipped"]
 
 
+def test_checkpoints_that_are_damaged_are_told_and_not_passed_over(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "sha256.json").write_text('{"model.safetensors": "0"}')
+    with pytest.raises(SpikeDataError, match=r"checkpoint-1: model\.safetensors is missing"):
+        directions_of(read_recipe(os.devnull, SHORT), tmp_path, resume=True)
+
+
 def test_every_report_tells_of_directions(tmp_path):
     store = write_store(tmp_path / "clips.zarr")
     recipe = read_recipe(os.devnull, [*SHORT, f"data.path={store}"])

@@ -1,5 +1,8 @@
 """Training: gathered negatives, resuming, nothing leaves the machine."""
 
+import hashlib
+import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -140,6 +143,141 @@ def test_the_last_whole_checkpoint_is_the_newest_with_a_state(tmp_path):
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"checkpoint-5", "checkpoint-20", "checkpoint-mine"}
+
+
+def test_a_checkpoint_has_the_digests_of_all_its_files(tmp_path):
+    _fit(tmp_path / "run", max_steps=2, save_every=1)
+    for step in (1, 2):
+        folder = tmp_path / "run" / f"checkpoint-{step}"
+        files = {path.name: path for path in folder.iterdir()}
+        told = json.loads(files.pop("sha256.json").read_text())
+        assert told == {
+            name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
+        }
+        assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"} <= {
+            *told
+        }
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+
+
+def _zeros(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = [
+    *((damage, "model.safetensors") for damage in (_flip, _zeros, _truncate, Path.unlink)),
+    *((damage, "optimizer.pt") for damage in (_flip, _zeros, _truncate, Path.unlink)),
+    *((_flip, name) for name in ("rng_state.pth", "scheduler.pt", "config.json")),
+    (_zeros, "sha256.json"),
+]
+
+
+@pytest.fixture(scope="module")
+def of_ten(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor], list[dict]]:
+    """A training of ten steps with checkpoints after five and ten, its weights and its curve."""
+    folder = tmp_path_factory.mktemp("ten")
+    model, curve = _fit(folder / "run")
+    return folder / "run", model.state_dict(), curve
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
+    tmp_path, of_ten, caplog, damage, name
+):
+    whole, want, curve = of_ten
+    shutil.copytree(whole, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoint-10"
+    damage(newest / name)
+    got, again = _fit(tmp_path / "run", resume=True)
+    (line,) = [one for one in caplog.messages if "passed over" in one]
+    assert line.startswith(f"{newest}: {name} is ")
+    assert again == curve
+    for key, value in got.state_dict().items():
+        assert torch.equal(want[key], value), key
+    caplog.clear()
+    assert last_checkpoint(tmp_path / "run") == newest  # made again
+    assert caplog.messages == []
+
+
+def test_where_no_checkpoint_is_whole_that_is_told_in_one_line_and_nothing_removed(
+    tmp_path, of_ten
+):
+    run = tmp_path / "run"
+    shutil.copytree(of_ten[0], run)
+    _flip(run / "checkpoint-5" / "model.safetensors")
+    (run / "checkpoint-10" / "optimizer.pt").unlink()
+    before = sorted(run.rglob("*"))
+    with pytest.raises(SpikeDataError, match="no checkpoint is whole") as caught:
+        _fit(run, resume=True)
+    (line,) = str(caught.value).splitlines()
+    assert "checkpoint-5: model.safetensors is not what was written" in line
+    assert "checkpoint-10: optimizer.pt is missing" in line
+    assert line.endswith(
+        f"Delete checkpoint-* in {run} and run again: this training then begins anew"
+    )
+    assert sorted(run.rglob("*")) == before
+    for path in run.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    assert _fit(run, resume=True)[1] == of_ten[2]
+
+
+def _as_of_before(run: Path, *steps: int) -> None:
+    for step in steps:
+        (run / f"checkpoint-{step}" / "sha256.json").unlink()
+
+
+def test_a_checkpoint_of_before_is_gone_on_from_as_it_is(tmp_path, of_ten, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(of_ten[0], run)
+    shutil.rmtree(run / "checkpoint-10")
+    _as_of_before(run, 5)
+    with caplog.at_level(logging.WARNING, logger="spklip"):
+        got, curve = _fit(run, resume=True)
+    assert curve == of_ten[2]
+    assert all(torch.equal(of_ten[1][key], part) for key, part in got.state_dict().items())
+    assert caplog.messages == []
+    assert (run / "checkpoint-5" / "sha256.json").exists()  # kept as it is from now on
+
+
+def test_a_checkpoint_without_digests_after_one_that_has_them_was_cut_off(tmp_path, of_ten, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(of_ten[0], run)
+    _as_of_before(run, 10)
+    assert last_checkpoint(run) == run / "checkpoint-5"
+    assert "checkpoint-10: was cut off while it was written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "step"),
+    [
+        *((_truncate, name, 5) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
+        *((damage, "model.safetensors", 5) for damage in (_truncate, Path.unlink)),
+        *((damage, "model.safetensors", 10) for damage in (_truncate, Path.unlink)),
+    ],
+)
+def test_a_checkpoint_of_before_that_cannot_be_loaded_is_one_line(
+    tmp_path, of_ten, damage, name, step
+):
+    run = tmp_path / "run"
+    shutil.copytree(of_ten[0], run)
+    _as_of_before(run, 5, 10)
+    if step == 5:
+        shutil.rmtree(run / "checkpoint-10")
+    damage(run / f"checkpoint-{step}" / name)
+    with pytest.raises(SpikeDataError, match="cannot be loaded; delete it and run again") as caught:
+        _fit(run, resume=True)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(f"{run / f'checkpoint-{step}'}: ")
 
 
 class Some(Moving):

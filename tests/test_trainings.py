@@ -164,6 +164,16 @@ def test_answers_are_kept_whole(store, tmp_path):
     json.dumps(alone, allow_nan=False)
 
 
+def test_kept_answers_that_were_changed_are_told(store, tmp_path):
+    run_recipe(recipe_of(store, "eval.splits=[1, 2]"), tmp_path / "run", progress=False)
+    kept = tmp_path / "run" / "trainings" / "split-2" / "answers.pt"
+    data = kept.read_bytes()
+    at = data.index(read_judged(kept).scores["spklip"].numpy().tobytes())
+    kept.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(SpikeDataError, match=r"answers\.pt is not what was written.*Delete it"):
+        read_judged(kept)
+
+
 def test_a_dry_run_names_the_trainings(store):
     plan = plan_run(recipe_of(store, "eval.splits=[1, 2]", "train.seeds=[0, 1]"))
     assert plan["trainings"] == [

@@ -5,7 +5,6 @@ and their synonyms. ``file_name`` is required, relative to the metadata file; it
 out. Several lines for one file are several captions of one clip.
 """
 
-import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
