@@ -79,6 +79,7 @@ TARGETS = {
     "run-recipe": _half_run("recipe.yaml"),
     "run-model": _half_run("checkpoints/checkpoint-1/model.safetensors"),
     "run-optimizer": _half_run("checkpoints/checkpoint-1/optimizer.pt"),
+    "run-digests": _half_run("checkpoints/checkpoint-1/sha256.json"),
     "run-state": _half_run("checkpoints/checkpoint-1/trainer_state.json"),
 }
 
