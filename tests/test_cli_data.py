@@ -417,7 +417,9 @@ def test_a_function_that_a_recipe_names_is_run_only_if_the_user_names_it_too(hom
     (home / "recipe.yaml").write_text('{"interpolator": "theirs:hold"}')
     done = simulate(home, "--recipe", "recipe.yaml")
     told = one_line_error(done, 2)
-    assert "recipe.yaml: names a function, 'theirs:hold', that is not run unless you name it" in told
+    assert (
+        "recipe.yaml: names a function, 'theirs:hold', that is not run unless you name it" in told
+    )
     assert not (home / "ran").exists()
     done = simulate(home, "--recipe", "recipe.yaml", "--interpolation", "theirs:hold", apart=True)
     assert done.returncode == 0, done.stderr

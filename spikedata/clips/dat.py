@@ -18,9 +18,9 @@ from spikedata.clips.recordings import (
     about_sha256,
     file_name_of,
 )
-from spikedata.clips.rules import check_label, pretty_json
+from spikedata.clips.rules import FACTS_DIGEST, check_label, pretty_json
 from spikedata.clips.source import ClipSource
-from spikedata.clips.stored import FACTS_DIGEST, BitsMeter, StoredClip
+from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.outputs import write_whole
 
 VERSION = "1.1"

@@ -14,9 +14,15 @@ from spikedata.bits import TICKS_PER_GROUP
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.clip import Clip
 from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
-from spikedata.clips.rules import RuleBrokenError, check_about, compact_json, read_json
+from spikedata.clips.rules import (
+    FACTS_DIGEST,
+    RuleBrokenError,
+    check_about,
+    compact_json,
+    read_json,
+)
 from spikedata.clips.source import ClipBits, ClipSource, size_on_disk
-from spikedata.clips.stored import CLIP_KEYS, FACTS_DIGEST, MEASURED_KEYS, StoredClip
+from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
 from spikedata.corpora import (
     CAPTION_TEMPLATES,
     ListedFile,
