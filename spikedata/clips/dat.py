@@ -15,10 +15,9 @@ from spikedata.clips.recordings import (
     ABOUT_FILE,
     DAT_FORMAT,
     METADATA_FILE,
-    about_sha256,
     file_name_of,
 )
-from spikedata.clips.rules import FACTS_DIGEST, check_label, pretty_json
+from spikedata.clips.rules import FACTS_DIGEST, check_label, digest_of, pretty_json
 from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.outputs import write_whole
@@ -55,7 +54,7 @@ def write_dat(
         "recipe": source.recipe,
         "clips": len(entries),
     }
-    write_whole(path / ABOUT_FILE, pretty_json(about | {FACTS_DIGEST: about_sha256(about)}))
+    write_whole(path / ABOUT_FILE, pretty_json(about | {FACTS_DIGEST: digest_of(about)}))
 
 
 def _entry(stored: StoredClip) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Camera files, alone or in folders, as a set of clips; what ``pack --to dat`` wrote among them."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
     check_about,
-    compact_json,
+    digest_of,
     read_json,
 )
 from spikedata.clips.source import ClipBits, ClipSource, size_on_disk
@@ -401,19 +400,13 @@ def read_about(root: Path) -> dict[str, Any] | None:
         return None
     check_about(about)
     noted = about.get(FACTS_DIGEST)
-    if noted is not None and noted != about_sha256(about):
+    if noted is not None and noted != digest_of(about):
         raise RuleBrokenError(
             "facts_differ",
             f"{ABOUT_FILE}: the set's name, classes, recipe or number of clips are not those that "
             f"were written. {_CHANGED_ON_PURPOSE} it",
         )
     return about
-
-
-def about_sha256(about: Mapping[str, Any]) -> str:
-    """Digest of what a set says of itself, hexadecimal: of its JSON on one line, without itself."""
-    rest = {key: value for key, value in about.items() if key != FACTS_DIGEST}
-    return hashlib.sha256(compact_json(rest)).hexdigest()
 
 
 def says_its_ours(path: Path) -> bool:

@@ -11,6 +11,7 @@ from spikedata.clips.store.shard import ShardReader
 from spikedata.clips.store.sharded import ShardedBits
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
+from spikedata.wording import printable
 
 
 def store_problems(path: Path | str, *, deep: bool = True) -> list[Problem]:
@@ -37,13 +38,8 @@ def store_problems(path: Path | str, *, deep: bool = True) -> list[Problem]:
         try:
             whole[name] = check_clip(path, name, root.class_names, deep=deep)
         except RuleBrokenError as error:
-            problems.append(Problem(error.code, _printable(name), error.message))
+            problems.append(Problem(error.code, printable(name), error.message))
     return problems + list(_catalog_problems(path, root, whole, names))
-
-
-def _printable(name: str) -> str:
-    """A file system's name, which need not be UTF-8, as text that can be."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def check_clip(
