@@ -77,7 +77,20 @@ def prepare_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) 
         for name in NAMES:
             _delete(out / name)
     out.mkdir(parents=True, exist_ok=True)
+    for path in _half_written(out):
+        path.unlink()
     write_whole(out / "recipe.yaml", resolved_recipe(recipe))
+
+
+def _half_written(out: Path) -> list[Path]:
+    """Files of a run that was killed while it wrote them, under names of :func:`write_whole`."""
+    own = [path for name in NAMES for path in out.glob(f"{name}.*.partial")]
+    own += [path for name in _WRITTEN_INTO for path in (out / name).rglob("*.partial")]
+    return [path for path in own if re.search(r"\.\d+-\d+\.partial$", path.name)]
+
+
+_WRITTEN_INTO = ("checkpoints", "trainings", "model")
+"""Folders of a run that no other command writes into."""
 
 
 def check_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -91,7 +104,7 @@ def check_folder(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) ->
             overwritten.
     """
     if not is_run(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or {*out.iterdir()} - {*_half_written(out)}):
             raise SpikeDataError(f"{out}: exists and is not a run; name another folder with --out")
     elif overwrite:
         return

@@ -391,6 +391,24 @@ def test_a_model_s_recipe_may_go_but_not_change(home, finished, monkeypatch, tmp
     assert done.exit_code == 0, done.output
 
 
+def test_what_a_killed_run_was_writing_is_no_obstacle_and_goes(home, monkeypatch, tmp_path):
+    out = tmp_path / "cut"
+    out.mkdir()
+    (out / "recipe.yaml.12-34.partial").write_text("# The res")
+    words = ["recipes/smoke.yaml", *SMALL, "train.max_steps=2", "--out", str(out)]
+    (out / "mine.12-34.partial").touch()
+    assert "exists and is not a run" in one_error(train(home, monkeypatch, *words))
+    (out / "mine.12-34.partial").unlink()
+    assert train(home, monkeypatch, *words).exit_code == 0
+    assert list(out.rglob("*.partial")) == []
+    (out / "metrics.json").unlink()
+    (out / "checkpoints" / "checkpoint-2" / "sha256.json").unlink()
+    for name in ("metrics.json", "checkpoints/checkpoint-2/sha256.json", "mine"):
+        (out / f"{name}.12-34.partial").touch()
+    assert train(home, monkeypatch, *words, "--resume").exit_code == 0
+    assert [path.name for path in out.rglob("*.partial")] == ["mine.12-34.partial"]
+
+
 def test_resuming_where_every_checkpoint_is_damaged_is_one_line(
     home, finished, monkeypatch, tmp_path
 ):
