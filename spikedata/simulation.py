@@ -428,7 +428,7 @@ class _Run:
             stopped=self.stop.is_set(),
             failure_file=failure_file(out),
             losses=self._told.losses(),
-            notes=(*self._told.notes(), *self.on_official_splits()),
+            notes=(*self._told.notes(), *self.on_official_splits(), *self.still_lost()),
         )
 
     def on_official_splits(self) -> Iterator[str]:
@@ -439,6 +439,12 @@ class _Run:
                 "as noted then, or not noted; to have those of today's lists, simulate into "
                 "another --out"
             )
+
+    def still_lost(self) -> Iterator[str]:
+        """Tell of clips that the store lost and that were not among those of this run."""
+        for lost in self.writer.lost:
+            if lost.path != str(self.writer.path / CLIPS) and not self.writer.has(lost.id):
+                yield lost.note()
 
     def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:
         """Decode, simulate and compress one clip."""

@@ -212,6 +212,21 @@ def lossy_sets(here):
     }
 
 
+def test_a_clip_that_is_gone_is_made_again_or_told_and_stays_noted(here, capsys):
+    for name in ("a", "b"):
+        write_grey(here / "in" / "run" / f"{name}.mkv", random_frames(ord(name)))
+    assert simulate(capsys)[0] == 0
+    shutil.rmtree(here / "spikes.zarr/clips/run__a")
+    (here / "in/run/a.mkv").rename(here / "a.mkv")
+    for _ in range(2):
+        told = check_told(capsys, "clip run__a: its folder is gone, catalog.jsonl lists it")
+        assert (told["written"], told["skipped"]) == (0, 1)
+    (here / "a.mkv").rename(here / "in/run/a.mkv")
+    status, told, _ = simulate(capsys)
+    assert (status, told["written"], told["skipped"], told["notes"]) == (0, 1, 1, [])
+    assert open_clips("spikes.zarr").left_out == ()
+
+
 def test_clips_that_are_gone_are_told_by_every_command_that_goes_on_without_them(here, capsys):
     for path, told in lossy_sets(here).items():
         capsys.readouterr()

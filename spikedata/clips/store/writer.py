@@ -110,9 +110,11 @@ def change_store(path: Path | str) -> "StoreWriter":
         StoreError: there is no store, it is malformed, or another process is writing it.
     """
     path = Path(path)
-    root = _root_of(path)
-    known = StoreConfig.__dataclass_fields__.keys() & root.config.keys()
-    options = StoreConfig(**{key: root.config[key] for key in known})
+    config = _root_of(path).config
+    try:
+        options = StoreConfig(**config)
+    except (TypeError, ValueError):  # it only informs, and clips say themselves how they are cut
+        options = StoreConfig()
     return _begun(path, lambda: _root_of(path), options)
 
 
