@@ -319,7 +319,7 @@ def test_recordings_of_the_wrong_size_are_listed_and_the_rest_is_packed(tmp_path
 def test_a_store_of_a_newer_version_is_refused(home):
     assert simulate(home, "--limit", "1").returncode == 0
     root = home / "spikes.zarr/zarr.json"
-    root.write_text(root.read_text().replace('"version": "1.0"', '"version": "2.0"'))
+    root.write_text(root.read_text().replace('"version": "1.1"', '"version": "2.0"'))
     for words in (["info"], ["pack"], ["simulate", "videos"], ["validate"]):
         done = run_program("spikedata", *words, cwd=home)
         assert done.returncode == 1

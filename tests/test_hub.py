@@ -688,7 +688,7 @@ def published(flaky, tmp_path, monkeypatch, no_waiting):
 
 @pytest.mark.parametrize("number", range(1, PUSH_REQUESTS + 1))
 def test_a_spoilt_answer_is_one_line_and_running_again_completes(published, tmp_path, number):
-    spoil_each(published, tmp_path, number, NAMES[number % 8 :: 8])
+    spoil_each(published, tmp_path, number, [NAMES[2 * number % len(NAMES)]])
 
 
 @pytest.mark.slow

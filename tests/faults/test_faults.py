@@ -42,8 +42,8 @@ def check(bench: Bench, case: Case) -> None:
 def test_a_fault_strikes_the_call_that_was_named(bench):
     pack = VERBS["pack-zarr"]
     with bench.folder(pack.inputs) as folder:
-        killed = bench.run(pack, folder, fault=Fault(at=7, kind="kill"))
-        assert (killed.status, killed.calls) == (-9, 7)
+        killed = bench.run(pack, folder, fault=Fault(at=15, kind="kill"))
+        assert (killed.status, killed.calls) == (-9, 15)
         assert "/out.zarr.partial" in killed.struck
         full = bench.run(pack, folder, fault=Fault(at=3, kind="ENOSPC", call="space"))
         assert full.status == 1
