@@ -54,7 +54,8 @@ class Apart:
         memory_bytes: what it may take beside what its libraries took when they were loaded.
 
     Raises:
-        SpikeDataError: by iterating: what the function raised, or how the child died.
+        SpikeDataError: no process can be started; by iterating: what the function raised, or how
+            the child died.
     """
 
     def __init__(
@@ -71,9 +72,12 @@ class Apart:
         # -P: neither this nor what it loads comes from the working directory.
         bounds = [str(self._wait_s), str(memory_bytes)]
         command = [sys.executable, "-P", "-c", _START, str(home), function, *bounds, *words]
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:
+            self._child = subprocess.Popen(command, stdout=subprocess.PIPE, **quiet)
+        except OSError as error:
+            told = f"cannot be read: no process for that could be started: {error.strerror}"
+            raise SpikeDataError(told) from error
         assert self._child.stdout is not None
         self._pipe = self._child.stdout
         self._started = False

@@ -154,6 +154,12 @@ def test_a_program_that_cannot_start_is_named(monkeypatch):
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no such limit")
+def test_a_process_that_the_system_refuses_is_told():
+    with pytest.raises(SpikeDataError, match="no process for that could be started: Argument list"):
+        apart("echo", "x" * (1 << 20))  # Linux takes 128 KiB a word
+
+
 def test_a_child_whose_parent_is_gone_ends(tmp_path):
     with apart("floods") as said:
         next(said)
