@@ -72,9 +72,11 @@ class Apart:
         # -P: neither this nor what it loads comes from the working directory.
         bounds = [str(self._wait_s), str(memory_bytes)]
         command = [sys.executable, "-P", "-c", _START, str(home), function, *bounds, *words]
-        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        nowhere = subprocess.DEVNULL
         try:
-            self._child = subprocess.Popen(command, stdout=subprocess.PIPE, **quiet)
+            self._child = subprocess.Popen(
+                command, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere
+            )
         except OSError as error:
             told = f"cannot be read: no process for that could be started: {error.strerror}"
             raise SpikeDataError(told) from error
