@@ -236,8 +236,9 @@ class PyAVReader:
             return self._stream.codec_context.decode(packet)  # type: ignore[no-any-return]
         except self._av.error.EOFError:  # flushed twice
             return []
-        except self._av.error.FFmpegError as error:
-            self._count_failure(str(error.strerror))
+        # PyAV from 19 has an error of its own for a codec that did not open.
+        except (self._av.error.FFmpegError, ValueError) as error:
+            self._count_failure(str(getattr(error, "strerror", None) or error))
             return []
 
     def _count_failure(self, said: str) -> None:
