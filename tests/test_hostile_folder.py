@@ -88,8 +88,9 @@ def test_the_trap_itself_works(trapped):
         "SPIKE_MARKS": str(trapped._marks),
         "SPIKE_FOLDERS": str(trapped.corpus),
     }
-    code = "import sys; sys.path.insert(0, ''); import no_such_name"
-    subprocess.run([sys.executable, "-c", code], cwd=trapped.corpus, env=env, check=True)
+    # -P: Python 3.13 looks for modules of its own before it runs the line.
+    code = "import linecache, traceback, sys; sys.path.insert(0, ''); import no_such_name"
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=trapped.corpus, env=env, check=True)
     assert "no_such_name" in trapped.ran()
     for mark in trapped._marks.iterdir():
         mark.unlink()
