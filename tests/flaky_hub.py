@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 
+from hub_server import read_body
+
 HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Welcome!</body></html>"
 
 
@@ -182,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        data = self._body()
+        data = read_body(self)
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         part = " part" if self.headers.get("Range") else ""
         fault = self.server.next_fault(f"{self.command} {path}{part}")
@@ -193,16 +195,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(answer)
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _answer  # noqa: N815
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        out = b""
-        while size := int(self.rfile.readline().strip() or b"0", 16):
-            out += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return out
 
     def _ask(self, data: bytes) -> _Answer:
         """Put the request to the Hub, with the client's own Host: links lead back to here."""

@@ -141,6 +141,18 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
 
+def read_body(request: BaseHTTPRequestHandler) -> bytes:
+    """What a client sent with a request, in one piece or in chunks."""
+    if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length", 0)))
+    out = b""
+    while size := int(request.rfile.readline().strip() or b"0", 16):
+        out += request.rfile.read(size)
+        request.rfile.readline()
+    request.rfile.readline()
+    return out
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: HubServer
@@ -149,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        data = self._body()
+        data = read_body(self)
         with self.server.lock:
             self.server.requests.append(f"{self.command} {urllib.parse.urlsplit(self.path).path}")
         try:
@@ -159,16 +171,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply({"error": str(error)}, error.status, headers)
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _answer  # noqa: N815
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        out = b""
-        while size := int(self.rfile.readline().strip() or b"0", 16):
-            out += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return out
 
     def _reply(self, body: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
