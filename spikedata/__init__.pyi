@@ -49,6 +49,7 @@ from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
 from .outputs import Failure as Failure
+from .outputs import file_sha256 as file_sha256
 from .outputs import write_whole as write_whole
 from .outputs import written_aside as written_aside
 from .pack import last_packed as last_packed

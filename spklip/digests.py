@@ -1,10 +1,9 @@
 """Digests of the files of a folder, so that a damaged one is told and not taken for what it was."""
 
-import hashlib
 import json
 from pathlib import Path
 
-from spikedata import write_whole
+from spikedata import file_sha256, write_whole
 
 DIGESTS = "sha256.json"
 """File of a folder with the SHA-256 of the others, by name. It is written last."""
@@ -22,7 +21,7 @@ def write_digests(folder: Path) -> None:
         OSError: one cannot be read, or the disk is full.
     """
     told = {
-        path.name: _sha256(path)
+        path.name: file_sha256(path)
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name not in (DIGESTS, _CARD)
     }
@@ -48,15 +47,10 @@ def damage_of(folder: Path) -> str:
                 if name == _MAY_GO:
                     continue
                 return f"{name:.80} is missing"
-            if _sha256(there[name]) != digest:
+            if file_sha256(there[name]) != digest:
                 return f"{name:.80} is not what was written, its SHA-256 is another"
     except OSError as error:
         return f"{name:.80} cannot be read ({error.strerror})"
     except (ValueError, AttributeError, RecursionError):
         return f"{DIGESTS} is no list of digests"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
