@@ -1,0 +1,167 @@
+"""What a clip costs each command, and a shuffled epoch, in sets of 100, 1,000 and 13,320 clips.
+
+``python tests/benchmarks/test_scale.py [CLIPS ...]`` prints a table in Markdown: milliseconds a
+clip, without what the same command takes on a set of one clip. The clips are of 121 ticks at
+16x24, so what counts is what is done for each clip, not its bits; 13,320 is UCF101's number.
+Under pytest it runs on a few clips and checks that each command did its work.
+"""
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from spikedata import SpikeClips, collate, open_clips
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hub_server import HubServer
+from tools import random_frames, run_program, write_grey
+
+COUNTS = (100, 1_000, 13_320)
+CLASSES = 101
+SETS = {"Zarr": "s.zarr", "Parquet": "packed.parquet", "HDF5": "packed.h5"}
+CORPUS = "videos"
+
+Times = dict[tuple[str, str], float]
+
+
+def write_videos(root: Path, clips: int) -> Path:
+    """Class folders named as UCF101's, with copies of a few tiny videos."""
+    drawn = [
+        write_grey(root.parent / f"drawn{n}.mkv", random_frames(n, 13, 16, 24)) for n in range(4)
+    ]
+    for n in range(clips):
+        of_class, number = n % CLASSES, n // CLASSES
+        name = f"v_Class{of_class}_g{number // 6 + 1:02d}_c{number % 6 + 1:02d}.mkv"
+        (root / f"Class{of_class}").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(drawn[n % 4], root / f"Class{of_class}" / name)
+    return root
+
+
+def timed(task: Callable[[], object], repeats: int) -> float:
+    """Seconds, the median of so many."""
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        task()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def steps(folder: Path, hub: HubServer) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """Command, layout and how to run it, each after those whose output it reads."""
+    env = hub.environment(folder)
+
+    def run(verb: str, *words: str, out: str = "") -> Callable[[], object]:
+        def task() -> None:
+            if out:
+                discard(folder / out)
+            done = run_program(
+                "spikedata", verb, *words, *(["--out", out] if out else []), cwd=folder,
+                env=env, apart=True, timeout=3600,
+            )  # fmt: skip
+            assert not done.returncode, done.stderr
+
+        return task
+
+    yield "simulate", "Zarr", run("simulate", CORPUS, "--layout", "folder", out=SETS["Zarr"])
+    for layout, to in {"Parquet": "parquet", "HDF5": "hdf5"}.items():
+        yield "pack to it", layout, run("pack", SETS["Zarr"], "--to", to, out=SETS[layout])
+    for layout, name in SETS.items():
+        yield "info", layout, run("info", name)
+        yield "validate --quick", layout, run("validate", "--quick", name)
+        yield "validate", layout, run("validate", name)
+        yield "report", layout, run("report", name, out="report.html")
+        yield "pack to Zarr", layout, run("pack", name, "--to", "zarr", out="again.zarr")
+        repo = f"tester/{layout.lower()}"
+        yield "push-hub", layout, run("push-hub", name, "--repo", repo, "--licence", "cc-by-4.0")
+        yield "pull", layout, run("pull", repo, out="pulled.zarr")
+        yield "a shuffled epoch", layout, lambda name=name: epoch(folder / name)
+    yield "repair", "Zarr", run("repair", SETS["Zarr"])
+
+
+def discard(output: Path) -> None:
+    """Take an output away, whatever it is."""
+    if output.is_dir():
+        shutil.rmtree(output)
+    else:
+        output.unlink(missing_ok=True)
+
+
+def epoch(clips: Path) -> int:
+    """Open a set, read a window of every clip in random order, and count them."""
+    items = SpikeClips(clips, window_ticks=64)
+    order = torch.Generator().manual_seed(0)
+    batches = DataLoader(items, 16, shuffle=True, generator=order, collate_fn=collate)
+    return sum(len(batch["ids"]) for batch in batches)
+
+
+def measure(clips: int, repeats: int) -> Times:
+    """Seconds of each step with a set of so many clips."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_videos(folder / CORPUS, clips)
+        with HubServer(folder / "hub") as hub:
+            took = {}
+            for verb, layout, task in steps(folder, hub):
+                took[verb, layout] = timed(task, 1 if verb == "push-hub" else repeats)
+                print(
+                    f"{clips} clips: {verb}, {layout}: {took[verb, layout]:.2f} s", file=sys.stderr
+                )
+        for name in (*SETS.values(), "again.zarr", "pulled.zarr"):
+            assert len(open_clips(folder / name).clips) == clips, name
+        assert epoch(folder / SETS["Zarr"]) == clips
+    return took
+
+
+def table(alone: Times, took: dict[int, Times]) -> str:
+    """Milliseconds a clip beyond a set of one, and the last over the first."""
+    counts = list(took)
+    lines = [
+        f"| | | {' | '.join(f'{n:,}' for n in counts)} | {counts[-1]:,} over {counts[0]:,} |",
+        "|---" * (len(counts) + 3) + "|",
+    ]
+    verbs = list(dict.fromkeys(verb for verb, _ in alone))
+    for key in sorted(alone, key=lambda key: verbs.index(key[0])):
+        ms = [1e3 * (took[n][key] - alone[key]) / (n - 1) for n in counts]
+        cells = " | ".join(f"{value:.2f}" for value in ms)
+        lines.append(f"| {' | '.join(key)} | {cells} | {ms[-1] / ms[0]:.2f} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_every_command_takes_its_clips():
+    took = measure(3, repeats=1)
+    assert {layout for _, layout in took} == set(SETS)
+
+
+def test_a_clip_costs_what_a_set_takes_beyond_a_set_of_one():
+    alone = {("info", "Zarr"): 1.0, ("repair", "Zarr"): 3.0, ("info", "HDF5"): 2.0}
+    took = {101: {key: 2.0 * seconds for key, seconds in alone.items()}}
+    took[1001] = {key: 4.0 * seconds for key, seconds in alone.items()}
+    assert table(alone, took).splitlines()[2:] == [
+        "| info | Zarr | 10.00 | 3.00 | 0.30 |",
+        "| info | HDF5 | 20.00 | 6.00 | 0.30 |",
+        "| repair | Zarr | 30.00 | 9.00 | 0.30 |",
+    ]
+
+
+def main() -> None:
+    """Measure sets of one clip and of the numbers asked for."""
+    counts = [int(word) for word in sys.argv[1:]] or COUNTS
+    alone = measure(1, repeats=5)
+    took = {clips: measure(clips, repeats=5 if clips <= 200 else 1) for clips in counts}
+    print(table(alone, took))
+    print(f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}")
+
+
+if __name__ == "__main__":
+    main()
