@@ -159,7 +159,7 @@ def _members(file: FileIO) -> dict[str, zipfile.ZipInfo]:
     except SpikeDataError:
         raise
     except Exception as error:  # whatever a damaged directory makes zipfile raise
-        raise SpikeDataError(f"no archive: {' '.join(str(error).split())}") from error
+        raise SpikeDataError(f"no archive: {error}") from error
     twice = [name for name, count in Counter(info.filename for info in every).items() if count > 1]
     if twice:
         raise SpikeDataError(f"holds {twice[0]!r:.60} twice")

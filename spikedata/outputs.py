@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spikedata.errors import SpikeDataError, StoreError
+from spikedata.wording import one_line
 
 
 @contextlib.contextmanager
@@ -307,7 +308,10 @@ class Failure:
     path: str
     """The file or set that it is from."""
     error: str
-    """One line."""
+    """One line, whatever was given."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", one_line(self.error))
 
     def note(self) -> str:
         """That it was left out, and why."""

@@ -202,7 +202,7 @@ class _WholeClips(Dataset[list[dict[str, Any]] | Failure]):
         try:
             return [window[index] for window in self._windows]
         except (SpikeDataError, OSError) as error:
-            return Failure(id=self._ids[index], path="", error=" ".join(str(error).split()))
+            return Failure(id=self._ids[index], path="", error=str(error))
 
 
 def _split_failures(

@@ -151,8 +151,9 @@ def _animations(
         try:
             drawn[clip_id] = animate_clip(source, clip_id)
         except (SpikeDataError, OSError) as error:
-            told = f"no picture: {' '.join(str(error).split())}"
-            failures.append(Failure(id=clip_id, path=str(source.path), error=told))
+            failures.append(
+                Failure(id=clip_id, path=str(source.path), error=f"no picture: {error}")
+            )
     return drawn, tuple(failures)
 
 

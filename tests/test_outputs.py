@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from spikedata.errors import StoreError
-from spikedata.outputs import acquire, release, write_whole
+from spikedata.outputs import Failure, acquire, release, write_whole
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks are not by flock there")
@@ -43,3 +43,9 @@ def test_threads_that_write_one_file_leave_one_of_their_texts(tmp_path):
         thread.join()
     assert (tmp_path / "a.txt").read_text() in texts
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_why_a_clip_was_left_out_is_one_line_whatever_it_is_called():
+    failure = Failure(id="c", path="p", error="clip a\u2028b\x1b[2J\nis gone" + "!" * 5_000)
+    assert failure.error.startswith("clip a b\\x1b[2J is gone!!!")
+    assert len(failure.error) == 1_000

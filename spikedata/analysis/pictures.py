@@ -165,8 +165,7 @@ def read_picture(path: Path | str) -> NDArray[np.uint8]:
     except SpikeDataError:
         raise
     except Exception as error:  # whatever a damaged picture makes Pillow raise, bombs among it
-        told = " ".join(str(error).split())
-        raise SpikeDataError(f"{path}: cannot be read as a picture: {told}") from error
+        raise SpikeDataError(f"{path}: cannot be read as a picture: {error}") from error
 
 
 def write_picture(path: Path | str, grey_hw: NDArray[np.uint8], *, overwrite: bool = False) -> Path:

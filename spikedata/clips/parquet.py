@@ -417,7 +417,7 @@ def _told_of(path: Path | str) -> Iterator[None]:
     except StoreError as error:
         raise StoreError(f"{path}: {error}") from error
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        raise StoreError(f"{path}: cannot be read: {error}") from error
 
 
 def _parquet_files(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ exception allowed, on one line.
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,20 @@ def _packed(to: Any, name: str, inside: str = "") -> Callable[[Path], list[Place
         return [Place(file=home / name / inside, home=home)]
 
     return build
+
+
+def _undigested(target: Target) -> Target:
+    """The same set without digests of its facts."""
+
+    def build(home: Path) -> list[Place]:
+        from .undigested import make_undigested
+
+        places = target.build(home)
+        for path in home.glob("set.*"):
+            make_undigested(path)
+        return places
+
+    return replace(target, build=build)
 
 
 def _read_set(path: Path, told: Told) -> None:
@@ -935,3 +949,7 @@ TARGETS: dict[str, Target] = {
     "hub_push": Target(kind="json", build=_build_hub, read=_read_push),
 }
 """All readers by name."""
+
+_DIGESTED = ("zarr_root", "zarr_clip", "zarr_catalog", "zarr_shard", "parquet", "hdf5")
+_DIGESTED += ("dat_set_list", "dat_set_about", "dataset_rows")
+TARGETS |= {f"{name}_undigested": _undigested(TARGETS[name]) for name in _DIGESTED}
