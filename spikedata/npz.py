@@ -25,6 +25,8 @@ MOST_ARRAY_BYTES = 128 << 20
 PIECE_BYTES = 1 << 20
 """Bytes that are read or inflated at once."""
 
+_SWOLLEN_BYTES, _SWOLLEN = 256 << 20, 1000
+"""An array past both, in bytes and in times its deflated size, is one value almost throughout."""
 _MOST_HEADER_BYTES = 4096
 _MOST_AXES = 8
 _MAGIC = b"\x93NUMPY"
@@ -117,6 +119,11 @@ class NpzArray:
             raise SpikeDataError(
                 f"cannot reshape {member.left:,} bytes to {self.dtype} {self.shape}"
             )
+        if stated > max(_SWOLLEN_BYTES, _SWOLLEN * member.coded_bytes):
+            raise SpikeDataError(
+                f"{member.coded_bytes:,} bytes that swell to {stated:,}: nothing that was recorded "
+                "swells so far. Save it by numpy.savez if it is right"
+            )
         self._left = math.prod(self.shape)
         if not self._left:
             member.finish()
@@ -179,7 +186,8 @@ class _Member:
         self._file, self._crc_stated, self._crc = file, info.CRC, 0
         self.left = info.file_size
         """Bytes not yet read."""
-        self._coded_left, self._tail = info.compress_size, b""
+        self.coded_bytes = self._coded_left = info.compress_size
+        self._tail = b""
         deflated = info.compress_type == zipfile.ZIP_DEFLATED
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if deflated else None
         self._at = info.header_offset

@@ -244,6 +244,23 @@ def test_what_swells_is_refused_by_its_size(tmp_path, read, name, shape, descr, 
         tracemalloc.stop()
 
 
+def test_what_swells_past_any_recording_is_refused_before_it_is_inflated(tmp_path, monkeypatch):
+    monkeypatch.setattr("spikedata.npz._SWOLLEN_BYTES", 2_000_000)
+    planes_thw = np.zeros((40, 250, 400), np.uint8)  # 4,000,000 bytes, deflated to a 1,027th
+    np.savez_compressed(tmp_path / "x.npz", spk=planes_thw)
+    with pytest.raises(
+        RecordingError, match=r"spk: 3,\d+ bytes that swell to 4,000,000.* numpy\.savez"
+    ):
+        read_recording(tmp_path / "x.npz", "uhsr")
+    np.savez(tmp_path / "x.npz", spk=planes_thw)
+    assert not read_recording(tmp_path / "x.npz", "uhsr").read().packed_ghw.any()
+    np.savez_compressed(tmp_path / "x.npz", spk=planes_thw[:20])
+    assert not read_recording(tmp_path / "x.npz", "uhsr").read().packed_ghw.any()
+    planes_thw[:, ::50, ::50] = 1
+    np.savez_compressed(tmp_path / "x.npz", spk=planes_thw)
+    assert read_recording(tmp_path / "x.npz", "uhsr").read().spike_count_hw().sum() == 1600
+
+
 @pytest.mark.parametrize(
     ("camera", "key", "shape"),
     [("npz-hwt", "arr_0", (16, 1, 4 << 20)), ("uhsr", "spk", (64 << 12, 16, 16))],

@@ -157,8 +157,8 @@ def _read_source(source: Any, told: Told) -> None:
     for clip_id in source.clips:
         with told.refusing():
             stored = source.clips[clip_id]
-            if stored.packed_bytes > 1 << 28:
-                continue  # as long as it says; whoever reads all of it at once asks for that
+            if stored.packed_bytes > 1 << 26:
+                continue  # its planes are 512 MB; whoever reads all at once asks for as much
             stream = source.read(clip_id)
             planes = source.read_planes(clip_id)
             hasher = BitsHasher()
