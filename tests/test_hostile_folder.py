@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hub_server import HubServer
 from test_cli_train import CLASSES, SMALL, write_store
 from tools import one_line_error, run_program, without_digests, write_corpus
 
-from spikedata import SpikeDataError, pack_clips
+from spikedata import SpikeDataError, open_clips, pack_clips
+from spikedata.bits import pack_ticks
+from spikedata.camera import write_recording
 from spikedata.video import find_interpolator
 
 TRAP = '''
@@ -38,6 +42,20 @@ class Trap:
 sys.meta_path.insert(0, Trap())
 '''
 """As ``sitecustomize``, which Python imports when it starts, in child processes too."""
+
+
+def flat_fields(folder: Path) -> list[Path]:
+    """Recordings of darkness and of two grey cards, by a camera of 16x20 pixels."""
+    files = []
+    for name, chance in (("dark", 0.01), ("medium", 0.2), ("bright", 0.5)):
+        planes_thw = np.random.default_rng(0).random((2_000, 16, 20)) < chance
+        files.append(folder / f"{name}.dat")
+        write_recording(files[-1], [pack_ticks(planes_thw)], "16x20", ticks=2_000)
+    return files
+
+
+def clip_ids(path: Path) -> list[str]:
+    return list(open_clips(path).clips)
 
 
 class Trapped:
@@ -111,12 +129,24 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("view", clip, "--store", store, "--out", corpus.parent / "v.png"),
         ("report", store, "--out", corpus.parent / "r.html"),
         ("export", store, corpus.parent / "e.npz", "--clip", clip),
-        ("push-hub", store, "--repo", "tester/x", "--dry-run"),
+        ("compare", store, store, "--clip", clip, "--clip", "class1__clip0"),
+        ("calibrate", *flat_fields(corpus.parent), "--camera", "16x20", "--out", "../c.yaml"),
+        ("repair", store, "--from", "."),
+        ("cameras",),
     ):
         trapped.program("spikedata", *words)
     trapped.program("spikedata", "report", ".", "--out", corpus.parent / "r2.html", cwd=store)
     trapped.program("spikedata", "info", ".", cwd=data)
     assert min(map(trapped.planted, (corpus, store, data))) > 150
+
+
+def test_neither_publishing_nor_pulling_runs_what_lies_where_it_works(trapped, tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        env = hub.environment(tmp_path / "home") | {"HF_HUB_OFFLINE": "0"}
+        words = ("push-hub", ".", "--repo", "tester/x", "--licence", "cc-by-4.0")
+        trapped.program("spikedata", *words, cwd=trapped.store, env=env)
+        trapped.program("spikedata", "pull", "tester/x", "--out", tmp_path / "p.zarr", env=env)
+    assert clip_ids(tmp_path / "p.zarr") == clip_ids(trapped.store)
 
 
 def test_neither_training_nor_judging_runs_what_lies_where_it_works(trapped):
@@ -125,8 +155,16 @@ def test_neither_training_nor_judging_runs_what_lies_where_it_works(trapped):
     recipe.write_text("model: {preset: tiny}\n")
     shutil.rmtree(run)
     trapped.program("spklip-train", recipe, *SMALL, f"data.path={packed}", "--out", run)
-    words = ("--search", "things", "--out", trapped.corpus.parent / "search.html")
-    trapped.program("spklip-eval", ".", *words, cwd=run)
+    out = trapped.corpus.parent
+    for words in (
+        ("--search", "things", "--out", out / "search.html"),
+        ("--embed", out / "embedded.parquet"),
+        ("--explain", "--out", out / "explained.html"),
+        ("--energy", "eval.energy_clips=2", "--out", out / "energy.html"),
+        ("--export-onnx", out / "model.onnx"),
+        ("--out", out / "judged"),
+    ):
+        trapped.program("spklip-eval", ".", *words, cwd=run)
     assert min(map(trapped.planted, (run, run / "model"))) > 300
 
 
@@ -197,7 +235,6 @@ def test_a_module_that_is_named_runs_alone_and_only_while_it_is_named(tmp_path, 
 
 def test_a_label_that_is_bad_mathematics_costs_no_evaluation(tmp_path, monkeypatch, caplog):
     """The page shows the label as it is; where a page fails for another reason, numbers stand."""
-    from spikedata import open_clips
     from spklip import run as run_module
     from spklip.recipe import read_recipe
 

@@ -1,5 +1,6 @@
 """Video in, full-range luma out: exact values, damage, frame times, every decoder."""
 
+import errno
 import os
 import re
 import subprocess
@@ -535,6 +536,19 @@ def test_opencv_steps_in_where_pyav_is_missing(moving, monkeypatch):
     assert len(luma) == 30
     with pytest.raises(ImportError):
         open_video(moving, VideoConfig(decoder="pyav"))
+
+
+@pytest.mark.parametrize("decoder", ["auto", "opencv", pytest.param("decord", marks=has_decord)])
+def test_no_decoder_steps_in_where_the_system_does_not_give_the_file(moving, monkeypatch, decoder):
+    """It would give other bits than there would have been; and give them for good."""
+
+    def refuse(*_args, **_options):
+        raise av.error.OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(VideoError) as caught:
+        open_video(moving, VideoConfig(decoder=decoder))
+    assert str(caught.value) == f"{moving}: cannot be read: Too many open files"
 
 
 def test_a_missing_decord_names_its_command(moving, monkeypatch):

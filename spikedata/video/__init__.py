@@ -24,7 +24,7 @@ from spikedata.video.interpolate import find_interpolator, more_frames, steps_pe
 from spikedata.video.pictures import PICTURE_SUFFIXES, PictureReader, is_picture_folder
 from spikedata.video.resample import as_rate, hold_at_rate
 from spikedata.video.rgb_decoders import DecordReader, OpenCVReader
-from spikedata.video.streams import NoVideoError
+from spikedata.video.streams import NoVideoError, UnreadableError
 
 __all__ = [
     "DEFAULT",
@@ -121,7 +121,7 @@ def _open_reader(path: Path, decoder: Decoder) -> tuple[Reader, str | None]:
         return _READERS[decoder](path), None
     try:
         return PyAVReader(path), None
-    except NoVideoError:  # another decoder would show the cover
+    except (NoVideoError, UnreadableError):  # the cover; or other bits than there would have been
         raise
     except (VideoError, ImportError) as error:
         first = error

@@ -3,6 +3,7 @@
 Nothing here decodes.
 """
 
+import errno
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +32,15 @@ class NoVideoError(VideoError):
     """FFmpeg knows the file, and no stream of it is a video."""
 
 
+class UnreadableError(VideoError):
+    """The system did not give the file, whatever it holds."""
+
+
+_OF_THE_SYSTEM = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES, errno.EINTR)
+)
+
+
 class PacketTimes(NamedTuple):
     """When the packets of a stream are shown."""
 
@@ -44,6 +54,7 @@ def open_container(path: Path) -> Any:
     """Open with FFmpeg: local files only, metadata in whatever encoding.
 
     Raises:
+        UnreadableError: it cannot be read just now, or by us.
         VideoError: FFmpeg does not know the format.
     """
     import av  # noqa: PLC0415 - loads FFmpeg, so only when a video is read
@@ -59,6 +70,8 @@ def open_container(path: Path) -> Any:
     try:
         return av.open(f"file:{path}", **options)
     except av.error.FFmpegError as error:
+        if error.errno in _OF_THE_SYSTEM:
+            raise UnreadableError(f"cannot be read: {error.strerror}") from error
         raise VideoError(f"is not a video that FFmpeg can open: {error.strerror}") from error
 
 
@@ -106,9 +119,12 @@ def video_stream_number(path: Path) -> int:
 
     Raises:
         NoVideoError: the file holds no video stream.
+        UnreadableError: as for :func:`open_container`.
     """
     try:
         container = open_container(path)
+    except UnreadableError:  # what is guessed for it would be another video's next time
+        raise
     except (ImportError, VideoError):
         return 0
     with container:
@@ -121,9 +137,12 @@ def chosen_by_ffmpeg(path: Path) -> bool:
 
     Raises:
         NoVideoError: the file holds no video stream.
+        UnreadableError: as for :func:`open_container`.
     """
     try:
         container = open_container(path)
+    except UnreadableError:  # what is guessed for it would be another video's next time
+        raise
     except (ImportError, VideoError):
         return True
     with container:
