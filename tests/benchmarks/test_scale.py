@@ -1,14 +1,15 @@
 """What a clip costs each command, and a shuffled epoch, in sets of 100, 1,000 and 13,320 clips.
 
 ``python tests/benchmarks/test_scale.py [CLIPS ...]`` prints a table in Markdown: milliseconds a
-clip, without what the same command takes on a set of one clip. The clips are of 121 ticks at
+clip, beyond what the same command takes on a set of one clip, in a process that has begun. The clips are of 121 ticks at
 16x24, so what counts is what is done for each clip, not its bits; 13,320 is UCF101's number.
 Under pytest it runs on a few clips and checks that each command did its work.
 """
 
+import contextlib
 import os
 import shutil
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,27 +48,24 @@ def write_videos(root: Path, clips: int) -> Path:
 
 
 def timed(task: Callable[[], object], repeats: int) -> float:
-    """Seconds, the median of so many."""
+    """Seconds, the least of so many: what else the machine does only adds to them."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         task()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
-def steps(folder: Path, hub: HubServer) -> Iterator[tuple[str, str, Callable[[], object]]]:
+def steps(folder: Path, clips: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Command, layout and how to run it, each after those whose output it reads."""
-    env = hub.environment(folder)
 
     def run(verb: str, *words: str, out: str = "") -> Callable[[], object]:
         def task() -> None:
             if out:
                 discard(folder / out)
-            done = run_program(
-                "spikedata", verb, *words, *(["--out", out] if out else []), cwd=folder,
-                env=env, apart=True, timeout=3600,
-            )  # fmt: skip
+            words_out = ["--out", out] if out else []
+            done = run_program("spikedata", verb, *words, *words_out, cwd=folder)
             assert not done.returncode, done.stderr
 
         return task
@@ -81,7 +79,7 @@ def steps(folder: Path, hub: HubServer) -> Iterator[tuple[str, str, Callable[[],
         yield "validate", layout, run("validate", name)
         yield "report", layout, run("report", name, out="report.html")
         yield "pack to Zarr", layout, run("pack", name, "--to", "zarr", out="again.zarr")
-        repo = f"tester/{layout.lower()}"
+        repo = f"tester/{layout.lower()}-{clips}"
         yield "push-hub", layout, run("push-hub", name, "--repo", repo, "--licence", "cc-by-4.0")
         yield "pull", layout, run("pull", repo, out="pulled.zarr")
         yield "a shuffled epoch", layout, lambda name=name: epoch(folder / name)
@@ -109,17 +107,23 @@ def measure(clips: int, repeats: int) -> Times:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_videos(folder / CORPUS, clips)
-        with HubServer(folder / "hub") as hub:
-            took = {}
-            for verb, layout, task in steps(folder, hub):
-                took[verb, layout] = timed(task, 1 if verb == "push-hub" else repeats)
-                print(
-                    f"{clips} clips: {verb}, {layout}: {took[verb, layout]:.2f} s", file=sys.stderr
-                )
+        took = {}
+        for verb, layout, task in steps(folder, clips):
+            # What was published once is not sent again.
+            took[verb, layout] = timed(task, 1 if verb == "push-hub" else repeats)
+            print(f"{clips} clips: {verb}, {layout}: {took[verb, layout]:.2f} s", file=sys.stderr)
         for name in (*SETS.values(), "again.zarr", "pulled.zarr"):
             assert len(open_clips(folder / name).clips) == clips, name
         assert epoch(folder / SETS["Zarr"]) == clips
     return took
+
+
+@contextlib.contextmanager
+def hub_for_all() -> Iterator[None]:
+    """A Hub of our own for this process: its client looks but once where the Hub is."""
+    with tempfile.TemporaryDirectory() as folder, HubServer(Path(folder)) as hub:
+        os.environ.update(hub.environment(Path(folder)))
+        yield
 
 
 def table(alone: Times, took: dict[int, Times]) -> str:
@@ -139,8 +143,9 @@ def table(alone: Times, took: dict[int, Times]) -> str:
 
 @pytest.mark.slow
 def test_every_command_takes_its_clips():
-    took = measure(3, repeats=1)
-    assert {layout for _, layout in took} == set(SETS)
+    program = [sys.executable, __file__, "3"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.count(" | Zarr | ") > done.stdout.count(" | HDF5 | ") > 5
 
 
 def test_a_clip_costs_what_a_set_takes_beyond_a_set_of_one():
@@ -157,8 +162,10 @@ def test_a_clip_costs_what_a_set_takes_beyond_a_set_of_one():
 def main() -> None:
     """Measure sets of one clip and of the numbers asked for."""
     counts = [int(word) for word in sys.argv[1:]] or COUNTS
-    alone = measure(1, repeats=5)
-    took = {clips: measure(clips, repeats=5 if clips <= 200 else 1) for clips in counts}
+    with hub_for_all():
+        measure(2, repeats=1)  # imports, and what is compiled
+        alone = measure(1, repeats=5)
+        took = {clips: measure(clips, repeats=5 if clips <= 200 else 2) for clips in counts}
     print(table(alone, took))
     print(f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}")
 

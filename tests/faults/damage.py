@@ -72,7 +72,7 @@ TARGETS = {
     "dat-about": Target(set="packed.dat", path="spikedata.json"),
     "npz-file": Target(set="old.npz", readers=("info-npz",)),
     "state": Target(set=".spikedata.json", beside=("packed.dat",), readers=("plan-last",)),
-    "pull-shard": _half_pull("*/data/*.parquet"),
+    "pull-shard": _half_pull("*/download/data/*.parquet"),
     "pull-clip": _half_pull("*/store.zarr/clips/clip0/zarr.json"),
     "pull-bits": _half_pull("*/store.zarr/clips/clip0/c.0.0.0"),
     "pull-root": _half_pull("*/store.zarr/zarr.json"),
