@@ -1,8 +1,9 @@
 """What a clip costs each command, and a shuffled epoch, in sets of 100, 1,000 and 13,320 clips.
 
 ``python tests/benchmarks/test_scale.py [CLIPS ...]`` prints a table in Markdown: milliseconds a
-clip, beyond what the same command takes on a set of one clip, in a process that has begun. The clips are of 121 ticks at
-16x24, so what counts is what is done for each clip, not its bits; 13,320 is UCF101's number.
+clip, beyond what the same command takes on a set of one clip, in a process that has begun. The
+clips are of 121 ticks at 16x24, so what counts is what is done for each clip, not its bits; 13,320
+is UCF101's number.
 Under pytest it runs on a few clips and checks that each command did its work.
 """
 
