@@ -101,8 +101,8 @@ Pair = tuple[str, str]
 """A verb and a kind."""
 
 
-def chosen(count: int) -> list[Case]:
-    """So many cases, the same in every run, spread over kinds, verbs and places.
+def chosen(count: int, draw: int = 0) -> list[Case]:
+    """So many cases, the same in every run of one draw, spread over kinds, verbs and places.
 
     A quarter are kills, a quarter errors of system calls, a third damaged files, the rest a Hub out
     of its mind; one in a hundred is of training, which takes its time.
@@ -115,14 +115,16 @@ def chosen(count: int) -> list[Case]:
         ([(verb, f"web-{answer}") for answer in ANSWERS for verb in VERBS_ONLINE], web),
         (_pairs_of_training(), slow),
     )
-    pairs = [pair for several, share in shares for pair in _interleaved(several, share)]
-    return [Case(*pair, place=number * 618 % 1000) for number, pair in enumerate(pairs)]
+    pairs = [pair for several, share in shares for pair in _interleaved(several, share, draw)]
+    return [
+        Case(*pair, place=(number * 618 + draw * 71) % 1000) for number, pair in enumerate(pairs)
+    ]
 
 
-def _interleaved(pairs: Sequence[Pair], count: int) -> list[Pair]:
+def _interleaved(pairs: Sequence[Pair], count: int, draw: int) -> list[Pair]:
     """So many, each kind in turn, each of its verbs in turn; again from the start if need be."""
     by_kind: dict[str, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda pair: zlib.crc32(" ".join(pair).encode())):
+    for pair in sorted(pairs, key=lambda pair: zlib.crc32(" ".join(pair).encode(), draw)):
         by_kind.setdefault(counted_as(pair[1]), []).append(pair)
     kinds = list(by_kind.values())
     return [

@@ -1,7 +1,8 @@
 """Try cases by hand, and count what is found.
 
-python tests/faults/run.py --case pack-zarr.kill.370   # one, by its name
-python tests/faults/run.py --count 1000 --processes 2  # so many, with a table in Markdown
+    python tests/faults/run.py --case pack-zarr.kill.370   # one, by its name
+    python tests/faults/run.py --count 1000 --processes 2  # so many, with a table in Markdown
+    python tests/faults/run.py --count 1000 --draw 1       # others
     python tests/faults/run.py --count 1000 --by verb      # likewise, by command
 python tests/faults/run.py --grep parquet              # of those, the ones with this in them
 """
@@ -65,11 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", nargs="*", default=[], help="names of cases")
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--draw", type=int, default=0, help="other cases, by this number")
     parser.add_argument("--grep", default="")
     parser.add_argument("--by", choices=["kind", "verb", "both"], default="kind")
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
-    cases = [Case.named(name) for name in asked.case] or chosen(asked.count)
+    cases = [Case.named(name) for name in asked.case] or chosen(asked.count, asked.draw)
     cases = [case for case in cases if asked.grep in case.name]
     parts = [cases[number :: asked.processes] for number in range(asked.processes)]
     started = time.monotonic()
