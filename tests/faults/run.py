@@ -1,10 +1,10 @@
 """Try cases by hand, and count what is found.
 
-    python tests/faults/run.py --case pack-zarr.kill.370   # one, by its name
-    python tests/faults/run.py --count 1000 --processes 2  # so many, with a table in Markdown
-    python tests/faults/run.py --count 1000 --draw 1       # others
-    python tests/faults/run.py --count 1000 --by verb      # likewise, by command
-    python tests/faults/run.py --grep parquet              # of those, the ones with this in them
+python tests/faults/run.py --case pack-zarr.kill.370   # one, by its name
+python tests/faults/run.py --count 1000 --processes 2  # so many, with a table in Markdown
+python tests/faults/run.py --count 1000 --draw 1       # others
+python tests/faults/run.py --count 1000 --by verb      # likewise, by command
+python tests/faults/run.py --grep parquet              # of those, the ones with this in them
 """
 
 import argparse
