@@ -5,8 +5,9 @@ gets through to Python. Such a library reads files from strangers in a child tha
 the child finds out comes back through a pipe, message by message, and a child that dies is an error
 in one line.
 
-The child keeps its own time, so that it ends even if its parent was killed: a watch in C, which no
-lock of Python's stops. It runs while the child works, not while the parent is slow to listen.
+The child keeps its own time, so that it ends even if its parent was killed: the system counts its
+processor time, and a watch in C, which no lock of Python's stops, ends it should it wait for ever.
+Neither goes on while the parent is slow to listen.
 """
 
 import contextlib
@@ -28,9 +29,13 @@ from spikedata.errors import SpikeDataError
 Message = dict[str, Any] | bytes
 """What a child says: an object of plain JSON values, or bytes as they are."""
 
-LONGEST_WAIT_S = 8.0
-"""Time that a child may work on one message."""
+LONGEST_WORK_S = 8.0
+"""Processor time that a child may spend on one message."""
+_PATIENCE_S = 40.0
+"""Time beyond it that a message may take: a disk that is slow to answer damages nothing."""
 
+_WORK_DONE: int = getattr(signal, "SIGPROF", 0)
+"""The signal of a process whose timer is through, which ends it; 0 on Windows, which has none."""
 _HEAD = struct.Struct("<cQ")
 _STARTED, _OBJECT, _BYTES, _ERROR, _END = b"s", b"o", b"b", b"e", b"."
 _FLUSH_BYTES = 1 << 16
@@ -50,7 +55,9 @@ class Apart:
         function: ``module:name`` of a function of ours that takes ``words`` and yields messages.
         words: its arguments, text.
         most_bytes: longest message to take.
-        wait_s: time that the child may work on one message; default :data:`LONGEST_WAIT_S`.
+        work_s: processor time that the child may spend on one message; default
+            :data:`LONGEST_WORK_S`.
+        threads: so many may work at once, each as long.
         memory_bytes: what it may take beside what its libraries took when they were loaded.
 
     Raises:
@@ -63,14 +70,16 @@ class Apart:
         function: str,
         *words: str,
         most_bytes: int,
-        wait_s: float | None = None,
+        work_s: float | None = None,
+        threads: int = 1,
         memory_bytes: int = 512 << 20,
     ) -> None:
         self._most_bytes = most_bytes
-        self._wait_s = LONGEST_WAIT_S if wait_s is None else wait_s
+        self._work_s = LONGEST_WORK_S if work_s is None else work_s
+        self._wait_s = self._work_s + _PATIENCE_S
         home = Path(__file__).resolve().parents[1]
         # -P: neither this nor what it loads comes from the working directory.
-        bounds = [str(self._wait_s), str(memory_bytes)]
+        bounds = [str(self._work_s * threads), str(self._wait_s), str(memory_bytes)]
         command = [sys.executable, "-P", "-c", _START, str(home), function, *bounds, *words]
         nowhere = subprocess.DEVNULL
         try:
@@ -135,8 +144,11 @@ class Apart:
         self.close()
         if not self._started:
             return f"cannot be read: {sys.executable} could not start a process (status {status})"
+        if status == -_WORK_DONE:
+            return f"cannot be read: nothing was found out in {self._work_s:g} s; it is damaged"
         if status == 1:  # all else that ends it in Python is told: the watch
-            return f"cannot be read: nothing was found out in {self._wait_s:g} s; it is damaged"
+            waited = f"nothing was found out in {self._wait_s:g} s"
+            return f"cannot be read: {waited}; it is damaged, or its disk does not answer"
         name = f"status {status}"
         if status < 0:
             with contextlib.suppress(ValueError):
@@ -144,7 +156,7 @@ class Apart:
         return f"cannot be read: the library that reads it crashed ({name}); it is damaged"
 
 
-def serve(function: str, wait_s: str, memory_bytes: str, *words: str) -> None:
+def serve(function: str, work_s: str, wait_s: str, memory_bytes: str, *words: str) -> None:
     """Run a function and send what it yields; called in the child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     # What a library prints must not come between the messages.
@@ -152,7 +164,7 @@ def serve(function: str, wait_s: str, memory_bytes: str, *words: str) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     module, _, name = function.partition(":")
-    sender = _Sender(pipe, float(wait_s), nowhere)
+    sender = _Sender(pipe, float(work_s), float(wait_s), nowhere)
     sender.send(_STARTED, b"")
     sender.flush()
     try:
@@ -177,8 +189,9 @@ def serve(function: str, wait_s: str, memory_bytes: str, *words: str) -> None:
 class _Sender:
     """Messages gathered to a pipeful; the watch runs from one pipeful to the next."""
 
-    def __init__(self, pipe: Any, wait_s: float, nowhere: int) -> None:
-        self._pipe, self._wait_s, self._nowhere = pipe, wait_s, nowhere
+    def __init__(self, pipe: Any, work_s: float, wait_s: float, nowhere: int) -> None:
+        self._pipe, self._nowhere = pipe, nowhere
+        self._work_s, self._wait_s = work_s, wait_s
         self._waiting = bytearray()
         self._flushed_s = time.monotonic()
 
@@ -202,6 +215,8 @@ class _Sender:
 
     def watch(self) -> None:
         """End the process in time if no more is sent."""
+        if _WORK_DONE:
+            signal.setitimer(signal.ITIMER_PROF, self._work_s)
         faulthandler.dump_traceback_later(self._wait_s, exit=True, file=self._nowhere)
 
 

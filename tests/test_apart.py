@@ -11,7 +11,7 @@ from spikedata.apart import Apart
 from spikedata.errors import SpikeDataError
 
 CHILD = """
-import ctypes, os, re, sys
+import ctypes, os, re, sys, time
 from spikedata.errors import StoreError
 
 def echo(*words):
@@ -52,6 +52,11 @@ def leaves():
 def swells():
     yield {"kept": len(bytearray(8 << 30))}
 
+def sleeps():
+    yield {"a": 1}
+    time.sleep(2)
+    yield {"b": 2}
+
 def floods():
     for _ in range(8):
         yield bytes(1 << 20)
@@ -65,8 +70,8 @@ def child(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
 
 
-def apart(name, *words, most_bytes=1 << 20, wait_s=60.0):
-    return Apart(f"child_of_test:{name}", *words, most_bytes=most_bytes, wait_s=wait_s)
+def apart(name, *words, most_bytes=1 << 20, work_s=60.0):
+    return Apart(f"child_of_test:{name}", *words, most_bytes=most_bytes, work_s=work_s)
 
 
 def error_of(name, **bounds):
@@ -103,9 +108,19 @@ def test_what_ends_a_child_is_told(name, message):
     assert error_of(name) == message
 
 
-def test_a_child_that_hangs_is_ended():
-    told = error_of("spins", wait_s=1.0)
+def test_a_child_that_spins_is_ended():
+    told = error_of("spins", work_s=1.0)
     assert told == "cannot be read: nothing was found out in 1 s; it is damaged"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no timer of processor time there")
+def test_a_child_that_the_machine_keeps_waiting_is_waited_for_and_not_for_ever(monkeypatch):
+    with apart("sleeps", work_s=0.5) as said:
+        assert list(said) == [{"a": 1}, {"b": 2}]
+    monkeypatch.setattr("spikedata.apart._PATIENCE_S", 0.5)
+    waited = "nothing was found out in 1 s"
+    told = f"cannot be read: {waited}; it is damaged, or its disk does not answer"
+    assert error_of("sleeps", work_s=0.5) == told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system has no such limit")
@@ -119,7 +134,7 @@ def test_a_message_past_the_limit_is_refused():
 
 
 def test_a_slow_listener_is_waited_for():
-    with apart("floods", wait_s=0.5) as said:
+    with apart("floods", work_s=0.5) as said:
         for message in said:
             time.sleep(0.7)
             assert message == bytes(1 << 20)

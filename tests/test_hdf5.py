@@ -192,7 +192,7 @@ def without_end(path):
 
 def test_damage_that_the_library_never_ends_on_is_one_line(path, monkeypatch):
     without_end(path)
-    monkeypatch.setattr("spikedata.apart.LONGEST_WAIT_S", 1.0)
+    monkeypatch.setattr("spikedata.apart.LONGEST_WORK_S", 1.0)
     with pytest.raises(StoreError) as caught:
         Hdf5Store(path)
     told = "cannot be read: nothing was found out in 1 s; it is damaged"

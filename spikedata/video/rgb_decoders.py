@@ -5,6 +5,7 @@ files make the one take gigabytes and the other end its process.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spikedata.apart import LONGEST_WAIT_S, Apart, Message
+from spikedata.apart import LONGEST_WORK_S, Apart, Message
 from spikedata.errors import MissingExtraError, SpikeDataError, VideoError
 from spikedata.video.decoders import Shot, Tally
 from spikedata.video.resample import Timing, as_rate, find_timing
@@ -44,7 +45,8 @@ class _RgbReader:
             _utf8_name(path),
             *words,
             most_bytes=MOST_PIXELS,
-            wait_s=LONGEST_WAIT_S + path.stat().st_size / _SLOWEST_BYTES_S,
+            work_s=LONGEST_WORK_S + path.stat().st_size / _SLOWEST_BYTES_S,
+            threads=os.cpu_count() or 1,
             memory_bytes=_MEMORY_BYTES,
         )
         try:
