@@ -11,7 +11,7 @@ from .harness import LONGEST_WAIT_S, MOST_SECONDS, Worker, fuzz, kept_cases, loa
 from .inputs import Case
 from .targets import TARGETS
 
-IN_ORDINARY_RUN = 7
+IN_ORDINARY_RUN = 6
 """Cases drawn of each target in an ordinary run."""
 IN_ALL = 10_000
 
