@@ -144,7 +144,7 @@ class Apart:
         self.close()
         if not self._started:
             return f"cannot be read: {sys.executable} could not start a process (status {status})"
-        if status == -_WORK_DONE:
+        if _WORK_DONE and status == -_WORK_DONE:
             return f"cannot be read: nothing was found out in {self._work_s:g} s; it is damaged"
         if status == 1:  # all else that ends it in Python is told: the watch
             waited = f"nothing was found out in {self._wait_s:g} s"

@@ -121,11 +121,8 @@ def video_stream_number(path: Path) -> int:
         NoVideoError: the file holds no video stream.
         UnreadableError: as for :func:`open_container`.
     """
-    try:
-        container = open_container(path)
-    except UnreadableError:  # what is guessed for it would be another video's next time
-        raise
-    except (ImportError, VideoError):
+    container = _opened(path)
+    if container is None:
         return 0
     with container:
         chosen = choose_stream(container).index
@@ -139,15 +136,22 @@ def chosen_by_ffmpeg(path: Path) -> bool:
         NoVideoError: the file holds no video stream.
         UnreadableError: as for :func:`open_container`.
     """
-    try:
-        container = open_container(path)
-    except UnreadableError:  # what is guessed for it would be another video's next time
-        raise
-    except (ImportError, VideoError):
+    container = _opened(path)
+    if container is None:
         return True
     with container:
         best = container.streams.best("video")
         return best is not None and bool(best.index == choose_stream(container).index)
+
+
+def _opened(path: Path) -> Any | None:
+    """The file; None where PyAV is missing or does not know it."""
+    try:
+        return open_container(path)
+    except UnreadableError:  # what would be taken for it now is not what is in it
+        raise
+    except (ImportError, VideoError):
+        return None
 
 
 def packet_times(path: Path) -> PacketTimes:
