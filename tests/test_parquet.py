@@ -328,6 +328,18 @@ def test_what_a_file_says_of_its_set_is_noticed_when_changed(own_folder):
         open_parquet(own_folder)
 
 
+@pytest.mark.parametrize("key", [b'{"class_names"', b"huggingface"])
+def test_metadata_is_noticed_when_one_of_its_two_copies_is_changed(own_folder, key):
+    """Arrow's readers take the one, others take the other."""
+    path = own_folder / "data" / "train-00000-of-00001.parquet"
+    data = path.read_bytes()
+    first = data.rindex(key) + len(key) + 4
+    for at in range(first, first + 100, 3):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(StoreError, match=path.name):
+            open_parquet(own_folder)
+
+
 def test_a_shard_that_is_gone_is_told_and_the_others_are_read(own_folder):
     path = own_folder / "data" / "train-00000-of-00001.parquet"
     path.unlink()

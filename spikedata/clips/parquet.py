@@ -216,6 +216,8 @@ def _about_set(source: ClipSource, of_set: ShardSet | None) -> str:
     return json.dumps(ours, sort_keys=True, ensure_ascii=False)
 
 
+_SCHEMA_COPY = b"ARROW:schema"
+"""Key of the footer under which Arrow keeps its schema, metadata included."""
 _COLUMNS = {
     "id": "text",
     "preview": "picture",
@@ -474,9 +476,18 @@ def facts_of_table(table: pa.Table, where: str, *, has_bits: bool) -> ParquetFac
 def _about(file: Path) -> dict[str, Any]:
     """What the file says of its data set, and under ``has_bits`` if it has the bits."""
     with _told_of(file):
-        schema = pq.read_schema(file)
+        footer = pq.read_metadata(file, memory_map=True)
+        schema = footer.schema.to_arrow_schema()
+        _check_told_once(footer.metadata or {}, schema.metadata or {})
         has_bits = "bits" in schema.names
         return _about_of(schema, _BITS if has_bits else {}) | {"has_bits": has_bits}
+
+
+def _check_told_once(footer: Mapping[bytes, bytes], schema: Mapping[bytes, bytes]) -> None:
+    """Arrow writes the metadata twice, and which of the two is read depends on the reader."""
+    for key in (b"spikedata", b"huggingface"):
+        if _SCHEMA_COPY in footer and footer.get(key) != schema.get(key):
+            raise StoreError(f"key {key.decode()} says one thing and its copy another: damaged")
 
 
 def _about_of(schema: pa.Schema, bits: Mapping[str, pa.DataType]) -> dict[str, Any]:
