@@ -1,9 +1,8 @@
 """What a clip costs each command, and a shuffled epoch, in sets of 100, 1,000 and 13,320 clips.
 
 ``python tests/benchmarks/test_scale.py [CLIPS ...]`` prints a table in Markdown: the processor's
-milliseconds a clip, children's too, beyond what the same command takes on a set of one clip, in a
-process that has begun. The clips are of 121 ticks at 16x24, so what counts is what is done for each
-clip, not its bits; 13,320 is UCF101's number.
+milliseconds a clip, children's too, in a process that has begun. The clips are of 121 ticks at
+16x24, so what counts is what is done for each clip, not its bits; 13,320 is UCF101's number.
 Under pytest it runs on a few clips and checks that each command did its work.
 """
 
@@ -14,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,8 +33,8 @@ ENOUGH_S = 15.0
 SETS = {"Zarr": "s.zarr", "Parquet": "packed.parquet", "HDF5": "packed.h5"}
 CORPUS = "videos"
 
-Times = dict[tuple[str, str], tuple[float, float]]
-"""Of each command and layout, the processor's seconds and those that passed."""
+Times = dict[tuple[str, str], float]
+"""Processor's seconds of each command and layout."""
 
 
 def write_videos(root: Path, clips: int) -> Path:
@@ -52,21 +50,16 @@ def write_videos(root: Path, clips: int) -> Path:
     return root
 
 
-def timed(task: Callable[[], object], output: Path | None) -> tuple[float, float]:
-    """Processor's seconds, the least of up to five times, and those that passed.
-
-    Processes that have ended and were waited for count; what else the machine does hardly.
-    """
+def timed(task: Callable[[], object], output: Path | None) -> float:
+    """Processor's seconds, the least of up to five times: what else is done only adds to them."""
     worked: list[float] = []
-    passed: list[float] = []
-    while not worked or (len(worked) < 5 and sum(passed) < ENOUGH_S):
+    while not worked or (len(worked) < 5 and sum(worked) < ENOUGH_S):
         if output is not None:
             discard(output)
-        began, own = time.perf_counter(), processor_s()
+        began = processor_s()
         task()
-        worked.append(processor_s() - own)
-        passed.append(time.perf_counter() - began)
-    return min(worked), min(passed)
+        worked.append(processor_s() - began)
+    return min(worked)
 
 
 def processor_s() -> float:
@@ -135,8 +128,8 @@ def measure(clips: int) -> Times:
         write_videos(folder / CORPUS, clips)
         took = {}
         for verb, layout, task, output in steps(folder):
-            took[verb, layout] = worked, passed = timed(task, output)
-            print(f"{clips}: {verb}, {layout}: {worked:.2f} of {passed:.2f} s", file=sys.stderr)
+            took[verb, layout] = timed(task, output)
+            print(f"{clips}: {verb}, {layout}: {took[verb, layout]:.3f} s", file=sys.stderr)
         for name in (*SETS.values(), "again.zarr", "pulled.zarr"):
             assert len(open_clips(folder / name).clips) == clips, name
         assert epoch(folder / SETS["Zarr"]) == clips
@@ -151,52 +144,53 @@ def hub_for_all() -> Iterator[None]:
         yield
 
 
-def table(alone: Times, took: dict[int, Times]) -> str:
-    """Processor's milliseconds a clip beyond a set of one; the last over the first; its seconds."""
+def table(took: dict[int, Times]) -> str:
+    """Processor's milliseconds a clip; the last over the first; of each clip past the last but one.
+
+    What a command takes whatever the number of clips is in the first and hardly in the last.
+    """
     counts = list(took)
-    first, last = f"{counts[0]:,}", f"{counts[-1]:,}"
+    *_, before, last = counts
     names = [f"{n:,}" for n in counts]
     lines = [
-        f"| | | {' | '.join(names)} | {last} over {first} | {last}, seconds |",
+        f"| | | {' | '.join(names)} | {names[-1]} over {names[0]} | each past {names[-2]} |",
         "|---" * 2 + "|--:" * (len(counts) + 2) + "|",
     ]
-    verbs = list(dict.fromkeys(verb for verb, _ in alone))
-    for key in sorted(alone, key=lambda key: verbs.index(key[0])):
-        ms = [1e3 * (took[n][key][0] - alone[key][0]) / (n - 1) for n in counts]
+    verbs = list(dict.fromkeys(verb for verb, _ in took[last]))
+    for key in sorted(took[last], key=lambda key: verbs.index(key[0])):
+        ms = [1e3 * took[n][key] / n for n in counts]
+        each = 1e3 * (took[last][key] - took[before][key]) / (last - before)
         cells = " | ".join(f"{value:.2f}" for value in ms)
-        passed = took[counts[-1]][key][1]
-        lines.append(f"| {' | '.join(key)} | {cells} | {ms[-1] / ms[0]:.2f} | {passed:.1f} |")
+        lines.append(f"| {' | '.join(key)} | {cells} | {ms[-1] / ms[0]:.2f} | {each:.2f} |")
     return "\n".join(lines)
 
 
 @pytest.mark.slow
 def test_every_command_takes_its_clips():
-    program = [sys.executable, __file__, "3"]
+    program = [sys.executable, __file__, "2", "3"]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert done.stdout.count(" | Zarr | ") > done.stdout.count(" | HDF5 | ") > 5
 
 
-def test_a_clip_costs_what_a_set_takes_beyond_a_set_of_one():
-    alone = {("info", "Zarr"): (1.0, 2.0), ("repair", "Zarr"): (3.0, 4.0), ("info", "HDF5"): (2, 3)}
+def test_what_a_clip_costs_is_told_for_each_number_and_for_those_past_the_last_but_one():
     took = {
-        101: {key: (2.0 * worked, 5.0) for key, (worked, _) in alone.items()},
-        1001: {key: (4.0 * worked, 50.0) for key, (worked, _) in alone.items()},
+        100: {("info", "Zarr"): 1.0, ("repair", "Zarr"): 3.0, ("info", "HDF5"): 2.0},
+        500: {("info", "Zarr"): 2.0, ("repair", "Zarr"): 3.0, ("info", "HDF5"): 4.0},
     }
-    assert table(alone, took).splitlines()[2:] == [
-        "| info | Zarr | 10.00 | 3.00 | 0.30 | 50.0 |",
-        "| info | HDF5 | 20.00 | 6.00 | 0.30 | 50.0 |",
-        "| repair | Zarr | 30.00 | 9.00 | 0.30 | 50.0 |",
+    assert table(took).splitlines()[2:] == [
+        "| info | Zarr | 10.00 | 4.00 | 0.40 | 2.50 |",
+        "| info | HDF5 | 20.00 | 8.00 | 0.40 | 5.00 |",
+        "| repair | Zarr | 30.00 | 6.00 | 0.20 | 0.00 |",
     ]
 
 
 def main() -> None:
-    """Measure sets of one clip and of the numbers asked for."""
+    """Measure sets of the numbers asked for."""
     counts = [int(word) for word in sys.argv[1:]] or COUNTS
     with hub_for_all():
         measure(2)  # imports, and what is compiled
-        alone = measure(1)
         took = {clips: measure(clips) for clips in counts}
-    print(table(alone, took))
+    print(table(took))
     print(f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}")
 
 
