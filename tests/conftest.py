@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 import re
+import signal
 import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -67,6 +68,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         if HAS_TORCH or error.name != "torch" or Path(asked_by).name != "reference.py":
             raise
         pytest.skip("the reference needs torch")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as it does not where tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,7 @@ def test_a_slow_listener_is_waited_for():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal to one thread there")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_reaches_who_waits_and_ends_the_child():
     here = threading.get_ident()
     with apart("spins") as said:

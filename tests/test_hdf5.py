@@ -200,6 +200,7 @@ def test_damage_that_the_library_never_ends_on_is_one_line(path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal to one thread there")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_for_the_library(path):
     without_end(path)
     here = threading.get_ident()
