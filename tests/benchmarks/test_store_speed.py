@@ -10,7 +10,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,16 @@ def make_store(path: Path, clips: int, ticks: int, height: int, width: int) -> S
     return open_store(path)
 
 
+def random_windows(
+    store: SpikeStore, count: int, ticks: int, seed: int = 0
+) -> Iterator[tuple[str, int]]:
+    """A clip and the first tick of a window in it, so often."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        clip_id = list(store.clips)[rng.integers(len(store.clips))]
+        yield clip_id, int(rng.integers(store.clips[clip_id].ticks - ticks + 1))
+
+
 def bare_frames(store: SpikeStore, clip_id: str, start: int, ticks: int) -> list[bytes]:
     """The window alone, compressed as the store compresses: zstd 3, time last, short chunks."""
     packed = store.read(clip_id, start, ticks).packed_ghw
@@ -87,11 +97,8 @@ def by_zarr_python(path: Path, start: int, ticks: int) -> np.ndarray:
 
 def compare(store: SpikeStore, windows: int, ticks: int, seed: int = 0) -> dict[str, Times]:
     """Wall and processor time of each route for random windows, in turn, answers checked."""
-    rng = np.random.default_rng(seed)
     took: dict[str, Times] = {"ours": [], "bare": [], "zarr_python_packed": []}
-    for n in range(windows + 1):
-        clip_id = list(store.clips)[rng.integers(len(store.clips))]
-        start = int(rng.integers(store.clips[clip_id].ticks - ticks + 1))
+    for n, (clip_id, start) in enumerate(random_windows(store, windows + 1, ticks, seed)):
         frames = bare_frames(store, clip_id, start, ticks)
         planes, ours = timed(lambda i=clip_id, s=start: store.read_planes(i, s, ticks))
         parts, bare = timed(lambda f=frames: bare_decode(f))

@@ -14,9 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from test_store_speed import make_store, timed
+from test_store_speed import make_store, random_windows, timed
 
 from spikedata import SpikeClips
 from spikedata.clips.store import SpikeStore, open_store
@@ -27,17 +26,14 @@ from tools import without_digests
 Pairs = list[tuple[float, float]]
 
 
-def measure(store: SpikeStore, rounds: int, ticks: int, seed: int = 0) -> dict[str, Pairs]:
+def measure(store: SpikeStore, rounds: int, ticks: int) -> dict[str, Pairs]:
     """Processor's milliseconds with and without checks, in turn; the first round warms up."""
     copy = shutil.copytree(store.path, store.path.with_name("unchecked.zarr"))
     stores = [store, open_store(without_digests(copy))]
     items = [SpikeClips(each.path, window_ticks=ticks) for each in stores]
-    rng = np.random.default_rng(seed)
     took: dict[str, Pairs] = {"window": [], "clip": [], "item": []}
-    for turn in range(rounds + 1):
-        number = int(rng.integers(len(store.clips)))
-        clip_id = items[0].ids[number]
-        start = int(rng.integers(store.clips[clip_id].ticks - ticks + 1))
+    for turn, (clip_id, start) in enumerate(random_windows(store, rounds + 1, ticks)):
+        number = items[0].ids.index(clip_id)
         tasks = {
             "window": lambda n, i=clip_id, s=start: stores[n].read(i, s, ticks).packed_ghw,
             "clip": lambda n, i=clip_id: stores[n].read(i).packed_ghw,
@@ -63,16 +59,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "s.zarr", clips=64, ticks=1640, height=240, width=320)
         took = measure(store, rounds=600, ticks=250)
+    medians = {
+        name: [statistics.median(side) for side in zip(*pairs, strict=True)]
+        for name, pairs in took.items()
+    }
     about = {
         "benchmark": "250-tick windows, clips of 1640 ticks and loader items, 240x320, checked",
         "processor_ms_median": {
-            name: [round(statistics.median(side), 3) for side in zip(*pairs, strict=True)]
-            for name, pairs in took.items()
+            name: [round(ms, 3) for ms in both] for name, both in medians.items()
         },
-        "ratio_of_medians": {
-            name: round(float(np.divide(*(statistics.median(s) for s in zip(*p, strict=True)))), 3)
-            for name, p in took.items()
-        },
+        "ratio_of_medians": {name: round(ours / peer, 3) for name, (ours, peer) in medians.items()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
     }

@@ -173,9 +173,9 @@ class Bench:
         """
         verb = VERBS[name]
         calls = self.unharmed(verb, "any").calls
-        for twentieth in range(6, 20):  # threads take turns as they like
+        for tenth in range(3, 10):
             with self.folder(verb.inputs) as folder:
-                self.run(verb, folder, fault=Fault(at=calls * twentieth // 20, kind="kill"))
+                self.run(verb, folder, fault=Fault(at=calls * tenth // 10, kind="kill"))
                 if not all(any(folder.glob(pattern)) for pattern in needed):
                     continue
                 for path in folder.iterdir():

@@ -951,6 +951,14 @@ TARGETS: dict[str, Target] = {
 """All readers by name."""
 
 # Not shards: those of before have no checksums, and only whoever hashes all of a clip can know.
-_DIGESTED = ("zarr_root", "zarr_clip", "zarr_catalog", "parquet", "hdf5")
-_DIGESTED += ("dat_set_list", "dat_set_about", "dataset_rows")
+_DIGESTED = (
+    "zarr_root",
+    "zarr_clip",
+    "zarr_catalog",
+    "parquet",
+    "hdf5",
+    "dat_set_list",
+    "dat_set_about",
+    "dataset_rows",
+)
 TARGETS |= {f"{name}_undigested": _undigested(TARGETS[name]) for name in _DIGESTED}

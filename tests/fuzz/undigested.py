@@ -15,11 +15,11 @@ FACTS = "facts_sha256"
 DIGESTS = ("set_sha256", FACTS, "clips")
 
 
-def make_undigested(path: Path) -> Path:
+def make_undigested(path: Path) -> None:
     """Take the digests of facts out of a set, whatever its layout; those of the bits stay."""
     if path.suffix == ".zarr":
-        return without_digests(path)
-    if path.suffix == ".h5":
+        without_digests(path)
+    elif path.suffix == ".h5":
         with h5py.File(path, "r+") as file:
             del file.attrs["set_sha256"]
             for clip in file["clips"].values():
@@ -36,7 +36,6 @@ def make_undigested(path: Path) -> Path:
         about.write_text(json.dumps(_without(json.loads(about.read_text()))))
         lines = [_without(json.loads(line)) for line in listed.read_text().splitlines()]
         listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 def _without(told: dict[str, object]) -> dict[str, object]:
