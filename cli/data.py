@@ -13,6 +13,7 @@ from .looking import report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
 from .repairing import repair
+from .serving import serve
 from .simulating import simulate
 
 app = new_app(
@@ -27,7 +28,7 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, validate, repair, view, report, cameras, compare, calibrate, export),
+    *(info, validate, repair, view, serve, report, cameras, compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

@@ -59,6 +59,7 @@ from .recipe import load_recipe as load_recipe
 from .recipe import to_dict as to_dict
 from .repair import RepairReport as RepairReport
 from .repair import repair_store as repair_store
+from .serving import ClipServer as ClipServer
 from .simulation import SimulationRecipe as SimulationRecipe
 from .simulation import SimulationReport as SimulationReport
 from .simulation import available_cores as available_cores

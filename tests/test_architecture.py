@@ -25,7 +25,7 @@ LAYERS = [
     {"loader", "pack", "simulation"},
     {"repair"},
     {"live"},
-    {"hub"},
+    {"hub", "serving"},
 ]
 """Modules and packages of spikedata, lowest first; each imports only what lies lower."""
 

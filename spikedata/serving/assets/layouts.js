@@ -1,0 +1,66 @@
+// A file whose camera nothing tells: what it would be, as pictures to click.
+
+import { address, at, count, getJson, make, post, showError } from "./common.js";
+
+export class Layouts {
+  constructor(onOpened) {
+    this.onOpened = onOpened;
+  }
+
+  async show(file, set) {
+    const view = at("layout-view");
+    this.file = file;
+    const failure = set.failures.find((one) => one.file === file);
+    const back = make("button", { text: "← all clips" });
+    back.addEventListener("click", () => this.onOpened(null));
+    const head = make("div", { id: "clip-head" }, back, make("h2", { text: failure?.id ?? "?" }));
+    const told = make("p", { className: "quiet", text: failure?.error ?? "" });
+    const list = make("div", { className: "candidates" });
+    const wait = make("p", { className: "quiet", text: "trying layouts …" });
+    view.replaceChildren(head, told, wait, list);
+    try {
+      const found = await getJson("api/layouts", { file, v: set.version });
+      if (this.file !== file) return;
+      wait.textContent = found.candidates.length
+        ? "Which of these is it? Click the picture that looks like one. " + (set.why_fixed === null
+          ? "The camera is saved in metadata.jsonl."
+          : "It counts until the server ends: nothing is saved here.")
+        : "No layout fits this file.";
+      this.all = make("input", { type: "checkbox", checked: found.alike > 1 });
+      if (found.alike > 1) {
+        const text = ` for all ${count(found.alike)} files whose size fits it`;
+        list.before(make("label", { className: "control" }, this.all, text));
+      }
+      list.append(...found.candidates.map((one, n) => this.candidate(one, n, set)));
+    } catch (error) {
+      wait.textContent = error.message;
+    }
+  }
+
+  candidate(one, number, set) {
+    const image = make("img", { alt: `as ${one.camera}` });
+    image.src = address("api/layout", { file: this.file, number, v: set.version });
+    image.style.aspectRatio = `${one.width_px} / ${one.height_px}`;
+    const best = number === 0 ? " · most likely" : "";
+    const button = make(
+      "button",
+      { className: "candidate" },
+      image,
+      make("strong", { text: `${one.camera}${best}` }),
+      make("span", { className: "quiet", text: one.told }),
+    );
+    button.addEventListener("click", () => this.choose(one.camera));
+    return button;
+  }
+
+  async choose(camera) {
+    const every = this.all.checked;
+    try {
+      const done = await post("api/camera", { file: this.file, camera, every });
+      for (const told of done.refused) showError(told);
+      this.onOpened(done.opened);
+    } catch (error) {
+      showError(error.message);
+    }
+  }
+}

@@ -1,0 +1,279 @@
+"""What each address of the page's server answers.
+
+An address is looked up in a table, and a clip in the set's list: no path is made of what a request
+says. Text goes out as JSON and is shown as text.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from spikedata.clip import SPLITS
+from spikedata.serving.shelf import Query, Row, Shelf, labels_of
+from spikedata.serving.showing import Showing
+from spikedata.wording import printable, shown
+
+ASSETS = {
+    "": ("page.html", "text/html; charset=utf-8"),
+    "page.css": ("page.css", "text/css; charset=utf-8"),
+    **{
+        name: (name, "text/javascript; charset=utf-8")
+        for name in (
+            "page.js",
+            "common.js",
+            "grid.js",
+            "player.js",
+            "pixel.js",
+            "health.js",
+            "labels.js",
+            "layouts.js",
+        )
+    },
+}
+"""File and kind of each address that is a file of the package."""
+MOST_ON_PAGE = 2_000
+"""Clips of one page of the grid."""
+_MOST_TOLD = 200
+"""Notes, failures and torn groups that are listed; there may be more."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent back."""
+
+    body: bytes
+    kind: str
+    keep: bool = False
+    """Whether the browser may keep it: its address has the version of what it shows."""
+
+
+class Asked:
+    """The values that a request brings, checked as they are taken.
+
+    Args:
+        values: by name.
+        is_wanted: whether somebody still waits for the answer.
+    """
+
+    def __init__(self, values: Mapping[str, Any], is_wanted: Callable[[], bool]) -> None:
+        self._values = values
+        self.is_wanted = is_wanted
+
+    def text(self, name: str) -> str:
+        """A text that must be there.
+
+        Raises:
+            ValueError: it is not.
+        """
+        value = self._values.get(name)
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be text, got {shown(value)}")
+        return value
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A whole number from 0 to a thousand million.
+
+        Raises:
+            ValueError: it is none.
+        """
+        value = self._values.get(name, default)
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+            value = int(value)
+        if type(value) is not int or not 0 <= value < 10**9:
+            raise ValueError(f"{name} must be a whole number from 0, got {shown(value)}")
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An object that must be there.
+
+        Raises:
+            ValueError: it is not.
+        """
+        value = self._values.get(name)
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be an object, got {shown(value)}")
+        return value
+
+    def query(self) -> Query:
+        """Which clips."""
+        chosen = {name: self._values.get(name) for name in ("label", "split", "camera")}
+        return Query(**chosen, text=str(self._values.get("text", "")))
+
+
+class Routes:
+    """All that is answered, by address.
+
+    Args:
+        shelf: the set of clips.
+        showing: pictures of it.
+        said: what the user should know of the set.
+    """
+
+    def __init__(self, shelf: Shelf, showing: Showing) -> None:
+        self._shelf, self._showing = shelf, showing
+        self.looks: dict[str, Callable[[Asked], Answer]] = {
+            "api/set": self._set,
+            "api/clips": self._clips,
+            "api/clip": self._clip,
+            "api/still": functools.partial(self._thumbnail, moving=False),
+            "api/moving": functools.partial(self._thumbnail, moving=True),
+            "api/frames": self._frames,
+            "api/pixel": self._pixel,
+            **{name: functools.partial(_asset, *about) for name, about in ASSETS.items()},
+        }
+        """Answers that change nothing."""
+        self.changes: dict[str, Callable[[Asked], Answer]] = {
+            "api/label": self._label,
+            "api/undo": self._undo,
+        }
+        """Answers that change the set."""
+
+    def _set(self, asked: Asked) -> Answer:
+        shelf = self._shelf
+        source = shelf.source
+        torn = shelf.torn_groups()
+        return _json(
+            {
+                "name": printable(source.name),
+                "path": printable(str(shelf.path)),
+                "format": source.format,
+                "version": shelf.version,
+                "clips": len(source.clips),
+                "counts": shelf.counts(),
+                "splits": list(SPLITS),
+                "why_fixed": shelf.why_fixed,
+                "notes": [printable(note) for note in source.notes[:_MOST_TOLD]],
+                "left_out": len(shelf.left_out),
+                "failures": [
+                    {"file": number, "id": printable(one.id), "error": one.error}
+                    for number, one in enumerate(shelf.left_out[:_MOST_TOLD])
+                ],
+                "torn": dict(list(torn.items())[:_MOST_TOLD]),
+                "torn_groups": len(torn),
+            }
+        )
+
+    def _clips(self, asked: Asked) -> Answer:
+        rows = self._shelf.rows(asked.query())
+        size = min(max(1, asked.number("size", 96)), MOST_ON_PAGE)
+        pages = max(1, math.ceil(len(rows) / size))
+        page = min(asked.number("page", 0), pages - 1)
+        listed = rows[page * size : (page + 1) * size]
+        return _json(
+            {
+                "version": self._shelf.version,
+                "total": len(rows),
+                "page": page,
+                "pages": pages,
+                "size": size,
+                "clips": [_brief(row) for row in listed],
+            }
+        )
+
+    def _clip(self, asked: Asked) -> Answer:
+        clip_id = asked.text("id")
+        row = self._shelf.row(clip_id)
+        beside = self._shelf.beside(clip_id, asked.query())
+        return _json(self._told(row) | beside | {"version": self._shelf.version})
+
+    def _told(self, row: Row) -> dict[str, Any]:
+        """All that is known of a clip, for its own view."""
+        stored, source = row.stored, self._shelf.source
+        torn = self._shelf.torn_groups().get(stored.clip.group or "")
+        return _brief(row) | labels_of(stored) | {
+            "firing_rate": stored.firing_rate,
+            "bytes": source.stored_bytes(stored.id),
+            "packed_bytes": stored.packed_bytes,
+            "losses": stored.losses,
+            "lost": _lost_spans(stored.attributes),
+            "licence": stored.clip.licence,
+            "source": stored.clip.source,
+            "attributes": stored.attributes,
+            "torn": torn,
+        }
+
+    def _thumbnail(self, asked: Asked, *, moving: bool) -> Answer:
+        clip_id = self._shelf.row(asked.text("id")).stored.id
+        side_px = asked.number("px", 128)
+        made = self._showing.thumbnail(
+            clip_id, side_px=side_px, moving=moving, is_wanted=asked.is_wanted
+        )
+        return Answer(made, "image/webp", keep=True)
+
+    def _frames(self, asked: Asked) -> Answer:
+        made = self._showing.frames(
+            self._shelf.row(asked.text("id")).stored.id,
+            method=asked.text("method"),
+            window_ticks=asked.number("window"),
+            start=asked.number("start"),
+            step=asked.number("step"),
+            count=asked.number("count"),
+        )
+        return Answer(made, "application/octet-stream")
+
+    def _pixel(self, asked: Asked) -> Answer:
+        numbers = {name: asked.number(name) for name in ("x", "y", "start", "ticks")}
+        return _json(self._showing.pixel(self._shelf.row(asked.text("id")).stored.id, **numbers))
+
+    def _label(self, asked: Asked) -> Answer:
+        was = asked.mapping("was")
+        row = self._shelf.change(asked.text("id"), asked.mapping("changes"), was)
+        return self._changed(row)
+
+    def _undo(self, asked: Asked) -> Answer:
+        return self._changed(self._shelf.undo())
+
+    def _changed(self, row: Row) -> Answer:
+        return _json({"clip": self._told(row), "torn_groups": len(self._shelf.torn_groups())})
+
+
+def _brief(row: Row) -> dict[str, Any]:
+    """What the grid shows of a clip."""
+    stored = row.stored
+    return {
+        "id": stored.id,
+        "label": stored.clip.label,
+        "captions": list(stored.clip.captions),
+        "split": stored.clip.split,
+        "group": stored.clip.group,
+        "camera": row.camera,
+        "ticks": stored.ticks,
+        "height_px": stored.height_px,
+        "width_px": stored.width_px,
+        "tick_rate_hz": stored.tick_rate_hz,
+    }
+
+
+def _lost_spans(attributes: Mapping[str, Any]) -> list[Sequence[int]]:
+    """Tick, ticks and bytes of what the camera lost; what is not that is passed over."""
+    camera = attributes.get("camera")
+    lost = camera.get("lost") if isinstance(camera, dict) else None
+    spans = lost if isinstance(lost, list) else []
+    return [
+        span
+        for span in spans
+        if isinstance(span, list) and len(span) == 3 and all(type(n) is int for n in span)
+    ]
+
+
+def _asset(name: str, kind: str, asked: Asked) -> Answer:
+    return Answer((resources.files(__package__) / "assets" / name).read_bytes(), kind)
+
+
+def _json(value: Any) -> Answer:
+    """JSON that every browser reads: no infinity in it."""
+    return Answer(json.dumps(_finite(value), allow_nan=False).encode(), "application/json")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value

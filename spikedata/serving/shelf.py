@@ -1,0 +1,319 @@
+"""A set of clips as the page has it: listed, filtered and changed, and what could not be opened.
+
+The set is opened once. What is changed on the page is written at once and changed here too, so that
+no listing reads a file again.
+"""
+
+import bisect
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spikedata.clip import SPLITS
+from spikedata.clips import CameraOptions, ClipSource, StoredClip, open_any
+from spikedata.errors import SpikeDataError
+from spikedata.outputs import Failure
+from spikedata.wording import shown
+
+LABEL_KEYS = ("label", "captions", "split", "group")
+"""What can be changed of a clip."""
+CHANGEABLE = ("zarr", "dat")
+"""Formats whose labels can be changed without writing the bits again."""
+MOST_LETTERS = 2_000
+"""Of a label, a group or one caption."""
+MOST_CAPTIONS = 100
+_MOST_UNDONE = 1_000
+_LISTS = ("metadata.jsonl", "metadata.csv", "spikedata.json", "catalog.jsonl", "zarr.json")
+"""Files that another program changes when it changes labels."""
+
+
+class ConflictError(SpikeDataError):
+    """What should be changed is not any more what the page showed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """Which clips; None is any, and an empty text those that have none."""
+
+    label: str | None = None
+    split: str | None = None
+    camera: str | None = None
+    text: str = ""
+    """Somewhere in id, label, captions, group or the source's name, whatever the case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One clip of the list."""
+
+    stored: StoredClip
+    camera: str
+    """Its camera's name; empty if it was not filmed by one."""
+    letters: str
+    """All its text, case folded."""
+
+    @classmethod
+    def of(cls, stored: StoredClip) -> "Row":
+        """The row of a clip; nothing in its attributes is trusted."""
+        camera = stored.attributes.get("camera")
+        name = camera.get("name") if isinstance(camera, dict) else None
+        clip = stored.clip
+        texts = (clip.id, clip.label, *clip.captions, clip.group, clip.source.get("name"))
+        letters = "\n".join(text for text in texts if isinstance(text, str)).casefold()
+        return cls(
+            stored=stored, camera=name if isinstance(name, str) else "", letters=letters
+        )
+
+    def fits(self, query: Query) -> bool:
+        """Whether it is one of those asked for; the text is case folded already."""
+        clip = self.stored.clip
+        return (
+            (query.label is None or query.label == (clip.label or ""))
+            and (query.split is None or query.split == (clip.split or ""))
+            and (query.camera is None or query.camera == self.camera)
+            and query.text in self.letters
+        )
+
+
+@dataclass(frozen=True)
+class _Change:
+    clip_id: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class Shelf:
+    """One set of clips, shared by all requests.
+
+    Args:
+        path: as for :func:`spikedata.open_clips`.
+        options: what the user says of camera files.
+        read_only: nothing is written.
+
+    Raises:
+        SpikeDataError: there is no set of clips at ``path``.
+    """
+
+    def __init__(self, path: Path, options: CameraOptions, *, read_only: bool = False) -> None:
+        self.path = path
+        self.version = 0
+        """Grows whenever the bits of a clip may be read in another way than before."""
+        self._options = options
+        self._read_only = read_only
+        self._lock = threading.RLock()
+        self._done: list[_Change] = []
+        self._open()
+
+    def _open(self) -> None:
+        stamp = self._stamp()
+        source = open_any(self.path, self._options)
+        self.source: ClipSource = source
+        self._rows = {clip_id: Row.of(stored) for clip_id, stored in source.clips.items()}
+        self._seen = stamp
+        self.version += 1
+
+    # --- looking ----------------------------------------------------------------------------
+
+    @property
+    def left_out(self) -> Sequence[Failure]:
+        """What of the set could not be opened."""
+        return self.source.left_out
+
+    @property
+    def why_fixed(self) -> str | None:
+        """Why labels cannot be changed here; None if they can."""
+        if self._read_only:
+            return "opened with --read-only"
+        if self.source.format not in CHANGEABLE:
+            return (
+                f"labels in {self.source.format} files cannot be changed in place. "
+                "Pack the set to a store: spikedata pack SET --to zarr"
+            )
+        if self.path.is_file():
+            return "labels of a single file have no place. Serve its folder"
+        return None
+
+    def row(self, clip_id: str) -> Row:
+        """One clip.
+
+        Raises:
+            KeyError: there is no such clip.
+        """
+        return self._rows[clip_id]
+
+    def rows(self, query: Query) -> list[Row]:
+        """The clips asked for, in order of id."""
+        query = replace(query, text=query.text.casefold())
+        return [row for row in self._all() if row.fits(query)]
+
+    def beside(self, clip_id: str, query: Query) -> dict[str, str | None]:
+        """The clips before and after one among those asked for, of which it need not be one."""
+        ids = [row.stored.id for row in self.rows(query)]
+        before, after = bisect.bisect_left(ids, clip_id), bisect.bisect_right(ids, clip_id)
+        return {
+            "previous": ids[before - 1] if before else None,
+            "next": ids[after] if after < len(ids) else None,
+        }
+
+    def counts(self) -> dict[str, list[tuple[str, int]]]:
+        """How many clips have each label, split and camera; an empty text counts those without."""
+        labels: Counter[str] = Counter(dict.fromkeys(self.source.class_names, 0))
+        splits: Counter[str] = Counter()
+        cameras: Counter[str] = Counter()
+        for row in self._all():
+            labels[row.stored.label or ""] += 1
+            splits[row.stored.clip.split or ""] += 1
+            cameras[row.camera] += 1
+        order = {name: number for number, name in enumerate(("", *SPLITS))}
+        return {
+            "labels": sorted(labels.items()),
+            "splits": sorted(splits.items(), key=lambda pair: order.get(pair[0], len(order))),
+            "cameras": sorted(cameras.items()),
+        }
+
+    def torn_groups(self) -> dict[str, dict[str, int]]:
+        """Groups that are on several sides of a split, with the clips on each."""
+        sides: dict[str, Counter[str]] = {}
+        for row in self._all():
+            clip = row.stored.clip
+            if clip.group is not None and clip.split is not None:
+                sides.setdefault(clip.group, Counter())[clip.split] += 1
+        torn = {group: dict(found) for group, found in sides.items() if len(found) > 1}
+        return dict(sorted(torn.items()))
+
+    def _all(self) -> Iterator[Row]:
+        return iter(list(self._rows.values()))
+
+    # --- changing ---------------------------------------------------------------------------
+
+    def change(
+        self, clip_id: str, changes: Mapping[str, Any], was: Mapping[str, Any] | None = None
+    ) -> Row:
+        """Change labels of a clip, on the disk and here.
+
+        Args:
+            clip_id: which.
+            changes: new values of some of :data:`LABEL_KEYS`.
+            was: what the page showed of these; something else is a conflict.
+
+        Raises:
+            KeyError: there is no such clip.
+            ValueError: a key or a value that does not fit.
+            ConflictError: somebody else changed the clip meanwhile.
+            SpikeDataError: it cannot be written.
+        """
+        changes = checked_changes(changes)
+        with self._lock:
+            before = self._change(clip_id, changes, was)
+            if before != changes:
+                self._done.append(_Change(clip_id, before, dict(changes)))
+                del self._done[:-_MOST_UNDONE]
+            return self._rows[clip_id]
+
+    def undo(self) -> Row:
+        """Take the last change back.
+
+        Raises:
+            ConflictError: nothing was changed, or somebody else changed the clip since.
+            SpikeDataError: it cannot be written.
+        """
+        with self._lock:
+            if not self._done:
+                raise ConflictError("nothing is left to undo")
+            last = self._done[-1]
+            try:
+                self._change(last.clip_id, last.before, last.after)
+            except (ConflictError, KeyError):
+                self._done.pop()  # it never can be; what was done before it perhaps
+                raise
+            self._done.pop()
+            return self._rows[last.clip_id]
+
+    def finish(self) -> None:
+        """Wait until what is being written is written; nothing is after this."""
+        with self._lock:
+            self._read_only = True
+
+    def _change(
+        self, clip_id: str, changes: dict[str, Any], was: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        from spikedata.labelling import relabel  # noqa: PLC0415
+
+        why = self.why_fixed
+        if why is not None:
+            raise SpikeDataError(f"{clip_id}: not changed: {why}")
+        if self._stamp() != self._seen:  # another program has written
+            self._open()
+        now = labels_of(self._rows[clip_id].stored)
+        for key, value in (was or {}).items():
+            if key in changes and now[key] != value:
+                raise ConflictError(
+                    f"{clip_id}: not changed: its {key} is {shown(now[key])} meanwhile, the page "
+                    f"showed {shown(value)}"
+                )
+        relabel(self.path, {clip_id: changes}, camera=self._options.camera)
+        self._take_up(clip_id, changes)
+        return {key: now[key] for key in changes}
+
+    def _take_up(self, clip_id: str, changes: Mapping[str, Any]) -> None:
+        """Have here what was written."""
+        stored = self._rows[clip_id].stored
+        if self.source.format == "zarr":  # whose clips must say what its list says
+            self.source = open_any(self.path, self._options)
+            stored = self.source.clips[clip_id]
+        else:
+            texts = {k: tuple(v) if k == "captions" else v for k, v in changes.items()}
+            stored = replace(stored, clip=replace(stored.clip, **texts))
+        self._rows[clip_id] = Row.of(stored)
+        self._seen = self._stamp()
+
+    def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What changes when another program changes labels."""
+        return tuple(_stamp(self.path / name) for name in _LISTS)
+
+
+def labels_of(stored: StoredClip) -> dict[str, Any]:
+    """What can be changed of a clip, plain JSON."""
+    known = stored.clip.to_dict()
+    return {key: known[key] for key in LABEL_KEYS}
+
+
+def checked_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, if they can be made; an empty text is none.
+
+    Raises:
+        ValueError: a key or a value that does not fit.
+    """
+    unknown = sorted(changes.keys() - set(LABEL_KEYS))
+    if unknown or not changes:
+        raise ValueError(f"expected some of {', '.join(LABEL_KEYS)}, got {shown(unknown)}")
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key == "captions":
+            if not isinstance(value, list) or len(value) > MOST_CAPTIONS:
+                raise ValueError(f"captions must be a list of at most {MOST_CAPTIONS} texts")
+            texts = [_text(one, key) for one in value]
+            found[key] = [text for text in texts if text]
+        else:
+            found[key] = None if value is None else (_text(value, key) or None)
+    if found.get("split") not in (None, *SPLITS):
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {shown(found['split'])}")
+    return found
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str) or len(value) > MOST_LETTERS:
+        raise ValueError(f"{key} must be text of at most {MOST_LETTERS} letters, got {shown(value)}")
+    return value.strip()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

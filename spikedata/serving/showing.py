@@ -1,0 +1,170 @@
+"""What the page shows of one clip: small pictures, the player's pictures, a pixel, its health.
+
+Made when asked for, few at once, from as much of the clip as is shown; the newest are kept.
+
+Shapes: N pictures, H rows, W columns.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.analysis import animate_clip
+from spikedata.clips import ClipSource
+from spikedata.serving.shelf import Shelf
+from spikedata.stream import SpikeStream
+
+KEPT_BYTES = 128 << 20
+"""Of small pictures, the newest."""
+SIDES_PX = (64, 128, 256, 384)
+"""Of small pictures; another side is the next larger one."""
+MOST_PICTURES = 64
+MOST_BATCH_BYTES = 32 << 20
+"""Of pictures that the player asks for at once."""
+MOST_WINDOW_TICKS = 8_192
+MOST_PIXEL_TICKS = 16_384
+_PIXEL_BLOCK_BYTES = 32 << 20
+_REACH_PX = 1
+"""Neighbours of a pixel that are shown with it, each way."""
+
+
+class NotWantedError(Exception):
+    """Whoever asked has gone."""
+
+
+class Kept:
+    """Values by key; the oldest go when all are larger than ``most_bytes``."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._held: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...]) -> bytes | None:
+        """The value, which is the newest then."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
+
+    def put(self, key: tuple[Any, ...], value: bytes) -> None:
+        """Keep a value, if it is not larger than all that may be kept."""
+        with self._lock:
+            self._bytes -= len(self._held.pop(key, b""))
+            self._held[key] = value
+            self._bytes += len(value)
+            while self._bytes > self._most:
+                _, oldest = self._held.popitem(last=False)
+                self._bytes -= len(oldest)
+
+
+class Showing:
+    """Pictures of a shelf's clips.
+
+    Args:
+        shelf: where the clips are.
+        at_once: pictures made at the same time, at most.
+    """
+
+    def __init__(self, shelf: Shelf, *, at_once: int) -> None:
+        self._shelf = shelf
+        self._kept = Kept(KEPT_BYTES)
+        self._turn = threading.BoundedSemaphore(at_once)
+
+    def thumbnail(
+        self, clip_id: str, *, side_px: int, moving: bool, is_wanted: Callable[[], bool]
+    ) -> bytes:
+        """A small picture of a clip, WebP; a moving one is spread over all of it.
+
+        Raises:
+            NotWantedError: whoever asked went away before its turn.
+            SpikeDataError: the clip is damaged.
+        """
+        side_px = next((side for side in SIDES_PX if side >= side_px), SIDES_PX[-1])
+        key = (self._shelf.version, clip_id, side_px, moving)
+        made = self._kept.get(key)
+        if made is not None:
+            return made
+        with self._turn:
+            if not is_wanted():
+                raise NotWantedError
+            pictures = {"pictures": 14 if moving else 1, "most_bytes": 250 * side_px}
+            made = animate_clip(self._shelf.source, clip_id, side_px=side_px, **pictures)
+        self._kept.put(key, made)
+        return made
+
+    def frames(
+        self, clip_id: str, *, method: str, window_ticks: int, start: int, step: int, count: int
+    ) -> bytes:
+        """Pictures for the player: rates, uint16 (N, H, W), little-endian, 65535 a spike a tick.
+
+        Fewer than asked for where the clip ends, or where they would be too large together.
+
+        Raises:
+            ValueError: a number does not fit.
+            SpikeDataError: the clip is damaged.
+        """
+        stored = self._shelf.row(clip_id).stored
+        window_ticks = min(window_ticks, stored.ticks)
+        if not 1 <= window_ticks <= MOST_WINDOW_TICKS or not 0 <= start <= stored.ticks:
+            raise ValueError(f"window 1 to {MOST_WINDOW_TICKS} and a tick of the clip, expected")
+        if step < 1 or count < 1:
+            raise ValueError("step and count must be positive")
+        room = max(1, MOST_BATCH_BYTES // (2 * stored.height_px * stored.width_px))
+        firsts = range(start, stored.ticks - window_ticks + 1, step)[: min(count, room, MOST_PICTURES)]
+        with self._turn:
+            rates = [
+                _rate(self._shelf.source, clip_id, method, first, window_ticks) for first in firsts
+            ]
+        return b"".join(map(_as_uint16, rates))
+
+    def pixel(self, clip_id: str, *, x: int, y: int, start: int, ticks: int) -> dict[str, Any]:
+        """When a pixel and its neighbours fired, ticks ``start`` to ``start + ticks``.
+
+        Raises:
+            ValueError: the pixel or the ticks lie outside the clip.
+            SpikeDataError: the clip is damaged.
+        """
+        stored = self._shelf.row(clip_id).stored
+        height, width = stored.height_px, stored.width_px
+        if not (0 <= x < width and 0 <= y < height and 0 <= start < stored.ticks and ticks > 0):
+            raise ValueError("the pixel and the ticks must be within the clip")
+        ticks = min(ticks, stored.ticks - start, MOST_PIXEL_TICKS)
+        top, left = max(0, y - _REACH_PX), max(0, x - _REACH_PX)
+        bottom, right = min(height, y + _REACH_PX + 1), min(width, x + _REACH_PX + 1)
+        step = max(8, 8 * _PIXEL_BLOCK_BYTES // (height * width) // 8 * 8)
+        parts = []
+        with self._turn:
+            for first in range(start, start + ticks, step):
+                size = min(step, start + ticks - first)
+                part = self._shelf.source.read(clip_id, first, size)
+                near_ghw = np.ascontiguousarray(part.packed_ghw[:, top:bottom, left:right])
+                parts.append(SpikeStream(near_ghw, size, part.tick_rate_hz).unpack())
+        planes_thw = np.concatenate(parts)
+        trains = [
+            {"x": column, "y": row, "ticks": _fired(planes_thw[:, row - top, column - left], start)}
+            for row in range(top, bottom)
+            for column in range(left, right)
+        ]
+        return {"x": x, "y": y, "start": start, "ticks": ticks, "trains": trains}
+
+
+def _fired(train_t: NDArray[np.uint8], start: int) -> list[int]:
+    return [int(tick) + start for tick in np.flatnonzero(train_t)]
+
+
+def _as_uint16(rate_hw: NDArray[Any]) -> bytes:
+    return np.rint(np.clip(rate_hw, 0.0, 1.0) * 65535).astype("<u2").tobytes()
+
+
+def _rate(
+    source: ClipSource, clip_id: str, method: str, first: int, window_ticks: int
+) -> NDArray[Any]:
+    """One picture, spikes a tick (H, W)."""
+    part = source.read(clip_id, first, window_ticks)
+    return part.spike_count_hw() / part.ticks
