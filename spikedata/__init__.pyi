@@ -19,6 +19,9 @@ from .analysis import write_picture as write_picture
 from .analysis import write_sensor as write_sensor
 from .bits import unpack_planes as unpack_planes
 from .camera import CAMERAS as CAMERAS
+from .camera import LostSpan as LostSpan
+from .camera import Recording as Recording
+from .camera import open_recording as open_recording
 from .camera import read_recording as read_recording
 from .camera import write_recording as write_recording
 from .clip import Clip as Clip

@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.bits import TICKS_PER_GROUP
-from spikedata.camera import Recording, find_camera, read_recording
+from spikedata.camera import (
+    Recording,
+    find_camera,
+    numbered_files,
+    open_numbered,
+    open_recording,
+)
 from spikedata.clip import Clip
-from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -37,13 +42,12 @@ from spikedata.corpora import (
     read_folder,
     with_captions,
 )
-from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.errors import CorpusError, RecordingError, SpikeDataError, StoreError
 from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
-AnyRecording = Recording | NumberedRecording
-RECORDING_SUFFIXES = frozenset([".dat", ".npz"])
+RECORDING_SUFFIXES = frozenset([".dat", ".npz", ".npy"])
 METADATA_FILE = "metadata.jsonl"
 ABOUT_FILE = "spikedata.json"
 """What a set of ``.dat`` files of ours says of itself: format, name, classes in order, recipe."""
@@ -101,7 +105,7 @@ class Recordings(ClipSource):
     ) -> None:
         self.path = root
         self.notes = tuple(notes)
-        self._recordings: dict[str, AnyRecording] = {}
+        self._recordings: dict[str, Recording] = {}
         self.clips, unopened = self._opened(items)
         self.left_out = (*left_out, *unopened)
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
@@ -145,7 +149,7 @@ class Recordings(ClipSource):
 class RecordingBits(ClipBits):
     """The bits of one camera file."""
 
-    def __init__(self, stored: StoredClip, recording: AnyRecording) -> None:
+    def __init__(self, stored: StoredClip, recording: Recording) -> None:
         self.stored = stored
         self.step = recording.block_groups
         self._recording = recording
@@ -175,35 +179,33 @@ class RecordingItem:
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
-    def open(self) -> tuple[AnyRecording, StoredClip]:
+    def open(self) -> tuple[Recording, StoredClip]:
         """The recording, and what is known of it before its bits are read.
 
         Raises:
-            CorpusError: nothing tells the camera.
-            RecordingError: the file does not fit it.
+            RecordingError: nothing tells the camera, or the file does not fit it.
             RuleBrokenError: what is told of the file does not fit it.
             OSError: the file cannot be read.
         """
-        if self.options.camera is None:
-            raise CorpusError(
-                f"{self.path}: no file tells its camera. Give --camera NAME or HxW; see "
-                "`spikedata cameras`"
-            )
-        camera = find_camera(self.options.camera)
-        flip, rate = self.options.flip, self.options.tick_rate_hz
-        recording: AnyRecording
-        if self.files:
-            recording = read_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
+        camera, flip, rate = self.options.camera, self.options.flip, self.options.tick_rate_hz
+        if self.files and camera is not None:
+            recording = open_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
         else:
-            recording = read_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
+            recording = open_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
         if self.measured is not None:
             return recording, self._as_noted(recording, self.measured)
         source = self.clip.source | identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
-        told = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}
+        told: dict[str, Any] = {
+            "name": recording.camera.name,
+            "flip": recording.flip,
+            "skipped": recording.skipped_bytes,
+        }
+        if recording.losses:
+            told["lost"] = [[span.tick, span.ticks, span.bytes] for span in recording.losses]
         if self.files:
-            told["files"] = len(self.files)
+            told["files"] = recording.files
         stored = StoredClip(
             clip=replace(self.clip, source=source),
             ticks=recording.ticks,
@@ -216,7 +218,7 @@ class RecordingItem:
         )
         return recording, stored
 
-    def _as_noted(self, recording: AnyRecording, noted: Mapping[str, Any]) -> StoredClip:
+    def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
         if noted.get("ticks") != recording.ticks:
             raise RuleBrokenError(
@@ -366,7 +368,7 @@ def _found_items(
     listed: list[ListedFile] = []
     series: dict[Path, list[Path]] = {}
     for folder, held in inside.items():
-        numbered = numbered_files([file.path for file in held], options.camera)
+        numbered = _numbered([file.path for file in held], options.camera)
         if not numbered:
             listed += held
             continue
@@ -384,6 +386,14 @@ def _found_items(
     many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
     told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
     return items, [told, *found.notes]
+
+
+def _numbered(files: Sequence[Path], camera: str | None) -> list[Path]:
+    """The files of one folder in order, if they are one recording; else none."""
+    try:  # nothing tells the number of planes without a camera
+        return [] if camera is None else numbered_files(files, find_camera(camera))
+    except RecordingError:  # told of each file
+        return []
 
 
 def read_about(root: Path) -> dict[str, Any] | None:
