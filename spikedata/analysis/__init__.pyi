@@ -8,6 +8,8 @@ from .compare import comparison_html as comparison_html
 from .export import spike_events as spike_events
 from .export import write_events as write_events
 from .export import write_npz as write_npz
+from .health import Health as Health
+from .health import measure_health as measure_health
 from .page import Page as Page
 from .page import new_figure as new_figure
 from .page import write_page as write_page

@@ -367,6 +367,10 @@ class ClipStream:
         """Packed blocks, uint8 (g, H, W)."""
         return self._source.blocks(self.stored.id)
 
+    def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
+        """Ticks ``start`` to ``start + ticks`` (to the end if None); see ``ClipSource.read``."""
+        return self._source.read(self.stored.id, start, ticks)
+
 
 class ChangedClips(ClipSource):
     """The bits of a set of clips under other facts: another recipe, other attributes, fewer clips.
