@@ -7,14 +7,16 @@ says. Text goes out as JSON and is shown as text.
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from spikedata.clip import SPLITS
+from spikedata.clips import lost_spans
 from spikedata.serving.shelf import Query, Row, Shelf, labels_of
-from spikedata.serving.showing import Showing
+from spikedata.serving.showing import Showing, as_png
 from spikedata.wording import printable, shown
 
 ASSETS = {
@@ -37,6 +39,7 @@ ASSETS = {
 """File and kind of each address that is a file of the package."""
 MOST_ON_PAGE = 2_000
 """Clips of one page of the grid."""
+_MOST_REFUSED = 5
 _MOST_TOLD = 200
 """Notes, failures and torn groups that are listed; there may be more."""
 
@@ -98,6 +101,17 @@ class Asked:
             raise ValueError(f"{name} must be an object, got {shown(value)}")
         return value
 
+    def flag(self, name: str) -> bool:
+        """Whether something is wanted.
+
+        Raises:
+            ValueError: it is neither true nor false.
+        """
+        value = self._values.get(name)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, got {shown(value)}")
+        return value
+
     def query(self) -> Query:
         """Which clips."""
         chosen = {name: self._values.get(name) for name in ("label", "split", "camera")}
@@ -110,7 +124,6 @@ class Routes:
     Args:
         shelf: the set of clips.
         showing: pictures of it.
-        said: what the user should know of the set.
     """
 
     def __init__(self, shelf: Shelf, showing: Showing) -> None:
@@ -123,12 +136,17 @@ class Routes:
             "api/moving": functools.partial(self._thumbnail, moving=True),
             "api/frames": self._frames,
             "api/pixel": self._pixel,
+            "api/health": self._health,
+            "api/rates": self._rates,
+            "api/layouts": self._layouts,
+            "api/layout": self._layout,
             **{name: functools.partial(_asset, *about) for name, about in ASSETS.items()},
         }
         """Answers that change nothing."""
         self.changes: dict[str, Callable[[Asked], Answer]] = {
             "api/label": self._label,
             "api/undo": self._undo,
+            "api/camera": self._camera,
         }
         """Answers that change the set."""
 
@@ -149,7 +167,12 @@ class Routes:
                 "notes": [printable(note) for note in source.notes[:_MOST_TOLD]],
                 "left_out": len(shelf.left_out),
                 "failures": [
-                    {"file": number, "id": printable(one.id), "error": one.error}
+                    {
+                        "file": number,
+                        "id": printable(one.id),
+                        "error": one.error,
+                        "guess": shelf.file_left_out(number) is not None,
+                    }
                     for number, one in enumerate(shelf.left_out[:_MOST_TOLD])
                 ],
                 "torn": dict(list(torn.items())[:_MOST_TOLD]),
@@ -189,7 +212,7 @@ class Routes:
             "bytes": source.stored_bytes(stored.id),
             "packed_bytes": stored.packed_bytes,
             "losses": stored.losses,
-            "lost": _lost_spans(stored.attributes),
+            "lost": lost_spans(stored.attributes),
             "licence": stored.clip.licence,
             "source": stored.clip.source,
             "attributes": stored.attributes,
@@ -219,6 +242,42 @@ class Routes:
         numbers = {name: asked.number(name) for name in ("x", "y", "start", "ticks")}
         return _json(self._showing.pixel(self._shelf.row(asked.text("id")).stored.id, **numbers))
 
+    def _health(self, asked: Asked) -> Answer:
+        clip_id = self._shelf.row(asked.text("id")).stored.id
+        return _json(self._showing.health(clip_id).to_dict())
+
+    def _rates(self, asked: Asked) -> Answer:
+        clip_id = self._shelf.row(asked.text("id")).stored.id
+        return Answer(self._showing.rates(clip_id), "application/octet-stream")
+
+    def _layouts(self, asked: Asked) -> Answer:
+        number = asked.number("file")
+        found = self._showing.layouts(self._file(number))
+        told = [
+            one.to_dict() | {"note": printable(one.note), "name": printable(one.name)}
+            for one in found
+        ]
+        return _json({"candidates": told, "alike": len(self._shelf.files_left_out())})
+
+    def _layout(self, asked: Asked) -> Answer:
+        found = self._showing.layouts(self._file(asked.number("file")))
+        number = asked.number("number")
+        if number >= len(found):
+            raise ValueError(f"there are {len(found)} layouts, got {number}")
+        return Answer(as_png(found[number].picture_hw), "image/png", keep=True)
+
+    def _file(self, number: int) -> Path:
+        path = self._shelf.file_left_out(number)
+        if path is None:
+            raise ValueError(f"no file {number} waits for its layout")
+        return path
+
+    def _camera(self, asked: Asked) -> Answer:
+        opened, refused = self._shelf.name_camera(
+            asked.number("file"), asked.text("camera"), every=asked.flag("every")
+        )
+        return _json({"opened": opened, "refused": refused[:_MOST_REFUSED]})
+
     def _label(self, asked: Asked) -> Answer:
         was = asked.mapping("was")
         row = self._shelf.change(asked.text("id"), asked.mapping("changes"), was)
@@ -246,18 +305,6 @@ def _brief(row: Row) -> dict[str, Any]:
         "width_px": stored.width_px,
         "tick_rate_hz": stored.tick_rate_hz,
     }
-
-
-def _lost_spans(attributes: Mapping[str, Any]) -> list[Sequence[int]]:
-    """Tick, ticks and bytes of what the camera lost; what is not that is passed over."""
-    camera = attributes.get("camera")
-    lost = camera.get("lost") if isinstance(camera, dict) else None
-    spans = lost if isinstance(lost, list) else []
-    return [
-        span
-        for span in spans
-        if isinstance(span, list) and len(span) == 3 and all(type(n) is int for n in span)
-    ]
 
 
 def _asset(name: str, kind: str, asked: Asked) -> Answer:

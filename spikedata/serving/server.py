@@ -38,7 +38,7 @@ MOST_CONNECTIONS = 64
 IDLE_S = 60
 """A connection without a request, or in the middle of one, is closed after so long."""
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {

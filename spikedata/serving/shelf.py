@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spikedata.camera import numbered_files, open_recording
 from spikedata.clip import SPLITS
 from spikedata.clips import CameraOptions, ClipSource, StoredClip, open_any
 from spikedata.errors import SpikeDataError
+from spikedata.labelling import relabel
 from spikedata.outputs import Failure
+from spikedata.serving.cameras import note_cameras
 from spikedata.wording import shown
 
 LABEL_KEYS = ("label", "captions", "split", "group")
@@ -27,6 +30,7 @@ MOST_LETTERS = 2_000
 """Of a label, a group or one caption."""
 MOST_CAPTIONS = 100
 _MOST_UNDONE = 1_000
+_GUESSABLE = frozenset([".dat", ".npz", ".npy"])
 _LISTS = ("metadata.jsonl", "metadata.csv", "spikedata.json", "catalog.jsonl", "zarr.json")
 """Files that another program changes when it changes labels."""
 
@@ -188,6 +192,23 @@ class Shelf:
     def _all(self) -> Iterator[Row]:
         return iter(list(self._rows.values()))
 
+    def file_left_out(self, number: int) -> Path | None:
+        """A file that could not be opened and whose layout may be found out; None if it is none.
+
+        Args:
+            number: its place in :attr:`left_out`.
+        """
+        if number >= len(self.left_out):
+            return None
+        path = Path(self.left_out[number].path)
+        is_recording = path.suffix.lower() in _GUESSABLE and path.is_file()
+        return path if is_recording and self.source.format == "dat" else None
+
+    def files_left_out(self) -> list[Path]:
+        """All files that could not be opened and whose layout may be found out."""
+        numbers = range(len(self.left_out))
+        return [path for path in map(self.file_left_out, numbers) if path is not None]
+
     # --- changing ---------------------------------------------------------------------------
 
     def change(
@@ -209,8 +230,10 @@ class Shelf:
         changes = checked_changes(changes)
         with self._lock:
             before = self._change(clip_id, changes, was)
-            if before != changes:
-                self._done.append(_Change(clip_id, before, dict(changes)))
+            now = labels_of(self._rows[clip_id].stored)
+            after = {key: now[key] for key in before}
+            if before != after:
+                self._done.append(_Change(clip_id, before, after))
                 del self._done[:-_MOST_UNDONE]
             return self._rows[clip_id]
 
@@ -228,10 +251,68 @@ class Shelf:
             try:
                 self._change(last.clip_id, last.before, last.after)
             except (ConflictError, KeyError):
-                self._done.pop()  # it never can be; what was done before it perhaps
+                self._done.pop()  # it never can be taken back; what was done before it perhaps
                 raise
             self._done.pop()
             return self._rows[last.clip_id]
+
+    def name_camera(
+        self, number: int, camera: str, *, every: bool
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """Open files that could not be opened as those of a camera, and note it beside them.
+
+        Where nothing can be noted it counts as long as this shelf.
+
+        Args:
+            number: place of the file in :attr:`left_out`.
+            camera: what ``--camera`` would take.
+            every: take all files that could not be opened and that fit the camera.
+
+        Returns:
+            Id of the clip that the file became, and why others do not fit.
+
+        Raises:
+            ValueError: there is no such file.
+            SpikeDataError: it does not fit the camera, or that cannot be noted.
+        """
+        with self._lock:
+            chosen = self.file_left_out(number)
+            if chosen is None:
+                raise ValueError(f"no file {number} waits for its camera")
+            clip_id = self.left_out[number].id
+            open_recording(chosen, camera)
+            fitting, refused = [chosen], []
+            for path in self.files_left_out() if every else []:
+                try:
+                    open_recording(path, camera)
+                    fitting.append(path)
+                except SpikeDataError as error:
+                    refused.append(str(error))
+            if self._can_note(fitting, camera):
+                note_cameras(self.path, dict.fromkeys(fitting, camera))
+            else:
+                self._options = replace(self._options, camera=camera)
+            self._open()
+            return (clip_id if clip_id in self._rows else None), tuple(refused)
+
+    def _can_note(self, files: Sequence[Path], camera: str) -> bool:
+        """Whether the camera is noted file by file; else it is that of all files from now on.
+
+        Raises:
+            SpikeDataError: neither can be.
+        """
+        folders: dict[Path, list[Path]] = {}
+        for file in files:
+            folders.setdefault(file.parent, []).append(file)
+        # Numbered files of a few planes are one recording, which no list can say.
+        numbered = any(numbered_files(held, camera) for held in folders.values())
+        fixed = self.why_fixed
+        if fixed is None and self._options.camera is None and not numbered:
+            return True
+        if self._rows:
+            why = fixed or "other files are open as --camera says. Start without it"
+            raise SpikeDataError(f"{files[0]}: its camera cannot be noted: {why}")
+        return False
 
     def finish(self) -> None:
         """Wait until what is being written is written; nothing is after this."""
@@ -241,8 +322,6 @@ class Shelf:
     def _change(
         self, clip_id: str, changes: dict[str, Any], was: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        from spikedata.labelling import relabel  # noqa: PLC0415
-
         why = self.why_fixed
         if why is not None:
             raise SpikeDataError(f"{clip_id}: not changed: {why}")
@@ -255,21 +334,29 @@ class Shelf:
                     f"{clip_id}: not changed: its {key} is {shown(now[key])} meanwhile, the page "
                     f"showed {shown(value)}"
                 )
-        relabel(self.path, {clip_id: changes}, camera=self._options.camera)
-        self._take_up(clip_id, changes)
-        return {key: now[key] for key in changes}
+        done = relabel(self.path, {clip_id: changes}, camera=self._options.camera)
+        # Captions that only name the class change with it.
+        new = {key: after for key, (_, after) in done.changed.get(clip_id, {}).items()}
+        self._take_up(clip_id, new)
+        if done.failures:
+            raise SpikeDataError(done.failures[0].error)
+        return {key: now[key] for key in {**changes, **new}}
 
-    def _take_up(self, clip_id: str, changes: Mapping[str, Any]) -> None:
+    def _take_up(self, clip_id: str, new: Mapping[str, Any]) -> None:
         """Have here what was written."""
         stored = self._rows[clip_id].stored
-        if self.source.format == "zarr":  # whose clips must say what its list says
+        if self._is_ours:  # its clips must say what its list says, and its files may have moved
             self.source = open_any(self.path, self._options)
             stored = self.source.clips[clip_id]
         else:
-            texts = {k: tuple(v) if k == "captions" else v for k, v in changes.items()}
-            stored = replace(stored, clip=replace(stored.clip, **texts))
+            stored = replace(stored, clip=replace(stored.clip, **new))
         self._rows[clip_id] = Row.of(stored)
         self._seen = self._stamp()
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether spikedata wrote the set, so that opening it again reads no recording whole."""
+        return self.source.version is not None
 
     def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What changes when another program changes labels."""

@@ -5,16 +5,19 @@ Made when asked for, few at once, from as much of the clip as is shown; the newe
 Shapes: N pictures, H rows, W columns.
 """
 
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.analysis import animate_clip
+from spikedata.analysis import Health, animate_clip, measure_health
 from spikedata.clips import ClipSource
+from spikedata.layouts import LayoutCandidate, rank_layouts
 from spikedata.serving.shelf import Shelf
 from spikedata.stream import SpikeStream
 
@@ -28,6 +31,8 @@ MOST_BATCH_BYTES = 32 << 20
 MOST_WINDOW_TICKS = 8_192
 MOST_PIXEL_TICKS = 16_384
 _PIXEL_BLOCK_BYTES = 32 << 20
+_KEPT_RESULTS = 8
+"""Clips whose health is kept, and files whose layouts are."""
 _REACH_PX = 1
 """Neighbours of a pixel that are shown with it, each way."""
 
@@ -36,31 +41,41 @@ class NotWantedError(Exception):
     """Whoever asked has gone."""
 
 
-class Kept:
-    """Values by key; the oldest go when all are larger than ``most_bytes``."""
+Key = tuple[Any, ...]
+Value = TypeVar("Value")
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most = most_bytes
-        self._held: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
-        self._bytes = 0
+
+class Kept(Generic[Value]):
+    """Values by key; the oldest go when all weigh more than ``most``.
+
+    Args:
+        most: sum of weights.
+        weigh: weight of one value.
+    """
+
+    def __init__(self, most: int, weigh: Callable[[Value], int]) -> None:
+        self._most, self._weigh = most, weigh
+        self._held: OrderedDict[Key, Value] = OrderedDict()
+        self._sum = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[Any, ...]) -> bytes | None:
+    def get(self, key: Key) -> Value | None:
         """The value, which is the newest then."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
-    def put(self, key: tuple[Any, ...], value: bytes) -> None:
-        """Keep a value, if it is not larger than all that may be kept."""
+    def put(self, key: Key, value: Value) -> None:
+        """Keep a value, unless it alone weighs too much."""
         with self._lock:
-            self._bytes -= len(self._held.pop(key, b""))
+            if key in self._held:
+                self._sum -= self._weigh(self._held.pop(key))
             self._held[key] = value
-            self._bytes += len(value)
-            while self._bytes > self._most:
+            self._sum += self._weigh(value)
+            while self._sum > self._most:
                 _, oldest = self._held.popitem(last=False)
-                self._bytes -= len(oldest)
+                self._sum -= self._weigh(oldest)
 
 
 class Showing:
@@ -73,7 +88,9 @@ class Showing:
 
     def __init__(self, shelf: Shelf, *, at_once: int) -> None:
         self._shelf = shelf
-        self._kept = Kept(KEPT_BYTES)
+        self._kept: Kept[bytes] = Kept(KEPT_BYTES, len)
+        self._healths: Kept[Health] = Kept(_KEPT_RESULTS, lambda _: 1)
+        self._layouts: Kept[tuple[LayoutCandidate, ...]] = Kept(_KEPT_RESULTS, lambda _: 1)
         self._turn = threading.BoundedSemaphore(at_once)
 
     def thumbnail(
@@ -152,6 +169,48 @@ class Showing:
             for column in range(left, right)
         ]
         return {"x": x, "y": y, "start": start, "ticks": ticks, "trains": trains}
+
+
+    def health(self, clip_id: str) -> Health:
+        """What :func:`spikedata.measure_health` says of a clip.
+
+        Raises:
+            SpikeDataError: the clip is damaged.
+        """
+        key = (self._shelf.version, clip_id)
+        found = self._healths.get(key)
+        if found is None:
+            with self._turn:
+                found = measure_health(self._shelf.source.stream(clip_id))
+            self._healths.put(key, found)
+        return found
+
+    def rates(self, clip_id: str) -> bytes:
+        """The rate map of a clip, uint16 (H, W), little-endian, 65535 a spike a tick."""
+        return _as_uint16(self.health(clip_id).rate_hw)
+
+    def layouts(self, path: Path) -> tuple[LayoutCandidate, ...]:
+        """What a file may be, best first; see :func:`spikedata.rank_layouts`.
+
+        Raises:
+            SpikeDataError: it cannot be read, or no layout fits it.
+        """
+        key = (self._shelf.version, path)
+        found = self._layouts.get(key)
+        if found is None:
+            with self._turn:
+                found = rank_layouts(path)
+            self._layouts.put(key, found)
+        return found
+
+
+def as_png(grey_hw: NDArray[np.uint8]) -> bytes:
+    """A grey picture as a PNG file."""
+    from PIL import Image  # noqa: PLC0415  # only pictures need it
+
+    buffer = io.BytesIO()
+    Image.fromarray(grey_hw).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _fired(train_t: NDArray[np.uint8], start: int) -> list[int]:

@@ -64,9 +64,9 @@ export function milliseconds(ticks, rate) {
 
 // A class has the same colour everywhere.
 export function hue(name) {
-  let hash = 7;
-  for (const letter of name) hash = (hash * 31 + letter.codePointAt(0)) % 3600;
-  return hash / 10;
+  let hash = 2166136261;
+  for (const letter of name) hash = Math.imul(hash ^ letter.codePointAt(0), 16777619) >>> 0;
+  return (Math.imul(hash, 2654435769) >>> 0) / 2 ** 32 * 360;
 }
 
 export function showError(text) {

@@ -1,6 +1,6 @@
 // A file whose camera nothing tells: what it would be, as pictures to click.
 
-import { address, at, count, getJson, make, post, showError } from "./common.js";
+import { address, at, count, getJson, make, post, showError, significant } from "./common.js";
 
 export class Layouts {
   constructor(onOpened) {
@@ -38,18 +38,21 @@ export class Layouts {
   }
 
   candidate(one, number, set) {
-    const image = make("img", { alt: `as ${one.camera}` });
+    const image = make("img", { alt: `as ${one.name}` });
     image.src = address("api/layout", { file: this.file, number, v: set.version });
     image.style.aspectRatio = `${one.width_px} / ${one.height_px}`;
-    const best = number === 0 ? " · most likely" : "";
+    const best = number === 0 ? ` · ${one.verdict}` : "";
+    const told = `${count(one.ticks)} ticks of ${one.height_px} × ${one.width_px}, ` +
+      `neighbours alike ${significant(one.score, 2)}${one.note ? `. ${one.note}` : ""}`;
     const button = make(
       "button",
       { className: "candidate" },
       image,
-      make("strong", { text: `${one.camera}${best}` }),
-      make("span", { className: "quiet", text: one.told }),
+      make("strong", { text: `${one.name}${best}` }),
+      make("span", { className: "quiet", text: told }),
     );
-    button.addEventListener("click", () => this.choose(one.camera));
+    button.disabled = !one.is_named;
+    button.addEventListener("click", () => this.choose(one.name));
     return button;
   }
 

@@ -247,7 +247,7 @@ export class Player {
     if (!this.clip) return;
     const { width_px: width, height_px: height } = this.clip;
     const room = at("screen").getBoundingClientRect();
-    const high = Math.max(160, window.innerHeight * 0.56);
+    const high = Math.max(240, window.innerHeight - 430);
     const scale = Math.min(room.width / width, high / height);
     for (const name of ["picture", "marks"]) {
       at(name).style.width = `${Math.floor(width * scale)}px`;
