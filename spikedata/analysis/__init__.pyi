@@ -19,4 +19,6 @@ from .pictures import read_picture as read_picture
 from .pictures import view_clip as view_clip
 from .pictures import write_picture as write_picture
 from .quality import picture_quality as picture_quality
+from .reconstruction import reconstruct as reconstruct
+from .reconstruction import reconstruct_frames as reconstruct_frames
 from .report import report_html as report_html

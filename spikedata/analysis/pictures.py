@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from spikedata.clips import ClipSource
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import write_whole, written_aside
-from spikedata.stream import SpikeStream
 
 _TILE_PX = 128
 """Longer side of a picture on a contact sheet."""
@@ -43,42 +42,6 @@ _ANIMATION_QUALITIES = (60, 40, 20, 5)
 """Of WebP, best first; the first that is small enough is taken."""
 _BRIGHT_PERCENT = 99.5
 """This share of a picture's pixels is shown below full white."""
-
-
-def texture_from_playback(stream: SpikeStream) -> NDArray[np.float64]:
-    """TFP picture of a whole stream (cut the window you want first, with ``window``).
-
-    Returns:
-        rate_hw: float64 (H, W), spikes a tick, 0 to 1.
-    """
-    return stream.spike_count_hw() / stream.ticks
-
-
-def texture_from_interval(stream: SpikeStream, tick: int) -> NDArray[np.float64]:
-    """TFI picture: one over the interval that ``tick`` lies in.
-
-    The interval of a pixel runs from its last spike at or before ``tick`` to its first one after.
-
-    Args:
-        stream: ticks around the one wanted; spikes outside it are not known.
-        tick: which, counted from the start of ``stream``.
-
-    Returns:
-        rate_hw: float64 (H, W), spikes a tick; 0 where the stream holds only one end of the
-        interval, or neither.
-
-    Raises:
-        ValueError: ``tick`` is not in the stream.
-    """
-    if not 0 <= tick < stream.ticks:
-        raise ValueError(f"tick {tick} is not one of the stream's {stream.ticks}")
-    planes_thw = stream.unpack()
-    before_thw, after_thw = planes_thw[tick::-1], planes_thw[tick + 1 :]
-    if not len(after_thw):
-        return np.zeros(planes_thw.shape[1:])
-    known_hw = before_thw.any(axis=0) & after_thw.any(axis=0)
-    interval_hw = before_thw.argmax(axis=0) + 1 + after_thw.argmax(axis=0)
-    return np.where(known_hw, 1 / interval_hw, 0.0)
 
 
 def to_grey(rate_hw: NDArray[np.float64], white_rate: float | None = None) -> NDArray[np.uint8]:
