@@ -15,16 +15,18 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.analysis import Health, animate_clip, measure_health
-from spikedata.clips import ClipSource
+from spikedata.analysis import Health, animate_clip, measure_health, reconstruct_frames
 from spikedata.layouts import LayoutCandidate, rank_layouts
 from spikedata.serving.shelf import Shelf
 from spikedata.stream import SpikeStream
+from spikedata.wording import shown
 
 KEPT_BYTES = 128 << 20
 """Of small pictures, the newest."""
 SIDES_PX = (64, 128, 256, 384)
 """Of small pictures; another side is the next larger one."""
+METHODS = ("tfp", "tfi", "adaptive")
+"""Ways to make the player's pictures; see :func:`spikedata.reconstruct`."""
 MOST_PICTURES = 64
 MOST_BATCH_BYTES = 32 << 20
 """Of pictures that the player asks for at once."""
@@ -132,13 +134,18 @@ class Showing:
             raise ValueError(f"window 1 to {MOST_WINDOW_TICKS} and a tick of the clip, expected")
         if step < 1 or count < 1:
             raise ValueError("step and count must be positive")
+        if method not in METHODS:  # a name of code is taken from the command line alone
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {shown(method)}")
         room = max(1, MOST_BATCH_BYTES // (2 * stored.height_px * stored.width_px))
-        firsts = range(start, stored.ticks - window_ticks + 1, step)[: min(count, room, MOST_PICTURES)]
+        firsts = range(start, stored.ticks - window_ticks + 1, step)
+        many = min(len(firsts), count, room, MOST_PICTURES)
+        if not many:
+            return b""
+        span = {"start": start, "ticks": (many - 1) * step + window_ticks, "step_ticks": step}
         with self._turn:
-            rates = [
-                _rate(self._shelf.source, clip_id, method, first, window_ticks) for first in firsts
-            ]
-        return b"".join(map(_as_uint16, rates))
+            source = self._shelf.source.stream(clip_id)
+            frames = reconstruct_frames(source, method, window_ticks=window_ticks, **span)
+            return b"".join(_as_uint16(rate_hw) for _, rate_hw in frames)
 
     def pixel(self, clip_id: str, *, x: int, y: int, start: int, ticks: int) -> dict[str, Any]:
         """When a pixel and its neighbours fired, ticks ``start`` to ``start + ticks``.
@@ -219,11 +226,3 @@ def _fired(train_t: NDArray[np.uint8], start: int) -> list[int]:
 
 def _as_uint16(rate_hw: NDArray[Any]) -> bytes:
     return np.rint(np.clip(rate_hw, 0.0, 1.0) * 65535).astype("<u2").tobytes()
-
-
-def _rate(
-    source: ClipSource, clip_id: str, method: str, first: int, window_ticks: int
-) -> NDArray[Any]:
-    """One picture, spikes a tick (H, W)."""
-    part = source.read(clip_id, first, window_ticks)
-    return part.spike_count_hw() / part.ticks

@@ -6,7 +6,7 @@ import { HealthPanel } from "./health.js";
 import { Labels } from "./labels.js";
 import { Layouts } from "./layouts.js";
 import { PixelPanel } from "./pixel.js";
-import { Player } from "./player.js";
+import { nextMethod, Player } from "./player.js";
 
 const FILTERS = ["label", "split", "camera"];
 const PLAYER = ["method", "window", "step", "speed", "white", "tick"];
@@ -24,7 +24,7 @@ const HELP = [
   ["space", "play, pause"],
   ["← →", "one step back and on; with Shift ten"],
   ["Home End", "first and last tick"],
-  ["m", "TFP or TFI"],
+  ["m", "TFP, TFI, adaptive"],
   ["[ ]", "shorter and longer window"],
   ["i h f", "pixel, health, facts"],
   ["Esc", "back to the grid"],
@@ -359,7 +359,7 @@ function clipKey(event) {
     ArrowRight: () => player.move(many),
     Home: () => player.go(0),
     End: () => player.go(player.last),
-    m: () => player.set({ method: player.chosen.method === "tfp" ? "tfi" : "tfp" }),
+    m: () => player.set({ method: nextMethod(player.chosen.method) }),
     "[": () => player.set({ window: Math.max(1, Math.round(window / 1.5)) }),
     "]": () => player.set({ window: Math.ceil(window * 1.5) }),
     n: () => beside("next"),

@@ -6,9 +6,14 @@ import { at, count, fitted, get, make, milliseconds, showError, significant } fr
 const BATCH_BYTES = 6e6;
 const KEPT_BYTES = 200e6;
 const SPEEDS = [1, 2, 5, 10, 25, 50];
-const METHODS = [["tfp", "TFP, mean"], ["tfi", "TFI, interval"]];
+const METHODS = [["tfp", "TFP, mean"], ["tfi", "TFI, interval"], ["adaptive", "adaptive"]];
 const BRIGHT = 0.995; // this share of the pixels stays below white
 const DARKEST_WHITE = 0.004;
+
+export const nextMethod = (method) => {
+  const names = METHODS.map(([name]) => name);
+  return names[(names.indexOf(method) + 1) % names.length];
+};
 
 export class Player {
   constructor({ onChange, onPick }) {
