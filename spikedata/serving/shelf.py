@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spikedata.camera import numbered_files, open_recording
+from spikedata.camera import find_camera, numbered_files, open_recording
 from spikedata.clip import SPLITS
 from spikedata.clips import CameraOptions, ClipSource, StoredClip, open_any
 from spikedata.errors import SpikeDataError
@@ -305,7 +305,7 @@ class Shelf:
         for file in files:
             folders.setdefault(file.parent, []).append(file)
         # Numbered files of a few planes are one recording, which no list can say.
-        numbered = any(numbered_files(held, camera) for held in folders.values())
+        numbered = any(numbered_files(held, find_camera(camera)) for held in folders.values())
         fixed = self.why_fixed
         if fixed is None and self._options.camera is None and not numbered:
             return True
