@@ -39,7 +39,6 @@ ASSETS = {
 """File and kind of each address that is a file of the package."""
 MOST_ON_PAGE = 2_000
 """Clips of one page of the grid."""
-_MOST_REFUSED = 5
 _MOST_TOLD = 200
 """Notes, failures and torn groups that are listed; there may be more."""
 
@@ -138,6 +137,7 @@ class Routes:
             "api/pixel": self._pixel,
             "api/health": self._health,
             "api/rates": self._rates,
+            "api/marked": self._marked,
             "api/layouts": self._layouts,
             "api/layout": self._layout,
             **{name: functools.partial(_asset, *about) for name, about in ASSETS.items()},
@@ -250,6 +250,10 @@ class Routes:
         clip_id = self._shelf.row(asked.text("id")).stored.id
         return Answer(self._showing.rates(clip_id), "application/octet-stream")
 
+    def _marked(self, asked: Asked) -> Answer:
+        clip_id = self._shelf.row(asked.text("id")).stored.id
+        return Answer(self._showing.marked(clip_id), "application/octet-stream")
+
     def _layouts(self, asked: Asked) -> Answer:
         number = asked.number("file")
         found = self._showing.layouts(self._file(number))
@@ -273,10 +277,11 @@ class Routes:
         return path
 
     def _camera(self, asked: Asked) -> Answer:
-        opened, refused = self._shelf.name_camera(
-            asked.number("file"), asked.text("camera"), every=asked.flag("every")
+        camera = asked.text("camera")
+        opened, told = self._shelf.name_camera(
+            asked.number("file"), camera, every=asked.flag("every")
         )
-        return _json({"opened": opened, "refused": refused[:_MOST_REFUSED]})
+        return _json({"opened": opened, "told": printable(told)})
 
     def _label(self, asked: Asked) -> Answer:
         was = asked.mapping("was")

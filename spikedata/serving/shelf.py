@@ -258,7 +258,7 @@ class Shelf:
 
     def name_camera(
         self, number: int, camera: str, *, every: bool
-    ) -> tuple[str | None, tuple[str, ...]]:
+    ) -> tuple[str | None, str]:
         """Open files that could not be opened as those of a camera, and note it beside them.
 
         Where nothing can be noted it counts as long as this shelf.
@@ -269,7 +269,7 @@ class Shelf:
             every: take all files that could not be opened and that fit the camera.
 
         Returns:
-            Id of the clip that the file became, and why others do not fit.
+            Id of the clip that the file became, and what was done.
 
         Raises:
             ValueError: there is no such file.
@@ -281,19 +281,17 @@ class Shelf:
                 raise ValueError(f"no file {number} waits for its camera")
             clip_id = self.left_out[number].id
             open_recording(chosen, camera)
-            fitting, refused = [chosen], []
-            for path in self.files_left_out() if every else []:
-                try:
-                    open_recording(path, camera)
-                    fitting.append(path)
-                except SpikeDataError as error:
-                    refused.append(str(error))
-            if self._can_note(fitting, camera):
+            fitting = [path for path in self.files_left_out() if every and _fits(path, camera)]
+            fitting = list(dict.fromkeys([chosen, *fitting]))
+            is_noted = self._can_note(fitting, camera)
+            if is_noted:
                 note_cameras(self.path, dict.fromkeys(fitting, camera))
             else:
                 self._options = replace(self._options, camera=camera)
             self._open()
-            return (clip_id if clip_id in self._rows else None), tuple(refused)
+            files = f"{len(fitting)} file{'s' if len(fitting) > 1 else ''}"
+            told = f"{camera} is saved for {files}" if is_noted else f"all are read as {camera}"
+            return (clip_id if clip_id in self._rows else None), told
 
     def _can_note(self, files: Sequence[Path], camera: str) -> bool:
         """Whether the camera is noted file by file; else it is that of all files from now on.
@@ -361,6 +359,14 @@ class Shelf:
     def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What changes when another program changes labels."""
         return tuple(_stamp(self.path / name) for name in _LISTS)
+
+
+def _fits(path: Path, camera: str) -> bool:
+    try:
+        open_recording(path, camera)
+    except SpikeDataError:
+        return False
+    return True
 
 
 def labels_of(stored: StoredClip) -> dict[str, Any]:

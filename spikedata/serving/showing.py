@@ -196,6 +196,14 @@ class Showing:
         """The rate map of a clip, uint16 (H, W), little-endian, 65535 a spike a tick."""
         return _as_uint16(self.health(clip_id).rate_hw)
 
+    def marked(self, clip_id: str) -> bytes:
+        """What is wrong with each pixel, uint8 (H, W): 0 nothing, 1 hot, 2 dead, 3 saturated."""
+        health = self.health(clip_id)
+        kind_hw = np.zeros(health.rate_hw.shape, np.uint8)
+        for kind, mask_hw in enumerate((health.hot_hw, health.dead_hw, health.saturated_hw), 1):
+            kind_hw[mask_hw] = kind
+        return kind_hw.tobytes()
+
     def layouts(self, path: Path) -> tuple[LayoutCandidate, ...]:
         """What a file may be, best first; see :func:`spikedata.rank_layouts`.
 

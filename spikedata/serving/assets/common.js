@@ -77,6 +77,24 @@ export function showError(text) {
   while (at("errors").childElementCount > 6) at("errors").firstElementChild.remove();
 }
 
+// Pixels of a picture that is drawn ``scale`` times as large.
+export function drawMarks(pen, marks, scale, reach) {
+  for (const { colour, pixels, few } of marks) {
+    pen.strokeStyle = colour;
+    pen.fillStyle = colour;
+    pen.lineWidth = 1.5;
+    for (const [x, y] of pixels) {
+      if (!few) {
+        pen.fillRect(x * scale, y * scale, Math.max(1, scale), Math.max(1, scale));
+        continue;
+      }
+      pen.beginPath();
+      pen.arc((x + 0.5) * scale, (y + 0.5) * scale, Math.max(reach, scale), 0, 7);
+      pen.stroke();
+    }
+  }
+}
+
 // A canvas as large as its place, in the screen's own pixels.
 export function fitted(canvas, height) {
   const width = Math.max(50, canvas.clientWidth || canvas.parentElement.clientWidth);

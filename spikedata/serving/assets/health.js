@@ -1,6 +1,6 @@
 // The health of a clip's camera: rate map with its marked pixels, flicker, rate over time, losses.
 
-import { at, count, fitted, get, getJson, make, milliseconds, significant } from "./common.js";
+import { at, count, drawMarks, fitted, get, getJson, make, milliseconds } from "./common.js";
 import { marksTo } from "./pixel.js";
 
 const COLOURS = { hot: "#ff6b5e", dead: "#6ab7ff", saturated: "#ffb13d" };
@@ -8,6 +8,7 @@ const AXIS = "#8b93a1";
 const LINE = "#2b3038";
 const CURVE = "#7fd6a4";
 const MAP_PX = 360;
+const FEW = 80; // pixels of a kind that are ringed
 
 export class HealthPanel {
   constructor(onMarks) {
@@ -43,9 +44,11 @@ export class HealthPanel {
       const about = { id: clip.id, v: this.version };
       const found = await getJson("api/health", about);
       const rates = new Uint16Array(await (await get("api/rates", about)).arrayBuffer());
+      const kinds = new Uint8Array(await (await get("api/marked", about)).arrayBuffer());
       if (this.clip !== clip) return;
       this.found = found;
       this.rates = rates;
+      this.kinds = kinds;
     } catch (error) {
       this.findings.replaceChildren(make("li", { className: "warning", text: error.message }));
       return;
@@ -58,11 +61,16 @@ export class HealthPanel {
     this.onMarks(this.marks());
   }
 
+  // Places of each kind; few are ringed, of many each is coloured.
   marks() {
-    return Object.entries(this.found?.pixels ?? {}).map(([kind, { xy }]) => ({
-      colour: COLOURS[kind],
-      pixels: xy,
-    }));
+    const width = this.clip.width_px;
+    return Object.keys(COLOURS).map((kind, n) => {
+      const pixels = [];
+      this.kinds.forEach((is, at) => {
+        if (is === n + 1) pixels.push([at % width, Math.floor(at / width)]);
+      });
+      return { colour: COLOURS[kind], pixels, few: pixels.length <= FEW };
+    });
   }
 
   tellPixels() {
@@ -91,9 +99,9 @@ export class HealthPanel {
     const { frequency_hz: hz, amplitude } = this.found.spectrum;
     const percent = amplitude.map((value) => 100 * value);
     const text = "flicker of the mean rate, % at each frequency, Hz";
-    this.drawCurve(this.spectrum, hz, percent, text, [100, 120]);
+    this.drawCurve(this.spectrum, hz, percent, text, Math.log, [100, 120]);
     const { tick, rate } = this.found.rate_over_time;
-    this.drawCurve(this.course, tick, rate, "mean rate, spikes a tick, over ticks", []);
+    this.drawCurve(this.course, tick, rate, "mean rate, spikes a tick, over ticks", (tick) => tick, []);
   }
 
   drawMap() {
@@ -115,18 +123,11 @@ export class HealthPanel {
       canvas.style.height = `${Math.round(height * scale)}px`;
     }
     const rings = fitted(this.rings, Math.round(height * scale)).pen;
-    for (const { colour, pixels } of this.marks()) {
-      rings.strokeStyle = colour;
-      rings.lineWidth = 1.5;
-      for (const [x, y] of pixels) {
-        rings.beginPath();
-        rings.arc((x + 0.5) * scale, (y + 0.5) * scale, 5, 0, 7);
-        rings.stroke();
-      }
-    }
+    drawMarks(rings, this.marks(), scale, 5);
   }
 
-  drawCurve(canvas, along, values, title, guides) {
+  // Values along something, whose places on the axis are those of ``scale``.
+  drawCurve(canvas, along, values, title, scale, guides) {
     const left = 52;
     const { pen, width, height } = fitted(canvas, 140);
     const bottom = height - 20;
@@ -139,7 +140,8 @@ export class HealthPanel {
     }
     const [first, last] = [along[0], along[along.length - 1]];
     const most = Math.max(1e-9, ...values) * 1.08;
-    const place = (one) => left + ((one - first) / (last - first)) * (width - left - 10);
+    const long = scale(last) - scale(first);
+    const place = (one) => left + ((scale(one) - scale(first)) / long) * (width - left - 10);
     const level = (value) => bottom - (value / most) * (bottom - 20);
     for (const mark of levels(most)) {
       pen.fillStyle = LINE;
@@ -149,7 +151,8 @@ export class HealthPanel {
       pen.fillText(mark, left - 6, level(mark) + 4);
     }
     pen.fillStyle = "#4a5260";
-    for (const guide of guides) if (guide < last) pen.fillRect(place(guide), 18, 1, bottom - 18);
+    const within = guides.filter((guide) => guide > first && guide < last);
+    for (const guide of within) pen.fillRect(place(guide), 18, 1, bottom - 18);
     pen.strokeStyle = CURVE;
     pen.lineWidth = 1.3;
     pen.beginPath();
@@ -157,9 +160,11 @@ export class HealthPanel {
     pen.stroke();
     pen.fillStyle = AXIS;
     pen.textAlign = "left";
-    pen.fillText(significant(first), left, height - 5);
-    pen.textAlign = "center";
-    for (const guide of guides) if (guide < last) pen.fillText(guide, place(guide), height - 5);
+    pen.fillText(count(Math.round(first)), left, height - 5);
+    within.forEach((guide, n) => {
+      pen.textAlign = n ? "left" : "right";
+      pen.fillText(guide, place(guide) + (n ? 2 : -2), height - 5);
+    });
     pen.textAlign = "right";
     pen.fillText(count(Math.round(last)), width - 10, height - 5);
   }

@@ -31,13 +31,17 @@ export class Layouts {
         const text = ` for all ${count(found.alike)} files whose size fits it`;
         list.before(make("label", { className: "control" }, this.all, text));
       }
-      list.append(...found.candidates.map((one, n) => this.candidate(one, n, set)));
+      const shown = found.candidates
+        .map((one, number) => ({ ...one, number }))
+        .filter(({ is_named: isNamed, number }) => isNamed || number === 0);
+      list.append(...shown.map((one) => this.candidate(one, set)));
     } catch (error) {
       wait.textContent = error.message;
     }
   }
 
-  candidate(one, number, set) {
+  candidate(one, set) {
+    const { number } = one;
     const image = make("img", { alt: `as ${one.name}` });
     image.src = address("api/layout", { file: this.file, number, v: set.version });
     image.style.aspectRatio = `${one.width_px} / ${one.height_px}`;
@@ -60,8 +64,7 @@ export class Layouts {
     const every = this.all.checked;
     try {
       const done = await post("api/camera", { file: this.file, camera, every });
-      for (const told of done.refused) showError(told);
-      this.onOpened(done.opened);
+      this.onOpened(done.opened, done.told);
     } catch (error) {
       showError(error.message);
     }

@@ -50,8 +50,9 @@ labels.onTorn = (torn) => {
   set.torn_groups = torn;
   tellBanner();
 };
-const layouts = new Layouts(async (opened) => {
-  if (opened !== null) await loadSet();
+const layouts = new Layouts(async (opened, told) => {
+  if (told) await loadSet();
+  at("saved").textContent = told ?? "";
   go({ file: null, clip: opened });
 });
 
@@ -99,6 +100,7 @@ async function show() {
   at("grid-view").hidden = id !== null || file !== null;
   at("clip-view").hidden = id === null;
   at("layout-view").hidden = file === null || id !== null;
+  at("banner").hidden = at("grid-view").hidden;
   fillFilters();
   if (id === null && clip) closeClip();
   try {
@@ -238,7 +240,7 @@ function tellBanner() {
     const text = `${count(set.left_out)} files could not be opened`;
     listed.append(make("summary", { text }));
     listed.append(...set.failures.map(failureLine));
-    listed.open = set.clips === 0;
+    listed.open = set.clips === 0 || set.failures.some(({ guess }) => guess);
     lines.push(listed);
   }
   at("banner").replaceChildren(...lines);

@@ -1,7 +1,7 @@
 // The player: pictures of one clip in time. The server sends rates, 16 bits a pixel, so that white is
 // chosen here without asking again.
 
-import { at, count, fitted, get, make, milliseconds, showError, significant } from "./common.js";
+import { at, count, drawMarks, fitted, get, make, milliseconds, showError, significant } from "./common.js";
 
 const BATCH_BYTES = 6e6;
 const KEPT_BYTES = 200e6;
@@ -295,19 +295,9 @@ export class Player {
     const canvas = at("marks");
     const { pen, width, height } = fitted(canvas, parseFloat(canvas.style.height) || 100);
     pen.clearRect(0, 0, width, height);
-    const centre = ([x, y]) => [(x + 0.5) * this.scale, (y + 0.5) * this.scale];
-    for (const { colour, pixels } of marked ?? []) {
-      pen.strokeStyle = colour;
-      pen.lineWidth = 1.5;
-      for (const pixel of pixels) {
-        const [x, y] = centre(pixel);
-        pen.beginPath();
-        pen.arc(x, y, Math.max(3.5, this.scale), 0, 7);
-        pen.stroke();
-      }
-    }
+    drawMarks(pen, marked ?? [], this.scale, 4);
     if (!this.picked) return;
-    const [x, y] = centre([this.picked.x, this.picked.y]);
+    const [x, y] = [(this.picked.x + 0.5) * this.scale, (this.picked.y + 0.5) * this.scale];
     const reach = Math.max(5, this.scale / 2 + 3);
     for (const [colour, thick] of [["#000", 4], ["#ffd34d", 2]]) {
       pen.strokeStyle = colour;
