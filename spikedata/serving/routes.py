@@ -207,17 +207,21 @@ class Routes:
         """All that is known of a clip, for its own view."""
         stored, source = row.stored, self._shelf.source
         torn = self._shelf.torn_groups().get(stored.clip.group or "")
-        return _brief(row) | labels_of(stored) | {
-            "firing_rate": stored.firing_rate,
-            "bytes": source.stored_bytes(stored.id),
-            "packed_bytes": stored.packed_bytes,
-            "losses": stored.losses,
-            "lost": lost_spans(stored.attributes),
-            "licence": stored.clip.licence,
-            "source": stored.clip.source,
-            "attributes": stored.attributes,
-            "torn": torn,
-        }
+        return (
+            _brief(row)
+            | labels_of(stored)
+            | {
+                "firing_rate": stored.firing_rate,
+                "bytes": source.stored_bytes(stored.id),
+                "packed_bytes": stored.packed_bytes,
+                "losses": stored.losses,
+                "lost": lost_spans(stored.attributes),
+                "licence": stored.clip.licence,
+                "source": stored.clip.source,
+                "attributes": stored.attributes,
+                "torn": torn,
+            }
+        )
 
     def _thumbnail(self, asked: Asked, *, moving: bool) -> Answer:
         clip_id = self._shelf.row(asked.text("id")).stored.id

@@ -68,9 +68,7 @@ class Row:
         clip = stored.clip
         texts = (clip.id, clip.label, *clip.captions, clip.group, clip.source.get("name"))
         letters = "\n".join(text for text in texts if isinstance(text, str)).casefold()
-        return cls(
-            stored=stored, camera=name if isinstance(name, str) else "", letters=letters
-        )
+        return cls(stored=stored, camera=name if isinstance(name, str) else "", letters=letters)
 
     def fits(self, query: Query) -> bool:
         """Whether it is one of those asked for; the text is case folded already."""
@@ -256,9 +254,7 @@ class Shelf:
             self._done.pop()
             return self._rows[last.clip_id]
 
-    def name_camera(
-        self, number: int, camera: str, *, every: bool
-    ) -> tuple[str | None, str]:
+    def name_camera(self, number: int, camera: str, *, every: bool) -> tuple[str | None, str]:
         """Open files that could not be opened as those of a camera, and note it beside them.
 
         Where nothing can be noted it counts as long as this shelf.
@@ -400,7 +396,9 @@ def checked_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or len(value) > MOST_LETTERS:
-        raise ValueError(f"{key} must be text of at most {MOST_LETTERS} letters, got {shown(value)}")
+        raise ValueError(
+            f"{key} must be text of at most {MOST_LETTERS} letters, got {shown(value)}"
+        )
     return value.strip()
 
 

@@ -177,7 +177,6 @@ class Showing:
         ]
         return {"x": x, "y": y, "start": start, "ticks": ticks, "trains": trains}
 
-
     def health(self, clip_id: str) -> Health:
         """What :func:`spikedata.measure_health` says of a clip.
 

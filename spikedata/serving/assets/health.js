@@ -66,8 +66,8 @@ export class HealthPanel {
     const width = this.clip.width_px;
     return Object.keys(COLOURS).map((kind, n) => {
       const pixels = [];
-      this.kinds.forEach((is, at) => {
-        if (is === n + 1) pixels.push([at % width, Math.floor(at / width)]);
+      this.kinds.forEach((is, place) => {
+        if (is === n + 1) pixels.push([place % width, Math.floor(place / width)]);
       });
       return { colour: COLOURS[kind], pixels, few: pixels.length <= FEW };
     });
