@@ -39,13 +39,13 @@ def serve(
             options = {"camera": camera, "flip": flip, "tick_rate_hz": tick_rate}
             server = ClipServer(clips, port=port, read_only=read_only, **options)
         print_notes(server.notes)
-        with server:
-            say(server.url)
-            _open_browser(server.url, open_page)
-            try:
+        try:
+            with server:
+                say(server.url)
+                _open_browser(server.url, open_page)
                 server.wait()
-            except KeyboardInterrupt:
-                print_notes(["stopped; all that was said to be saved is"])
+        except KeyboardInterrupt:
+            print_notes(["stopped; what the page said is saved is saved"])
 
 
 def _open_browser(url: str, wanted: bool | None) -> None:

@@ -42,7 +42,8 @@ def write_folder(root: Path, classes: int = 3, each: int = 4) -> Path:
         (root / f"class{c}").mkdir(parents=True)
         for k in range(each):
             packed_ghw = pack_ticks(planes(10 * c + k))
-            write_recording(root / f"class{c}" / f"r{k}.dat", [packed_ghw], CAMERA, ticks=TICKS)
+            file = root / f"class{c}" / f"r{'abcdefgh'[k]}.dat"  # not numbered: clips of their own
+            write_recording(file, [packed_ghw], CAMERA, ticks=TICKS)
     return root
 
 
@@ -158,11 +159,11 @@ def test_another_host_gets_nothing(shared_client):
 
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://127.0.0.1:1"])
 def test_only_the_page_itself_changes_something(shared_client, origin):
-    asked = {"id": "class0__r0", "changes": {"label": "x"}, "was": {}}
+    asked = {"id": "class0__ra", "changes": {"label": "x"}, "was": {}}
     status, answer = shared_client.post("api/label", asked, Origin=origin)
     assert status == 403
     assert "only this page" in answer["error"]
-    assert shared_client.good("api/clip", id="class0__r0")["label"] == "class0"
+    assert shared_client.good("api/clip", id="class0__ra")["label"] == "class0"
 
 
 def test_a_change_is_json_of_bounded_size(shared_client):
@@ -205,7 +206,7 @@ def test_a_connection_that_ends_early_harms_nobody(shared_client):
 
 
 def test_the_grid_is_paged_and_filtered(shared_client):
-    ids = [f"class{c}__r{k}" for c in range(3) for k in range(4)]
+    ids = [f"class{c}__r{k}" for c in range(3) for k in "abcd"]
 
     def found(**query):
         listed = shared_client.good("api/clips", size=5, **query)
@@ -215,7 +216,7 @@ def test_the_grid_is_paged_and_filtered(shared_client):
     assert found(page=2) == (ids[10:], 12, 3)
     assert found(page=99) == (ids[10:], 12, 3)
     assert found(label="class1") == (ids[4:8], 4, 1)
-    assert found(label="class1", text="R2") == (["class1__r2"], 1, 1)
+    assert found(label="class1", text="RC") == (["class1__rc"], 1, 1)
     assert found(label="") == ([], 0, 1)
     assert found(split="") == (ids[:5], 12, 3)
     assert found(split="train") == ([], 0, 1)
@@ -227,17 +228,17 @@ def test_the_grid_is_paged_and_filtered(shared_client):
 
 
 def test_a_clip_knows_its_neighbours_among_those_asked_for(shared_client):
-    clip = shared_client.good("api/clip", id="class1__r0", label="class1")
-    assert (clip["previous"], clip["next"]) == (None, "class1__r1")
-    clip = shared_client.good("api/clip", id="class1__r0", label="class2")  # not one of them
-    assert (clip["previous"], clip["next"]) == (None, "class2__r0")
+    clip = shared_client.good("api/clip", id="class1__ra", label="class1")
+    assert (clip["previous"], clip["next"]) == (None, "class1__rb")
+    clip = shared_client.good("api/clip", id="class1__ra", label="class2")  # not one of them
+    assert (clip["previous"], clip["next"]) == (None, "class2__ra")
     assert (clip["ticks"], clip["height_px"], clip["width_px"]) == (TICKS, HEIGHT, WIDTH)
 
 
 def test_nothing_is_read_by_a_path(shared_client, tmp_path):
     secret = tmp_path / "secret.dat"
     secret.write_bytes(b"secret")
-    for name in ("", "..", "../../etc/passwd", str(secret), "class0/r0.dat", "class0__r0\x00"):
+    for name in ("", "..", "../../etc/passwd", str(secret), "class0/ra.dat", "class0__ra\x00"):
         for what in ("api/clip", "api/still", "api/health"):
             status, answer = shared_client.get(what, id=name)
             assert status == 404, (what, answer)
@@ -256,7 +257,7 @@ def test_nothing_is_read_by_a_path(shared_client, tmp_path):
         ("api/clips", {"page": "-1"}),
         ("api/clips", {"size": "x" * 5000}),
         ("api/clip", {}),
-        ("api/frames", {"id": "class0__r0"}),
+        ("api/frames", {"id": "class0__ra"}),
         ("api/frames", {"method": "os:system"}),
         ("api/frames", {"window": 0}),
         ("api/frames", {"start": TICKS + 1}),
@@ -274,15 +275,15 @@ def test_a_request_that_does_not_fit_is_told(shared_client, name, values):
         "api/frames": {"method": "tfp", "window": 8, "start": 0, "step": 1, "count": 1},
         "api/pixel": {"x": 0, "y": 0, "start": 0, "ticks": 8},
     }
-    asked = {"id": "class0__r0"} | good.get(name, {}) | values
-    asked = values if values in ({}, {"id": "class0__r0"}) else asked
+    asked = {"id": "class0__ra"} | good.get(name, {}) | values
+    asked = values if values in ({}, {"id": "class0__ra"}) else asked
     status, answer = shared_client.get(name, **asked)
     assert status == 400
     assert len(answer["error"]) > 10
 
 
 def test_pictures_for_the_player_are_rates(shared_client):
-    asked = {"id": "class0__r1", "method": "tfp", "window": 16, "start": 8, "step": 4, "count": 99}
+    asked = {"id": "class0__rb", "method": "tfp", "window": 16, "start": 8, "step": 4, "count": 99}
     body = shared_client.good("api/frames", **asked)
     rate_nhw = np.frombuffer(body, "<u2").reshape(-1, HEIGHT, WIDTH) / 65535
     spikes_thw = planes(1)
@@ -294,7 +295,7 @@ def test_pictures_for_the_player_are_rates(shared_client):
 
 
 def test_a_pixel_tells_when_it_and_its_neighbours_fired(shared_client):
-    found = shared_client.good("api/pixel", id="class0__r2", x=0, y=3, start=5, ticks=20)
+    found = shared_client.good("api/pixel", id="class0__rc", x=0, y=3, start=5, ticks=20)
     spikes_thw = planes(2)
     assert {(train["x"], train["y"]) for train in found["trains"]} == {
         (x, y) for x in (0, 1) for y in (2, 3, 4)
@@ -305,28 +306,28 @@ def test_a_pixel_tells_when_it_and_its_neighbours_fired(shared_client):
 
 
 def test_health_has_a_map_and_marks(shared_client):
-    about = shared_client.good("api/health", id="class0__r0")
+    about = shared_client.good("api/health", id="class0__ra")
     assert about["ticks"] == TICKS
-    rate_hw = np.frombuffer(shared_client.good("api/rates", id="class0__r0"), "<u2") / 65535
+    rate_hw = np.frombuffer(shared_client.good("api/rates", id="class0__ra"), "<u2") / 65535
     np.testing.assert_allclose(rate_hw, planes(0).mean(axis=0).ravel(), atol=1 / 65535)
-    assert len(shared_client.good("api/marked", id="class0__r0")) == HEIGHT * WIDTH
+    assert len(shared_client.good("api/marked", id="class0__ra")) == HEIGHT * WIDTH
 
 
 def test_small_pictures_are_webp_and_the_same_again(shared_client):
     for kind in ("still", "moving"):
-        first = shared_client.good(f"api/{kind}", id="class0__r0", px=64)
+        first = shared_client.good(f"api/{kind}", id="class0__ra", px=64)
         assert first[:4] + first[8:12] == b"RIFFWEBP"
-        assert shared_client.good(f"api/{kind}", id="class0__r0", px=64) == first
+        assert shared_client.good(f"api/{kind}", id="class0__ra", px=64) == first
     assert b"ANIM" in first
 
 
 def test_a_damaged_clip_is_told_and_others_are_shown(client, own_folder):
-    file = own_folder / "class1" / "r1.dat"
+    file = own_folder / "class1" / "rb.dat"
     file.write_bytes(file.read_bytes()[: TICKS // 2])
-    status, answer = client.get("api/still", id="class1__r1")
+    status, answer = client.get("api/still", id="class1__rb")
     assert status == 400
-    assert "r1.dat" in answer["error"]
-    assert client.get("api/still", id="class1__r2")[0] == 200
+    assert "rb.dat" in answer["error"]
+    assert client.get("api/still", id="class1__rc")[0] == 200
 
 
 # --- labels ---------------------------------------------------------------------------------
@@ -344,12 +345,12 @@ def stores(folder: Path) -> dict[str, Path]:
 def test_labels_are_kept_where_they_can_be_and_refused_where_not(own_folder):
     for kind, path in stores(own_folder).items():
         camera = CAMERA if kind == "dat" else None
-        before = {i: open_clips(path, camera=camera).read(i).bits_sha256() for i in ("class0__r0",)}
+        before = {i: open_clips(path, camera=camera).read(i).bits_sha256() for i in ("class0__ra",)}
         with ClipServer(path, camera=camera) as server:
             client = Client(server)
             why = client.good("api/set")["why_fixed"]
             changes = {"label": "jump", "captions": ["one", "two"], "split": "test", "group": "g"}
-            status, answer = client.label("class0__r0", **changes)
+            status, answer = client.label("class0__ra", **changes)
             if kind in ("parquet", "hdf5"):
                 assert status == 400
                 assert why in answer["error"]
@@ -357,11 +358,11 @@ def test_labels_are_kept_where_they_can_be_and_refused_where_not(own_folder):
                 continue
             assert (status, why) == (200, None)
             assert {key: answer["clip"][key] for key in changes} == changes
-            assert client.get("api/still", id="class0__r0")[0] == 200
+            assert client.get("api/still", id="class0__ra")[0] == 200
             assert ["jump", 1] in client.good("api/set")["counts"]["labels"]
             assert client.good("api/clips", label="jump")["total"] == 1
         again = open_clips(path, camera=camera)
-        clip = again.clips["class0__r0"].clip
+        clip = again.clips["class0__ra"].clip
         assert (clip.label, clip.captions, clip.split, clip.group) == (
             "jump",
             ("one", "two"),
@@ -373,9 +374,9 @@ def test_labels_are_kept_where_they_can_be_and_refused_where_not(own_folder):
 
 
 def test_undo_takes_changes_back_one_by_one(client, own_folder):
-    first = client.good("api/clip", id="class0__r0")
-    client.label("class0__r0", label="x")
-    client.label("class0__r0", split="train", group="g")
+    first = client.good("api/clip", id="class0__ra")
+    client.label("class0__ra", label="x")
+    client.label("class0__ra", split="train", group="g")
     status, answer = client.post("api/undo", {})
     assert status == 200
     assert (answer["clip"]["split"], answer["clip"]["group"]) == (None, None)
@@ -387,33 +388,33 @@ def test_undo_takes_changes_back_one_by_one(client, own_folder):
     status, answer = client.post("api/undo", {})
     assert status == 409
     assert "nothing is left" in answer["error"]
-    assert open_clips(own_folder, camera=CAMERA).clips["class0__r0"].label == "class0"
+    assert open_clips(own_folder, camera=CAMERA).clips["class0__ra"].label == "class0"
 
 
 def test_what_somebody_else_changed_is_not_overwritten(client, own_folder):
     stale = {"label": "class0"}
-    assert client.label("class0__r0", label="mine")[0] == 200
-    asked = {"id": "class0__r0", "changes": {"label": "late"}, "was": stale}
+    assert client.label("class0__ra", label="mine")[0] == 200
+    asked = {"id": "class0__ra", "changes": {"label": "late"}, "was": stale}
     status, answer = client.post("api/label", asked)
     assert status == 409
     assert "'mine' meanwhile" in answer["error"]
     # Another program, too.
     metadata = own_folder / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"mine"', '"theirs"'))
-    status, answer = client.label("class0__r0", label="late")
+    status, answer = client.label("class0__ra", label="late")
     assert status == 409
     assert "'theirs' meanwhile" in answer["error"]
-    assert client.good("api/clip", id="class0__r0")["label"] == "theirs"
-    assert client.label("class0__r0", label="later")[0] == 200
+    assert client.good("api/clip", id="class0__ra")["label"] == "theirs"
+    assert client.label("class0__ra", label="later")[0] == 200
 
 
 def test_a_group_on_both_sides_of_a_split_is_told(client):
-    client.label("class0__r0", group="scene", split="train")
-    _, answer = client.label("class0__r1", group="scene", split="test")
+    client.label("class0__ra", group="scene", split="train")
+    _, answer = client.label("class0__rb", group="scene", split="test")
     assert answer["torn_groups"] == 1
     assert answer["clip"]["torn"] == {"train": 1, "test": 1}
     assert client.good("api/set")["torn"] == {"scene": {"train": 1, "test": 1}}
-    _, answer = client.label("class0__r1", split="train")
+    _, answer = client.label("class0__rb", split="train")
     assert (answer["torn_groups"], answer["clip"]["torn"]) == (0, None)
 
 
@@ -432,7 +433,7 @@ def test_a_group_on_both_sides_of_a_split_is_told(client):
 )
 def test_labels_that_do_not_fit_are_told(shared_client, changes):
     status, answer = shared_client.post(
-        "api/label", {"id": "class0__r0", "changes": changes, "was": {}}
+        "api/label", {"id": "class0__ra", "changes": changes, "was": {}}
     )
     assert status == 400
     assert answer["error"]
@@ -442,14 +443,14 @@ def test_read_only_changes_nothing(own_folder):
     with ClipServer(own_folder, camera=CAMERA, read_only=True) as server:
         client = Client(server)
         assert client.good("api/set")["why_fixed"] == "opened with --read-only"
-        status, answer = client.label("class0__r0", label="x")
+        status, answer = client.label("class0__ra", label="x")
         assert status == 400
         assert "--read-only" in answer["error"]
     assert not list(own_folder.glob("metadata*"))
 
 
 def test_many_at_once_are_all_kept(client, own_folder):
-    ids = [f"class{c}__r{k}" for c in range(3) for k in range(4)]
+    ids = [f"class{c}__r{k}" for c in range(3) for k in "abcd"]
     found = []
 
     def label(clip_id):
@@ -467,10 +468,10 @@ def test_many_at_once_are_all_kept(client, own_folder):
 
 def test_text_of_anybody_is_kept_as_it_is(client, own_folder):
     caption = HOSTILE.rstrip("\u202e")
-    status, answer = client.label("class0__r0", captions=[caption], label="<b>x</b>")
+    status, answer = client.label("class0__ra", captions=[caption], label="<b>x</b>")
     assert status == 200
     assert answer["clip"]["captions"] == [caption]
-    assert open_clips(own_folder, camera=CAMERA).clips["class0__r0"].label == "<b>x</b>"
+    assert open_clips(own_folder, camera=CAMERA).clips["class0__ra"].label == "<b>x</b>"
     assert client.good("api/clips", text="onerror")["total"] == 1
 
 

@@ -1,7 +1,7 @@
 """The page's server: on this machine alone, for whoever has its address.
 
-It is the standard library's, so that nothing is installed or kept up for it: one person looks at one
-page, and what takes time are pictures, not connections.
+It is the standard library's, so that nothing is installed or kept up for it: one person looks at
+one page, and what takes time are pictures, not connections.
 
 Who may ask: the address holds a random word, which other users of the machine and other pages in
 the browser do not know. Beside it every request must name this server as its host, so that a
