@@ -95,8 +95,9 @@ def test_20_clips_labelled_by_keyboard_are_kept(opened):
     browser.press("Escape")
     browser.reload()
     browser.wait(SEEN)
-    script = "return [...document.querySelectorAll('.tile')].map(t => [t.tile.clip.id, t.tile.clip.label])"
-    assert dict(browser.run(script)) == want
+    clips = "[...document.querySelectorAll('.tile')].map(element => element.tile.clip)"
+    shown = browser.run(f"return {clips}.map(clip => [clip.id, clip.label])")
+    assert dict(shown) == want
     assert labels_of(folder) == want
     clips = open_clips(folder, camera=CAMERA).clips
     assert [clips[i].clip.split for i in ids[:10]] == ["test", "train"] * 5
@@ -202,7 +203,6 @@ def test_text_of_files_is_shown_as_text(browser, tmp_path):
         browser.wait(IS_OPEN)
         browser.press("l", HOSTILE, "Enter", "c", f"{HOSTILE}", "Escape", "g", HOSTILE, "Enter")
         browser.wait(IS_SAVED)
-        browser.run("arguments[0]", 0)
         browser.press("c", HOSTILE)
         browser.run("document.getElementById('edit-captions').blur()")
         browser.wait(IS_SAVED)
