@@ -16,6 +16,7 @@ from .analysis import sensor_files as sensor_files
 from .analysis import simulate_like as simulate_like
 from .analysis import spike_events as spike_events
 from .analysis import view_clip as view_clip
+from .analysis import write_dat_file as write_dat_file
 from .analysis import write_events as write_events
 from .analysis import write_npz as write_npz
 from .analysis import write_page as write_page

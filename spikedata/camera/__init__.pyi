@@ -3,8 +3,10 @@ from .containers import list_hdf5 as list_hdf5
 from .half_rows import FRAME_BYTES as FRAME_BYTES
 from .half_rows import FrameFinder as FrameFinder
 from .half_rows import LostSpan as LostSpan
+from .layouts import BOTTOM_UP as BOTTOM_UP
 from .layouts import CAMERAS as CAMERAS
 from .layouts import Camera as Camera
+from .layouts import camera_to_write as camera_to_write
 from .layouts import find_camera as find_camera
 from .numbered import numbered_files as numbered_files
 from .planes import PlaneDecoder as PlaneDecoder

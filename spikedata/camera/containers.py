@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spikedata.apart import Apart
 from spikedata.camera.arrays import PIECE_BYTES, OpenValues, Values
 from spikedata.camera.planes import open_to_read
-from spikedata.errors import SpikeDataError
+from spikedata.errors import PackedSetError, SpikeDataError
 from spikedata.npz import Npz, NpzArray, read_npy_header
 
 Container = Literal["npz", "npy", "hdf5"]
@@ -26,6 +26,8 @@ Container = Literal["npz", "npy", "hdf5"]
 _MAGIC: dict[bytes, Container] = {b"PK\x03\x04": "npz", b"\x93NUMPY": "npy", b"\x89HDF\r\n": "hdf5"}
 USUAL_HDF5_ARRAY = "raw_spike"
 """What the field's programs call the array of an HDF5 file."""
+OUR_HDF5 = "spikedata-hdf5"
+"""How the format of a file that spikedata packed begins."""
 _SLAB_BYTES = 16 << 20
 _SWOLLEN_BYTES, _SWOLLEN = 256 << 20, 1000
 """An array past both, in bytes and in times its stored size, is one value almost throughout."""
@@ -61,6 +63,7 @@ def find_array(path: Path, container: Container, name: str | None) -> FoundArray
 
     Raises:
         SpikeDataError: there is none, or what the file says of it does not hold.
+        PackedSetError: it is a set of clips of ours.
     """
     if container == "npz":
         return _find_in_npz(path, name)
@@ -229,7 +232,9 @@ def list_hdf5(path: Path) -> tuple[str | None, dict[str, dict[str, Any]]]:
 
 
 def _find_in_hdf5(path: Path, name: str | None) -> FoundArray:
-    _, arrays = list_hdf5(path)
+    told_format, arrays = list_hdf5(path)
+    if told_format is not None and told_format.startswith(OUR_HDF5):
+        raise PackedSetError(f"{path}: holds clips that spikedata packed, and is no recording")
     if name is None:
         name = USUAL_HDF5_ARRAY if USUAL_HDF5_ARRAY in arrays or not arrays else next(iter(arrays))
         if name != USUAL_HDF5_ARRAY and len(arrays) > 1:

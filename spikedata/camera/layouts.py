@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spikedata.errors import RecordingError
 
 HALF_ROW_BYTES = 64
+BOTTOM_UP = "bottom-up"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,13 @@ class Camera:
         if self.height_px is None or self.width_px is None:
             raise ValueError(f"camera {self.name}: the size is known from a file only")
         return self.height_px, self.width_px
+
+    @property
+    def in_words(self) -> str:
+        """Name, size and order of rows of a ``.dat`` layout, for people."""
+        height, width = self.size
+        rows = "bottom" if self.bottom_up else "top"
+        return f"{self.name}, {height}x{width}, {rows} row first"
 
     @property
     def row_bits(self) -> int:
@@ -171,7 +179,8 @@ CAMERAS: dict[str, Camera] = {
 def find_camera(name: str) -> Camera:
     """The camera called ``name``, or for ``HxW`` an upright, unpadded, little-endian ``.dat``.
 
-    ``thw:NAME`` and ``hwt:NAME`` are the arrays called NAME.
+    ``thw:NAME`` and ``hwt:NAME`` are the arrays called NAME, ``HxW:bottom-up`` has the picture's
+    bottom row first, as SpikeCV and Spike-Zoo expect.
 
     Raises:
         RecordingError: no such camera.
@@ -181,11 +190,45 @@ def find_camera(name: str) -> Camera:
     order, _, array = name.partition(":")
     if order in ("thw", "hwt") and array:
         return replace(CAMERAS[order], name=name, array=array)
-    size = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", name)
+    size = re.fullmatch(rf"([1-9]\d{{0,4}})x([1-9]\d{{0,4}})(:{BOTTOM_UP})?", name)
     if not size:
         raise RecordingError(
             f"unknown camera {name!r}: expected one of {', '.join(CAMERAS)}, or HxW"
         )
     height, width = int(size[1]), int(size[2])
-    description = f"Plain .dat of {height} rows and {width} columns, bits running on."
-    return Camera(name=name, description=description, height_px=height, width_px=width)
+    return Camera(
+        name=name,
+        description=f"Plain .dat of {height} rows and {width} columns, bits running on.",
+        height_px=height,
+        width_px=width,
+        bottom_up=bool(size[3]),
+    )
+
+
+def camera_to_write(
+    height_px: int, width_px: int, *, asked: str | None = None, source: str | None = None
+) -> Camera:
+    """The layout that planes of this size are written in.
+
+    Args:
+        height_px: rows.
+        width_px: columns.
+        asked: a camera, or ``bottom-up`` for plain planes with the bottom row first.
+        source: the camera that they are from: its own layout, where that is one of ``.dat`` files
+            and has this size, if nothing is asked for. Else plain planes, upright.
+
+    Raises:
+        RecordingError: ``asked`` is no camera, not of this size, or one whose files are arrays.
+    """
+    plain = f"{height_px}x{width_px}"
+    if asked == BOTTOM_UP:
+        return find_camera(f"{plain}:{BOTTOM_UP}")
+    if asked is None:
+        known = None if source is None else find_camera(source)
+        fits = known is not None and (known.height_px, known.width_px) == (height_px, width_px)
+        return known if fits and known is not None else find_camera(plain)
+    camera = find_camera(asked)
+    if (camera.height_px, camera.width_px) != (height_px, width_px):
+        told = "arrays" if camera.is_array else f"{camera.height_px}x{camera.width_px}"
+        raise RecordingError(f"camera {asked} has planes of {told}, not {plain}")
+    return camera

@@ -58,7 +58,7 @@ class PlanesOfFiles:
             yield unpack_ticks(part.span(first, last - first), last - first)
 
 
-def numbered_files(files: Collection[Path], camera: Camera) -> list[Path]:
+def numbered_files(files: Collection[Path], camera: Camera, *, sure: bool = False) -> list[Path]:
     """The files of one folder in order of their numbers, if they are one recording; else none.
 
     They are if there are several ``.dat`` files of one size, called alike but for a number, and of
@@ -67,6 +67,7 @@ def numbered_files(files: Collection[Path], camera: Camera) -> list[Path]:
     Args:
         files: all recordings in the folder.
         camera: whose files they are.
+        sure: somebody said so; they may then have any size.
     """
     matches = [(_NUMBERED.fullmatch(file.stem), file) for file in files]
     alike = {match["prefix"] for match, _ in matches if match}
@@ -78,6 +79,7 @@ def numbered_files(files: Collection[Path], camera: Camera) -> list[Path]:
         sizes = {file.stat().st_size for file in files}
     except OSError:
         return []
-    if len(sizes) != 1 or not 0 < sizes.pop() <= MOST_PLANES * camera.plane_bytes:
+    few = len(sizes) == 1 and 0 < min(sizes) <= MOST_PLANES * camera.plane_bytes
+    if not (few or sure):
         return []
     return [file for _, file in sorted((int(m["number"]), f) for m, f in matches if m)]

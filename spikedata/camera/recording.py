@@ -29,7 +29,7 @@ from spikedata.camera.half_rows import FRAME_BYTES, LostSpan, begins_with_frames
 from spikedata.camera.layouts import CAMERAS, Camera, find_camera
 from spikedata.camera.numbered import MOST_PLANES, PlanesOfFiles, numbered_files
 from spikedata.camera.planes import PlanesOfFile, write_planes
-from spikedata.errors import RecordingError, SpikeDataError
+from spikedata.errors import PackedSetError, RecordingError, SpikeDataError
 from spikedata.npz import Npz
 from spikedata.outputs import written_aside
 from spikedata.stream import SpikeStream, check_tick_rate_hz
@@ -143,7 +143,7 @@ def _told(path: Path) -> Iterator[None]:
     """Put the file's name in front of what is wrong with it, once."""
     try:
         yield
-    except RecordingError:
+    except (RecordingError, PackedSetError):
         raise
     except SpikeDataError as error:
         raise RecordingError(f"{path}: {error}") from error
@@ -316,7 +316,7 @@ def _open_array(
         array = find_array(path, container, camera.array)
         ticks, size = _shape_of(path, container, camera, array)
         label = _label_in(path) if container == "npz" else None
-    except RecordingError:
+    except (RecordingError, PackedSetError):
         raise
     except SpikeDataError as error:
         raise RecordingError(f"{path}: not a {camera.name} recording: {error}") from error

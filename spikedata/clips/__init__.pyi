@@ -29,6 +29,7 @@ from .parquet import write_shard as write_shard
 from .recordings import METADATA_FILE as METADATA_FILE
 from .recordings import RECORDING_SUFFIXES as RECORDING_SUFFIXES
 from .recordings import CameraOptions as CameraOptions
+from .recordings import Layout as Layout
 from .recordings import Recordings as Recordings
 from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +42,18 @@ from spikedata.corpora import (
     read_folder,
     with_captions,
 )
-from spikedata.errors import CorpusError, RecordingError, SpikeDataError, StoreError
+from spikedata.errors import (
+    CorpusError,
+    PackedSetError,
+    RecordingError,
+    SpikeDataError,
+    StoreError,
+)
 from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
-RECORDING_SUFFIXES = frozenset([".dat", ".npz", ".npy"])
+RECORDING_SUFFIXES = frozenset([".dat", ".npz", ".npy", ".h5", ".hdf5"])
 METADATA_FILE = "metadata.jsonl"
 ABOUT_FILE = "spikedata.json"
 """What a set of ``.dat`` files of ours says of itself: format, name, classes in order, recipe."""
@@ -55,6 +61,9 @@ DAT_FORMAT = "spikedata-dat"
 DAT_KEYS = frozenset(["file_name", "camera", "ticks", "tick_rate_hz", "bits_sha256"])
 """What such a set tells of each file; somebody's own list does not have all of it."""
 _CHANGED_ON_PURPOSE = f"Whoever changed them on purpose removes {FACTS_DIGEST} from"
+
+
+Layout = Literal["auto", "files", "folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,9 @@ class CameraOptions:
     camera: str | None = None
     flip: bool | None = None
     tick_rate_hz: float | None = None
+    layout: Layout = "auto"
+    """``files``: each is a clip. ``folders``: the numbered ``.dat`` files of a folder are one clip.
+    ``auto``: they are if they have one size and a few planes each; a note says so."""
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -104,9 +116,9 @@ class Recordings(ClipSource):
         left_out: Sequence[Failure] = (),
     ) -> None:
         self.path = root
-        self.notes = tuple(notes)
         self._recordings: dict[str, Recording] = {}
-        self.clips, unopened = self._opened(items)
+        self.clips, unopened, passed_over = self._opened(items)
+        self.notes = (*notes, *passed_over)
         self.left_out = (*left_out, *unopened)
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
@@ -127,9 +139,11 @@ class Recordings(ClipSource):
 
     def _opened(
         self, items: Sequence["RecordingItem"]
-    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...]]:
+    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...], list[str]]:
+        """The clips that can be opened, what is left out, and notes on what is no recording."""
         clips: dict[str, StoredClip] = {}
         left_out: list[Failure] = []
+        passed_over: list[str] = []
         taken: dict[str, Clip] = {}
         for item in items:
             other = taken.get(item.clip.id.casefold())
@@ -139,11 +153,14 @@ class Recordings(ClipSource):
                     raise CorpusError(f"{name!r} is left out: {one_id(item.clip, other)}")
                 self._recordings[item.clip.id], clips[item.clip.id] = item.open()
                 taken[item.clip.id.casefold()] = item.clip
+            except PackedSetError as error:
+                passed_over.append(str(error))
             except RuleBrokenError as error:
                 left_out.append(_lost(self.path, item.clip.id, item.path, error.message))
             except (SpikeDataError, OSError) as error:
                 left_out.append(Failure(id=item.clip.id, path=str(item.path), error=str(error)))
-        return {clip_id: clips[clip_id] for clip_id in sorted(clips)}, tuple(left_out)
+        in_order = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+        return in_order, tuple(left_out), passed_over
 
 
 class RecordingBits(ClipBits):
@@ -285,7 +302,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     listing = list_files(root, RECORDING_SUFFIXES)
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
-        raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
+        raise CorpusError(f"{root}: holds no .dat or .npz file, no .npy or HDF5, {reasons}")
     read = find_metadata(root)
     unread = note_unread([file for file in listing.metadata if file.path not in read])
     if read:
@@ -368,7 +385,7 @@ def _found_items(
     listed: list[ListedFile] = []
     series: dict[Path, list[Path]] = {}
     for folder, held in inside.items():
-        numbered = _numbered([file.path for file in held], options.camera)
+        numbered = _numbered([file.path for file in held], options)
         if not numbered:
             listed += held
             continue
@@ -385,13 +402,18 @@ def _found_items(
         return items, found.notes
     many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
     told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
+    if options.layout == "auto":
+        told += "; --layout files makes each a clip"
     return items, [told, *found.notes]
 
 
-def _numbered(files: Sequence[Path], camera: str | None) -> list[Path]:
+def _numbered(files: Sequence[Path], options: CameraOptions) -> list[Path]:
     """The files of one folder in order, if they are one recording; else none."""
-    try:  # nothing tells the number of planes without a camera
-        return [] if camera is None else numbered_files(files, find_camera(camera))
+    if options.camera is None or options.layout == "files":
+        return []  # nothing tells the number of planes without a camera
+    try:
+        sure = options.layout == "folders"
+        return numbered_files(files, find_camera(options.camera), sure=sure)
     except RecordingError:  # told of each file
         return []
 
