@@ -44,6 +44,9 @@ from .errors import StoreError as StoreError
 from .hub import check_regenerated as check_regenerated
 from .hub import pull as pull
 from .hub import push_hub as push_hub
+from .labelling import RelabelReport as RelabelReport
+from .labelling import read_labels as read_labels
+from .labelling import relabel as relabel
 from .live import LiveClips as LiveClips
 from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips
