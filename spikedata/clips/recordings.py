@@ -242,32 +242,39 @@ class RecordingItem:
                 "ticks_disagree",
                 f"its file holds {recording.ticks} ticks, noted were {noted.get('ticks')!r:.20}",
             )
-        # The list alone counts: a class folder may be called "train", a clip have no caption.
-        known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS, FACTS_DIGEST)}
-        counted = known["spikes"] is not None
-        known |= {
-            "id": self.clip.id,
-            "captions": known["captions"] or [],
-            "source": self.clip.source if known["source"] is None else known["source"],
-            "spikes": known["spikes"] or 0,
-        }
-        try:
-            stored = StoredClip.from_file(
-                known, noted.get("attributes", {}), recording.height_px, recording.width_px
-            )
-            _check_file_name(stored, noted)
-        except RuleBrokenError as error:
-            if error.code != "facts_differ":
-                raise
-            told = f"{error.message}. {_CHANGED_ON_PURPOSE} its line of {METADATA_FILE}"
-            raise RuleBrokenError(error.code, told) from error
-        except (ValueError, RecursionError) as error:  # a digest is of what can be written as JSON
-            raise RuleBrokenError(
-                "attributes_malformed", f"its facts are no JSON: {error}"
-            ) from error
+        stored = noted_clip(self.clip, noted, recording.height_px, recording.width_px)
         # The user may say another rate than the list.
         stored = replace(stored, tick_rate_hz=recording.tick_rate_hz)
-        return stored if counted else replace(stored, spikes=None)
+        return stored if noted.get("spikes") is not None else replace(stored, spikes=None)
+
+
+def noted_clip(clip: Clip, noted: Mapping[str, Any], height_px: int, width_px: int) -> StoredClip:
+    """A clip as a line of our list has it; spikes that nobody counted are 0.
+
+    Raises:
+        RuleBrokenError: a value is missing or does not fit, or the facts are not those that were
+            written.
+    """
+    # The list alone counts: a class folder may be called "train", a clip have no caption.
+    known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS, FACTS_DIGEST)}
+    known |= {
+        "id": clip.id,
+        "captions": known["captions"] or [],
+        "source": clip.source if known["source"] is None else known["source"],
+        "spikes": known["spikes"] or 0,
+    }
+    try:
+        attributes = noted.get("attributes", {})
+        stored = StoredClip.from_file(known, attributes, height_px, width_px)
+        _check_file_name(stored, noted)
+    except RuleBrokenError as error:
+        if error.code != "facts_differ":
+            raise
+        told = f"{error.message}. {_CHANGED_ON_PURPOSE} its line of {METADATA_FILE}"
+        raise RuleBrokenError(error.code, told) from error
+    except (ValueError, RecursionError) as error:  # a digest is of what can be written as JSON
+        raise RuleBrokenError("attributes_malformed", f"its facts are no JSON: {error}") from error
+    return stored
 
 
 def file_name_of(stored: StoredClip) -> str:
@@ -313,7 +320,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     return Recordings(items, root, [*listing.notes, *unread, *notes], about, lost)
 
 
-def _is_ours(columns: Mapping[str, Any]) -> bool:
+def is_ours(columns: Mapping[str, Any]) -> bool:
     """Whether a line of a list is one that ``pack --to dat`` wrote, even if it was damaged."""
     return columns.keys() >= DAT_KEYS or FACTS_DIGEST in columns
 
@@ -360,18 +367,20 @@ def _listed_items(
     about: Mapping[str, Any] | None,
 ) -> tuple[list[RecordingItem], list[str], list[Failure]]:
     """What a metadata file tells of the files; and what of a list of ours is not there."""
-    entries, notes, refused = read_entries(root, files, unused=("capture_fps",), is_owed=_is_ours)
+    listing, series = gather_numbered(files, options)
+    entries, notes, refused = read_entries(root, listing, unused=("capture_fps",), is_owed=is_ours)
     items = []
     clips = with_captions([entry.item for entry in entries], CAPTION_TEMPLATES)
     for entry, item in zip(entries, clips, strict=True):
         how = options.or_else(entry.camera(), entry.tick_rate_hz())
         # Read as another camera's these would be other bits.
         as_noted = options.camera is None and options.flip is None
-        ours = as_noted and _is_ours(entry.columns)
+        ours = as_noted and is_ours(entry.columns)
         noted = entry.columns if ours else None
-        items.append(RecordingItem(item.clip, item.path, how, measured=noted))
+        numbered = tuple(series.get(item.path, ()))
+        items.append(RecordingItem(item.clip, item.path, how, numbered, measured=noted))
     listed = [entry.columns for entry in entries] + [entry.columns for entry in refused]
-    lost = _lost_of_set(root, about, [columns for columns in listed if _is_ours(columns)])
+    lost = _lost_of_set(root, about, [columns for columns in listed if is_ours(columns)])
     return items, notes, [*lost, *(_refused(root, entry) for entry in refused)]
 
 
@@ -379,6 +388,32 @@ def _found_items(
     files: list[ListedFile], options: CameraOptions
 ) -> tuple[list[RecordingItem], list[str]]:
     """What the folders tell of the files; a folder of numbered ones is one clip."""
+    listed, series = gather_numbered(files, options)
+    found = read_folder(listed)
+    clips = with_captions(found.clips, CAPTION_TEMPLATES)
+    items = [
+        RecordingItem(item.clip, item.path, options, tuple(series.get(item.path, ())))
+        for item in clips
+    ]
+    return items, [*_told_of_series(series, options), *found.notes]
+
+
+def _told_of_series(
+    series: Mapping[Path, Sequence[Path]], options: CameraOptions
+) -> list[str]:
+    if not series:
+        return []
+    many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
+    told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
+    if options.layout == "auto":
+        told += "; --layout files makes each a clip"
+    return [told]
+
+
+def gather_numbered(
+    files: list[ListedFile], options: CameraOptions
+) -> tuple[list[ListedFile], dict[Path, list[Path]]]:
+    """The files, each folder of numbered ones as one; and the files of those, by folder."""
     inside: dict[Path, list[ListedFile]] = {}
     for file in files:
         inside.setdefault(file.path.parent, []).append(file)
@@ -392,19 +427,7 @@ def _found_items(
         series[folder] = numbered
         parts = held[0].parts[:-1] or (as_text(folder.resolve().name),)
         listed.append(ListedFile(path=folder, parts=parts, is_folder=True))
-    found = read_folder(sorted(listed, key=lambda file: file.parts))
-    clips = with_captions(found.clips, CAPTION_TEMPLATES)
-    items = [
-        RecordingItem(item.clip, item.path, options, tuple(series.get(item.path, ())))
-        for item in clips
-    ]
-    if not series:
-        return items, found.notes
-    many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
-    told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
-    if options.layout == "auto":
-        told += "; --layout files makes each a clip"
-    return items, [told, *found.notes]
+    return sorted(listed, key=lambda file: file.parts), series
 
 
 def _numbered(files: Sequence[Path], options: CameraOptions) -> list[Path]:
