@@ -10,7 +10,7 @@ from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
 from .labelling import label
-from .looking import report, view
+from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
 from .repairing import repair
@@ -29,7 +29,8 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, validate, label, repair, view, serve, report, cameras, compare, calibrate, export),
+    *(info, validate, label, repair, view, compare_images, serve, report, cameras),
+    *(compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

@@ -45,6 +45,7 @@ HEAVY = {
     "matplotlib",
     "numba",
     "pyarrow",
+    "skimage",
     "torch",
     "transformers",
     "triton",

@@ -11,13 +11,13 @@ from .export import write_events as write_events
 from .export import write_npz as write_npz
 from .health import Health as Health
 from .health import measure_health as measure_health
+from .movies import animate_clip as animate_clip
+from .movies import view_clip as view_clip
 from .page import Page as Page
 from .page import new_figure as new_figure
 from .page import write_page as write_page
-from .pictures import animate_clip as animate_clip
 from .pictures import draw_picture as draw_picture
 from .pictures import read_picture as read_picture
-from .pictures import view_clip as view_clip
 from .pictures import write_picture as write_picture
 from .quality import picture_quality as picture_quality
 from .reconstruction import reconstruct as reconstruct

@@ -3,8 +3,8 @@
 Ways to make a picture, all in spikes a tick (times the threshold: light):
 
 - ``tfp``, texture from playback, counts the spikes of a window: little noise, moving things blur.
-- ``tfi``, texture from interval, is one over the inter-spike interval around a tick: sharp, noisy.
-- ``adaptive`` chooses for each pixel: a long window where nothing moves, shorter ones and in the end
+- ``tfi``, texture from interval, is one over the interval between two spikes: sharp, noisy.
+- ``adaptive`` chooses for each pixel: a long window where nothing moves, shorter ones and at last
   the interval where something does.
 - a function of yours, for learned methods.
 
@@ -108,8 +108,8 @@ def reconstruct_frames(
         reach_ticks: likewise.
 
     Returns:
-        An iterator of ``(tick, rate_hw)``: the middle tick of each window, counted from the start of
-        the source, and its picture, float32 (H, W).
+        An iterator of ``(tick, rate_hw)``: the middle tick of each window, counted from the start
+        of the source, and its picture, float32 (H, W).
 
     Raises:
         ValueError: as for :func:`reconstruct`.

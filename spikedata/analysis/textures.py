@@ -1,4 +1,4 @@
-"""Single pictures of spikes, unpacked and slow: what :mod:`~spikedata.analysis.reconstruction` must give.
+"""Single pictures of spikes, unpacked and slow: the definition of what `reconstruct` gives.
 
 All are in spikes a tick. Shapes: T ticks, H rows, W columns.
 
@@ -84,7 +84,10 @@ def least_interval(stream: SpikeStream, tick: int, reach_ticks: int) -> NDArray[
     interval_hw = np.where(
         begun_hw & ~ended_hw, np.maximum(interval_hw, last_hw - before_hw), interval_hw
     )
-    return np.where(ended_hw & ~begun_hw, np.maximum(interval_hw, then_hw - after_hw), interval_hw)
+    interval_hw = np.where(
+        ended_hw & ~begun_hw, np.maximum(interval_hw, then_hw - after_hw), interval_hw
+    )
+    return interval_hw.astype(np.int64)
 
 
 def adaptive_texture(
@@ -94,8 +97,8 @@ def adaptive_texture(
 
     Windows are tried from ``window_ticks`` down, each half as long as the one before, all around
     one tick, and none shorter than 8. In constant light the spikes of two equally long stretches
-    differ by one at most, so over 3 x 3 pixels the two halves of a window differ by at most 9. Where
-    they differ by more the light has changed. Where even the shortest window says so, the
+    differ by one at most, so over 3 x 3 pixels the two halves of a window differ by at most 9.
+    Where they differ by more the light has changed. Where even the shortest window says so, the
     interval around the tick is shown.
 
     Args:
