@@ -48,6 +48,9 @@ from .errors import StoreError as StoreError
 from .hub import check_regenerated as check_regenerated
 from .hub import pull as pull
 from .hub import push_hub as push_hub
+from .layouts import LayoutCandidate as LayoutCandidate
+from .layouts import better_layout as better_layout
+from .layouts import rank_layouts as rank_layouts
 from .live import LiveClips as LiveClips
 from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips

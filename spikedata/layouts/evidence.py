@@ -1,0 +1,165 @@
+"""What the bytes of a file say of its planes, rows and bits, before anything is decoded.
+
+Two things are looked at. *Rest*: a pixel that has just fired does not fire in the next tick (it
+fires in few of them at most), so two bits one plane apart are both 1 more seldom than the one and
+the other's neighbour; at no other distance is it so. That finds the size of a plane, even of a scene
+without any texture. *Neighbours*: in the mean picture of some ticks a pixel is like the one to its
+right and the one below. That finds the width of a row and the order of bits in a byte.
+
+Shapes: N planes, P bytes a plane, H rows, W columns, S strips.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata.camera import Camera
+
+STRIPS = 16
+"""Parts of a picture, from its first row to its last, that are judged each by itself."""
+_MOST_TICKS = 250
+"""Counted in one picture: as many as fit a byte."""
+_LEAST_REST = 10.0
+"""Times its spread that a rest must be to count; without a rest at most 5 were seen."""
+_OFF_BYTES = (-9, -7, -5, -3, -2, -1, 1, 2, 3, 5, 7, 9)
+"""From a distance to others near it, at which there is no rest: they tell the spread."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Some consecutive bytes of a file."""
+
+    start: int
+    """Where in the file they begin."""
+    data_n: NDArray[np.uint8]
+
+    def rates(self, plane_bytes: int) -> NDArray[np.float32]:
+        """Mean over the whole planes inside, float32 (8 P,), spikes a tick, lowest bit first.
+
+        None inside: zeros.
+        """
+        skip = -self.start % plane_bytes
+        count = min((len(self.data_n) - skip) // plane_bytes, _MOST_TICKS)
+        if count < 1:
+            return np.zeros(plane_bytes * 8, np.float32)
+        planes_np = self.data_n[skip : skip + count * plane_bytes].reshape(count, plane_bytes)
+        spikes_nb = np.unpackbits(planes_np, axis=1, bitorder="little")
+        return spikes_nb.sum(axis=0, dtype=np.uint8).astype(np.float32) / count
+
+    def rest(self, distance: int) -> float:
+        """How much more seldom two bits so many bytes apart are both 1 than one and a neighbour.
+
+        Returns:
+            Probability, negative where a pixel rests after a spike; 0 where the stretch is too
+            short.
+        """
+        early_n, late_n = self.data_n[:-distance], self.data_n[distance:]
+        if not len(early_n):
+            return 0.0
+        same = _ones(early_n & late_n)
+        # Bits k and k + 1, then k + 1 and k, of the same byte: seven pairs each.
+        beside = _ones((early_n & 0x7F) & (late_n >> 1)) + _ones((late_n & 0x7F) & (early_n >> 1))
+        return (same / 8 - beside / 14) / len(early_n)
+
+    def sameness(self, plane_bytes: int) -> float:
+        """Share of the variance that is the same in all planes, 1 in a still scene without noise.
+
+        Of the number of ones in 32 neighbouring bits; it needs no rest after a spike.
+        """
+        sums_n = np.cumsum(np.bitwise_count(self.data_n), dtype=np.int64)
+        sums_n = (sums_n[4:] - sums_n[:-4]).astype(np.float32)
+        count = len(sums_n) // plane_bytes
+        if count < 2:
+            return 0.0
+        planes_np = (sums_n - sums_n.mean())[: count * plane_bytes].reshape(count, plane_bytes)
+        whole = float(np.square(planes_np).sum())
+        shared = float(np.square(planes_np.sum(axis=0)).sum())
+        return (shared - whole) / (count - 1) / whole if whole else 0.0
+
+
+def find_plane_bytes(stretch: Stretch, sizes: list[int]) -> int | None:
+    """The smallest of some plane sizes, bytes, at which pixels rest after a spike; None if none.
+
+    Args:
+        stretch: of the file.
+        sizes: ascending.
+    """
+    rests = {size: stretch.rest(size) for size in sizes}
+    lowest = min(rests, key=lambda size: rests[size], default=0)
+    if not lowest or rests[lowest] >= 0:
+        return None
+    others = [abs(stretch.rest(lowest + off)) for off in _OFF_BYTES if lowest + off > 0]
+    spread = 1.48 * float(np.median(others)) + 1e-9
+    # Twice the size, thrice the size rest as well, and about as clearly.
+    least = max(_LEAST_REST * spread, -0.15 * rests[lowest])
+    return next((size for size in sizes if rests[size] < -least), None)
+
+
+def _ones(data_n: NDArray[np.uint8]) -> int:
+    return int(np.bitwise_count(data_n).sum(dtype=np.int64))
+
+
+def likely_widths(rates_b: NDArray[np.float32], plane_bytes: int, *, most: int) -> list[int]:
+    """Columns a row may have, by how alike pixels at that distance are, likeliest first.
+
+    Args:
+        rates_b: as :meth:`Stretch.rates` gives them.
+        plane_bytes: P.
+        most: how many at most.
+    """
+    bits = plane_bytes * 8
+    widths = [
+        width
+        for width in range(max(8, math.isqrt(bits // 8)), min(math.isqrt(bits * 8) + 1, bits // 8))
+        if bits - bits // width * width < 8
+    ]
+    centred_b = rates_b - rates_b.mean()
+    alike = {
+        width: float(np.dot(centred_b[:-width], centred_b[width:])) / (bits - width)
+        for width in widths
+    }
+    return sorted(alike, key=lambda width: -alike[width])[:most]
+
+
+def picture_of(rates_b: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
+    """Rates in the order of the file as a picture of a camera with rows of bits, (H, W).
+
+    Rows are in the file's order.
+    """
+    assert camera.height_px is not None
+    assert camera.width_px is not None
+    if camera.bit_order == "big":
+        rates_b = rates_b.reshape(-1, 8)[:, ::-1].reshape(-1)
+    row = camera.width_px if camera.row_bytes is None else camera.row_bytes * 8
+    return rates_b[: camera.height_px * row].reshape(-1, row)[:, : camera.width_px]
+
+
+def neighbours(picture_hw: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Covariance of a pixel with the next to its right and below, float64 (S,), by strips.
+
+    As the variance of the picture less half the mean square of their differences: the mean over
+    the strips is the covariance. Noise is another in each pixel and adds nothing to it, so that
+    few ticks and darkness make it uncertain, but not small. Fewer strips where there are few rows.
+    """
+    right_hw = np.diff(picture_hw, axis=1)
+    right_h = np.einsum("hw,hw->h", right_hw, right_hw) / max(1, right_hw.shape[1])
+    below_hw = np.diff(picture_hw, axis=0)
+    below_h = np.einsum("hw,hw->h", below_hw, below_hw) / below_hw.shape[1]
+    count = max(1, min(STRIPS, len(picture_hw) // 2))
+    rights = np.array([part.mean() for part in np.array_split(right_h, count)], np.float64)
+    belows = np.array([part.mean() for part in np.array_split(below_h, count)], np.float64)
+    return float(picture_hw.var(dtype=np.float64)) - (rights + belows) / 4
+
+
+def has_padding(rates_b: NDArray[np.float32], row_bits: int, width_px: int) -> bool:
+    """Whether the bits after the first ``width_px`` of each row are no picture.
+
+    They are the same in all ticks, or unlike the last pixels before them.
+    """
+    rows_hw = rates_b[: len(rates_b) // row_bits * row_bits].reshape(-1, row_bits)
+    if np.isin(rows_hw[:, width_px:], (0, 1)).all():
+        return True
+    steps_w = np.square(np.diff(rows_hw[:, : width_px + 1], axis=1)).mean(axis=0)
+    return bool(steps_w[-1] > 2 * np.median(steps_w[-17:-1]))
