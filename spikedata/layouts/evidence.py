@@ -2,15 +2,16 @@
 
 Two things are looked at. *Rest*: a pixel that has just fired does not fire in the next tick (it
 fires in few of them at most), so two bits one plane apart are both 1 more seldom than the one and
-the other's neighbour; at no other distance is it so. That finds the size of a plane, even of a scene
-without any texture. *Neighbours*: in the mean picture of some ticks a pixel is like the one to its
-right and the one below. That finds the width of a row and the order of bits in a byte.
+the other's neighbour; at no other distance is it so. That finds the size of a plane, even of a
+scene without any texture. *Neighbours*: in the mean picture of some ticks a pixel is like the one
+to its right and the one below. That finds the width of a row and the order of bits in a byte.
 
 Shapes: N planes, P bytes a plane, H rows, W columns, S strips.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ _MOST_TICKS = 250
 """Counted in one picture: as many as fit a byte."""
 _LEAST_REST = 10.0
 """Times its spread that a rest must be to count; without a rest at most 5 were seen."""
+_LOW_BITS = np.uint8(0x7F)
 _OFF_BYTES = (-9, -7, -5, -3, -2, -1, 1, 2, 3, 5, 7, 9)
 """From a distance to others near it, at which there is no rest: they tell the spread."""
 
@@ -46,7 +48,8 @@ class Stretch:
             return np.zeros(plane_bytes * 8, np.float32)
         planes_np = self.data_n[skip : skip + count * plane_bytes].reshape(count, plane_bytes)
         spikes_nb = np.unpackbits(planes_np, axis=1, bitorder="little")
-        return spikes_nb.sum(axis=0, dtype=np.uint8).astype(np.float32) / count
+        rates_b: NDArray[np.float32] = spikes_nb.sum(axis=0, dtype=np.uint8) / np.float32(count)
+        return rates_b
 
     def rest(self, distance: int) -> float:
         """How much more seldom two bits so many bytes apart are both 1 than one and a neighbour.
@@ -60,7 +63,8 @@ class Stretch:
             return 0.0
         same = _ones(early_n & late_n)
         # Bits k and k + 1, then k + 1 and k, of the same byte: seven pairs each.
-        beside = _ones((early_n & 0x7F) & (late_n >> 1)) + _ones((late_n & 0x7F) & (early_n >> 1))
+        beside = _ones(early_n & _LOW_BITS & (late_n >> 1))
+        beside += _ones(late_n & _LOW_BITS & (early_n >> 1))
         return (same / 8 - beside / 14) / len(early_n)
 
     def sameness(self, plane_bytes: int) -> float:
@@ -97,7 +101,7 @@ def find_plane_bytes(stretch: Stretch, sizes: list[int]) -> int | None:
     return next((size for size in sizes if rests[size] < -least), None)
 
 
-def _ones(data_n: NDArray[np.uint8]) -> int:
+def _ones(data_n: NDArray[Any]) -> int:
     return int(np.bitwise_count(data_n).sum(dtype=np.int64))
 
 

@@ -182,11 +182,10 @@ def _told_by_file(path: Path, cameras: Sequence[Camera] | None) -> tuple[LayoutC
 
 def _has_markers(head: Stretch) -> bool:
     """Whether some 64 bytes end, one after another, in line numbers that go up or down by one."""
-    words_n = head.data_n[: 128 * 64].astype(np.uint16)
-    words_n = words_n[:-1] | words_n[1:] << 8
+    data_n = head.data_n[: 128 * 64].astype(np.int64)
+    words_n = data_n[:-1] | data_n[1:] << 8
     for phase in range(64):
-        markers_n = words_n[phase::64] & 0xFFF0
-        lines_n = (markers_n >> 4 & 0x3FF).astype(np.int64)
+        lines_n = words_n[phase::64] >> 4 & 0x3FF
         steps_n = np.abs(lines_n[2:] - lines_n[:-2]) == 1
         if len(steps_n) > 16 and steps_n.mean() > 0.75:
             return True
@@ -203,7 +202,7 @@ def _read_with(path: Path, camera: Camera) -> "_Looked":
         ticks += 8 * len(packed_ghw)
         if ticks >= _MOST_READ:
             break
-    picture_hw = count_hw / min(ticks, recording.ticks)
+    picture_hw = count_hw / np.float32(min(ticks, recording.ticks))
     return _Looked(
         camera, recording.ticks, picture_hw, neighbours(picture_hw), 1.0, "the file says so"
     )
