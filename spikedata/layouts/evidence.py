@@ -2,15 +2,16 @@
 
 Two things are looked at. *Rest*: a pixel that has just fired does not fire in the next tick (it
 fires in few of them at most), so two bits one plane apart are both 1 more seldom than the one and
-the other's neighbour; at no other distance is it so. That finds the size of a plane, even of a scene
-without any texture. *Neighbours*: in the mean picture of some ticks a pixel is like the one to its
-right and the one below. That finds the width of a row and the order of bits in a byte.
+the other's neighbour; at no other distance is it so. That finds the size of a plane, even of a
+scene without any texture. *Neighbours*: in the mean picture of some ticks a pixel is like the one
+to its right and the one below. That finds the width of a row and the order of bits in a byte.
 
 Shapes: N planes, P bytes a plane, H rows, W columns, S strips.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,13 @@ STRIPS = 16
 """Parts of a picture, from its first row to its last, that are judged each by itself."""
 _MOST_TICKS = 250
 """Counted in one picture: as many as fit a byte."""
+_REST_BYTES = 1 << 19
+"""Compared with what lies further on, unless planes are very large."""
 _LEAST_REST = 10.0
 """Times its spread that a rest must be to count; without a rest at most 5 were seen."""
+_PLAIN_REST, _LEAST_PLAIN_REST = 0.25, 5.0
+"""A rest that makes two spikes by a quarter more seldom must be so many times its spread."""
+_LOW_BITS = np.uint8(0x7F)
 _OFF_BYTES = (-9, -7, -5, -3, -2, -1, 1, 2, 3, 5, 7, 9)
 """From a distance to others near it, at which there is no rest: they tell the spread."""
 
@@ -46,22 +52,25 @@ class Stretch:
             return np.zeros(plane_bytes * 8, np.float32)
         planes_np = self.data_n[skip : skip + count * plane_bytes].reshape(count, plane_bytes)
         spikes_nb = np.unpackbits(planes_np, axis=1, bitorder="little")
-        return spikes_nb.sum(axis=0, dtype=np.uint8).astype(np.float32) / count
+        rates_b: NDArray[np.float32] = spikes_nb.sum(axis=0, dtype=np.uint8) / np.float32(count)
+        return rates_b
 
-    def rest(self, distance: int) -> float:
+    def rest(self, distance: int) -> tuple[float, float]:
         """How much more seldom two bits so many bytes apart are both 1 than one and a neighbour.
 
         Returns:
-            Probability, negative where a pixel rests after a spike; 0 where the stretch is too
-            short.
+            The difference of the two probabilities, negative where a pixel rests after a spike,
+            and the second of them; zeros where the stretch is too short.
         """
-        early_n, late_n = self.data_n[:-distance], self.data_n[distance:]
+        data_n = self.data_n[: max(_REST_BYTES, 4 * distance)]
+        early_n, late_n = data_n[:-distance], data_n[distance:]
         if not len(early_n):
-            return 0.0
+            return 0.0, 0.0
         same = _ones(early_n & late_n)
         # Bits k and k + 1, then k + 1 and k, of the same byte: seven pairs each.
-        beside = _ones((early_n & 0x7F) & (late_n >> 1)) + _ones((late_n & 0x7F) & (early_n >> 1))
-        return (same / 8 - beside / 14) / len(early_n)
+        beside = _ones(early_n & _LOW_BITS & (late_n >> 1))
+        beside += _ones(late_n & _LOW_BITS & (early_n >> 1))
+        return (same / 8 - beside / 14) / len(early_n), beside / 14 / len(early_n)
 
     def sameness(self, plane_bytes: int) -> float:
         """Share of the variance that is the same in all planes, 1 in a still scene without noise.
@@ -86,19 +95,23 @@ def find_plane_bytes(stretch: Stretch, sizes: list[int]) -> int | None:
         stretch: of the file.
         sizes: ascending.
     """
-    rests = {size: stretch.rest(size) for size in sizes}
+    rests = {size: stretch.rest(size)[0] for size in sizes}
     lowest = min(rests, key=lambda size: rests[size], default=0)
     if not lowest or rests[lowest] >= 0:
         return None
-    others = [abs(stretch.rest(lowest + off)) for off in _OFF_BYTES if lowest + off > 0]
+    others = [abs(stretch.rest(lowest + off)[0]) for off in _OFF_BYTES if lowest + off > 0]
     spread = 1.48 * float(np.median(others)) + 1e-9
+    seldom = -rests[lowest] > _PLAIN_REST * stretch.rest(lowest)[1]
+    least = (_LEAST_PLAIN_REST if seldom else _LEAST_REST) * spread
     # Twice the size, thrice the size rest as well, and about as clearly.
-    least = max(_LEAST_REST * spread, -0.15 * rests[lowest])
+    least = max(least, -0.15 * rests[lowest])
     return next((size for size in sizes if rests[size] < -least), None)
 
 
-def _ones(data_n: NDArray[np.uint8]) -> int:
-    return int(np.bitwise_count(data_n).sum(dtype=np.int64))
+def _ones(data_n: NDArray[Any]) -> int:
+    whole = len(data_n) // 8 * 8
+    ones = np.bitwise_count(data_n[:whole].view(np.uint64)).sum(dtype=np.int64)
+    return int(ones) + int(np.bitwise_count(data_n[whole:]).sum())
 
 
 def likely_widths(rates_b: NDArray[np.float32], plane_bytes: int, *, most: int) -> list[int]:
@@ -137,20 +150,21 @@ def picture_of(rates_b: NDArray[np.float32], camera: Camera) -> NDArray[np.float
 
 
 def neighbours(picture_hw: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Covariance of a pixel with the next to its right and below, float64 (S,), by strips.
+    """Covariance of a pixel with the one to its right and the one below, float64 (S, 2).
 
     As the variance of the picture less half the mean square of their differences: the mean over
     the strips is the covariance. Noise is another in each pixel and adds nothing to it, so that
     few ticks and darkness make it uncertain, but not small. Fewer strips where there are few rows.
     """
-    right_hw = np.diff(picture_hw, axis=1)
-    right_h = np.einsum("hw,hw->h", right_hw, right_hw) / max(1, right_hw.shape[1])
-    below_hw = np.diff(picture_hw, axis=0)
-    below_h = np.einsum("hw,hw->h", below_hw, below_hw) / below_hw.shape[1]
     count = max(1, min(STRIPS, len(picture_hw) // 2))
-    rights = np.array([part.mean() for part in np.array_split(right_h, count)], np.float64)
-    belows = np.array([part.mean() for part in np.array_split(below_h, count)], np.float64)
-    return float(picture_hw.var(dtype=np.float64)) - (rights + belows) / 4
+    whole_b = picture_hw.reshape(-1)
+    variance = float(np.vdot(whole_b, whole_b)) / len(whole_b) - float(whole_b.mean()) ** 2
+    unlike_s2 = np.zeros((count, 2))
+    for axis in (0, 1):
+        steps_hw = np.diff(picture_hw, axis=1 - axis)
+        unlike_h = np.einsum("hw,hw->h", steps_hw, steps_hw) / max(1, steps_hw.shape[1])
+        unlike_s2[:, axis] = [part.mean() for part in np.array_split(unlike_h, count)]
+    return variance - unlike_s2 / 2
 
 
 def has_padding(rates_b: NDArray[np.float32], row_bits: int, width_px: int) -> bool:

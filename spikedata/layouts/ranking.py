@@ -44,7 +44,9 @@ _WRONG_ROW = 0.9
 """Factor where a row has pixels that are no picture, or a plane shows a picture several times."""
 
 _CERTAIN, _LIKELY = 0.9, 0.7
-_LEAST_SCORE = 0.02
+_LEAST_SCORE, _CERTAIN_SCORE = 0.02, 0.3
+_LEAST_LEAD = 0.001
+"""Of the score over that of the next, for a certain one."""
 
 
 def rank_layouts(
@@ -78,11 +80,11 @@ def rank_layouts(
     sizes = [] if given is not None else _plane_sizes(size, _SAMPLE_BYTES // 2)
     if not known and not sizes:
         raise RecordingError(f"{path}: no layout has planes of which {size:,} bytes are whole ones")
-    ranked = _rank(_stretch(path, 0, _SAMPLE_BYTES), size, known, sizes)
-    if ranked[0].verdict == "cannot tell" and size > 2 * _SAMPLE_BYTES:
+    ranking = _rank(_stretch(path, 0, _SAMPLE_BYTES), size, known, sizes)
+    if ranking.verdict == "cannot tell" and size > 2 * _SAMPLE_BYTES:
         later = _rank(_stretch(path, size // 2, _SAMPLE_BYTES), size, known, sizes)
-        ranked = max(ranked, later, key=lambda found: found[0].certainty * found[0].score)
-    return ranked
+        ranking = max(ranking, later, key=lambda found: found.certainty * found.score(0))
+    return ranking.candidates()
 
 
 def better_layout(
@@ -107,18 +109,16 @@ def better_layout(
     if camera.layout != "planes" or camera.height_px is None:
         return None
     size = _size(path)
-    known = [found for found in known_cameras() if _fits(found, size)]
     if not _fits(camera, size):
         return None
-    length = max(_CHECK_BYTES, 4 * camera.plane_bytes)
-    if key_of(camera) not in map(key_of, known):
-        known.append(camera)
-    ranked = _rank(_stretch(path, 0, length), size, known, _plane_sizes(size, length // 2))
-    best = ranked[0]
-    if best.verdict != "certain" or key_of(best.camera) == key_of(camera):
+    known = {key_of(found): found for found in known_cameras() if _fits(found, size)}
+    known.setdefault(key_of(camera), camera)
+    stretch = _stretch(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
+    ranking = _rank(stretch, size, known.values(), [camera.plane_bytes])
+    mine = ranking.place_of(camera)
+    if ranking.verdict != "certain" or mine is None or mine == 0:
         return None
-    mine = next((found for found in ranked if key_of(found.camera) == key_of(camera)), None)
-    return None if mine is None else (mine, best)
+    return ranking.candidate(mine), ranking.candidate(0)
 
 
 def _camera(camera: str | Camera) -> Camera:
@@ -177,16 +177,15 @@ def _told_by_file(path: Path, cameras: Sequence[Camera] | None) -> tuple[LayoutC
             told = str(error)
     if not found:
         raise RecordingError(told if told.startswith(str(path)) else f"{path}: {told}")
-    return _judged(found) if len(found) > 1 else (found[0].candidate("certain", 1.0, 1.0),)
+    return _Ranking(_sorted(found)).candidates()
 
 
 def _has_markers(head: Stretch) -> bool:
     """Whether some 64 bytes end, one after another, in line numbers that go up or down by one."""
-    words_n = head.data_n[: 128 * 64].astype(np.uint16)
-    words_n = words_n[:-1] | words_n[1:] << 8
+    data_n = head.data_n[: 128 * 64].astype(np.int64)
+    words_n = data_n[:-1] | data_n[1:] << 8
     for phase in range(64):
-        markers_n = words_n[phase::64] & 0xFFF0
-        lines_n = (markers_n >> 4 & 0x3FF).astype(np.int64)
+        lines_n = words_n[phase::64] >> 4 & 0x3FF
         steps_n = np.abs(lines_n[2:] - lines_n[:-2]) == 1
         if len(steps_n) > 16 and steps_n.mean() > 0.75:
             return True
@@ -203,7 +202,7 @@ def _read_with(path: Path, camera: Camera) -> "_Looked":
         ticks += 8 * len(packed_ghw)
         if ticks >= _MOST_READ:
             break
-    picture_hw = count_hw / min(ticks, recording.ticks)
+    picture_hw = count_hw / np.float32(min(ticks, recording.ticks))
     return _Looked(
         camera, recording.ticks, picture_hw, neighbours(picture_hw), 1.0, "the file says so"
     )
@@ -224,45 +223,102 @@ class _Looked:
     ticks: int
     picture_hw: NDArray[np.float32]
     """Spikes a tick, rows in the order of the file, or upright where the file was read."""
-    alike_s: NDArray[np.float64]
-    """Covariance of neighbours, by strips."""
+    alike_s2: NDArray[np.float64]
+    """Covariance of neighbours to the right and below, by strips."""
     factor: float
     note: str = ""
 
     @property
     def value(self) -> float:
         """What it is ranked by."""
-        return float(self.alike_s.mean()) * self.factor
+        return float(self.alike_s2.mean()) * self.factor
+
+    @property
+    def plane_bytes(self) -> int:
+        """Of a plane in the file; 0 where the file tells."""
+        return self.camera.plane_bytes if self.camera.layout == "planes" else 0
 
     def ahead_of(self, other: "_Looked") -> float:
         """Share of the strips in which it is better."""
-        mine_s, other_s = self.alike_s * self.factor, other.alike_s * other.factor
-        count = min(len(mine_s), len(other_s))
-        wins = mine_s[:count] - other_s[:count]
-        return float(((wins > 0) + 0.5 * (wins == 0)).mean())
-
-    def candidate(self, verdict: Verdict, score: float, certainty: float) -> LayoutCandidate:
-        """As it is given to the caller."""
-        rate_hw = self.picture_hw
-        if self.camera.bottom_up and self.camera.layout == "planes":
-            rate_hw = rate_hw[::-1]
-        white = float(np.percentile(rate_hw, 99.5)) or 1.0
-        return LayoutCandidate(
-            camera=self.camera,
-            ticks=self.ticks,
-            height_px=rate_hw.shape[0],
-            width_px=rate_hw.shape[1],
-            score=score,
-            certainty=certainty,
-            verdict=verdict,
-            note=self.note,
-            picture_hw=np.rint(np.clip(rate_hw / white, 0, 1) * 255).astype(np.uint8),
+        return _wins(
+            self.alike_s2.mean(axis=1) * self.factor, other.alike_s2.mean(axis=1) * other.factor
         )
 
+    def is_contradicted_by(self, other: "_Looked", least: float) -> bool:
+        """Whether the other one is clearly better in one of the two directions."""
+        if (other.factor, other.plane_bytes) != (self.factor, self.plane_bytes):
+            return False
+        return any(
+            _wins(other.alike_s2[:, axis], self.alike_s2[:, axis]) >= _CERTAIN
+            and (other.alike_s2[:, axis].mean() - self.alike_s2[:, axis].mean()) > least
+            for axis in (0, 1)
+        )
 
-def _rank(
-    stretch: Stretch, size: int, known: Iterable[Camera], sizes: list[int]
-) -> tuple[LayoutCandidate, ...]:
+    def picture(self) -> NDArray[np.uint8]:
+        """Grey levels, turned as the camera's rows are."""
+        turned = self.camera.bottom_up and self.camera.layout == "planes"
+        rate_hw = self.picture_hw[::-1] if turned else self.picture_hw
+        white = float(np.percentile(rate_hw, 99.5)) or 1.0
+        return np.rint(np.clip(rate_hw / white, 0, 1) * 255).astype(np.uint8)
+
+
+def _wins(mine_s: NDArray[np.float64], other_s: NDArray[np.float64]) -> float:
+    count = min(len(mine_s), len(other_s))
+    wins_s = mine_s[:count] - other_s[:count]
+    return float(((wins_s > 0) + 0.5 * (wins_s == 0)).mean())
+
+
+class _Ranking:
+    """Layouts, best first, and what is certain."""
+
+    def __init__(self, ranked: list[_Looked]) -> None:
+        self.ranked = ranked
+        best, others = ranked[0], ranked[1:]
+        self.variance = float(best.picture_hw.var()) or 1.0
+        self.certainty = min((best.ahead_of(other) for other in others[:3]), default=1.0)
+        self.verdict = self._verdict()
+
+    def _verdict(self) -> Verdict:
+        if self.score(0) < _LEAST_SCORE or self.certainty < _LIKELY:
+            return "cannot tell"
+        best, others = self.ranked[0], self.ranked[1:]
+        least = _LEAST_LEAD * self.variance
+        if others and best.value - others[0].value < least:
+            return "likely"
+        if any(best.is_contradicted_by(other, least) for other in others):
+            return "likely"
+        sure = self.certainty >= _CERTAIN and self.score(0) >= _CERTAIN_SCORE
+        return "certain" if sure else "likely"
+
+    def score(self, place: int) -> float:
+        return self.ranked[place].value / self.variance
+
+    def place_of(self, camera: Camera) -> int | None:
+        keys = [key_of(looked.camera) for looked in self.ranked]
+        return keys.index(key_of(camera)) if key_of(camera) in keys else None
+
+    def candidate(self, place: int) -> LayoutCandidate:
+        """As it is given to the caller."""
+        looked = self.ranked[place]
+        picture_hw = looked.picture()
+        return LayoutCandidate(
+            camera=looked.camera,
+            ticks=looked.ticks,
+            height_px=picture_hw.shape[0],
+            width_px=picture_hw.shape[1],
+            score=self.score(place),
+            certainty=looked.ahead_of(self.ranked[0]) if place else self.certainty,
+            verdict="cannot tell" if place else self.verdict,
+            note=looked.note,
+            picture_hw=picture_hw,
+        )
+
+    def candidates(self) -> tuple[LayoutCandidate, ...]:
+        """All of them, but for the last of many."""
+        return tuple(map(self.candidate, range(min(len(self.ranked), _MOST_CANDIDATES))))
+
+
+def _rank(stretch: Stretch, size: int, known: Iterable[Camera], sizes: list[int]) -> _Ranking:
     by_plane: dict[int, list[Camera]] = {}
     for camera in known:
         by_plane.setdefault(camera.plane_bytes, []).append(camera)
@@ -276,8 +332,10 @@ def _rank(
         cameras = by_plane.get(n, [])
         found += _look(stretch, size // n, n, cameras, search=n in searched)
     if plane is None:
-        return _judged(_less_where_repeated(found))
-    return _judged([_halved_unless(looked, plane) for looked in found])
+        found = _less_where_repeated(found)
+    else:
+        found = [_halved_unless(looked, plane) for looked in found]
+    return _Ranking(_sorted(found))
 
 
 def _look(
@@ -352,27 +410,9 @@ def _less_where_repeated(found: list[_Looked]) -> list[_Looked]:
     return judged
 
 
-def _judged(found: list[_Looked]) -> tuple[LayoutCandidate, ...]:
-    """Best first, with what is certain."""
+def _sorted(found: list[_Looked]) -> list[_Looked]:
+    """Best first; a size known in the field goes before one that is not clearly better."""
     ranked = sorted(found, key=lambda looked: -looked.value)
-    ranked = _known_first_if_unsure(ranked)
-    best, others = ranked[0], ranked[1:]
-    variance = float(best.picture_hw.var()) or 1.0
-    ahead = min((best.ahead_of(other) for other in others[:3]), default=1.0)
-    score = best.value / variance
-    verdict: Verdict = "cannot tell"
-    if score >= _LEAST_SCORE and ahead >= _LIKELY:
-        verdict = "certain" if ahead >= _CERTAIN else "likely"
-    candidates = [best.candidate(verdict, score, ahead)]
-    for other in others[: _MOST_CANDIDATES - 1]:
-        candidates.append(
-            other.candidate("cannot tell", other.value / variance, other.ahead_of(best))
-        )
-    return tuple(candidates)
-
-
-def _known_first_if_unsure(ranked: list[_Looked]) -> list[_Looked]:
-    """A size known in the field goes before one that is not clearly better."""
     factor = ranked[0].factor
     known = next((x for x in ranked if _is_known(x.camera) and x.factor == factor), None)
     if known is None or known is ranked[0] or ranked[0].ahead_of(known) >= _LIKELY:
