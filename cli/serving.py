@@ -36,8 +36,14 @@ def serve(
 
     with errors_in_one_line():
         with usage_errors_in_one_line():
-            options = {"camera": camera, "flip": flip, "tick_rate_hz": tick_rate}
-            server = ClipServer(clips, port=port, read_only=read_only, **options)
+            server = ClipServer(
+                clips,
+                camera=camera,
+                flip=flip,
+                tick_rate_hz=tick_rate,
+                port=port,
+                read_only=read_only,
+            )
         print_notes(server.notes)
         try:
             with server:

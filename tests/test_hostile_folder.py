@@ -4,8 +4,10 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +67,18 @@ class Trapped:
             folder.mkdir()
         (self._trap / "sitecustomize.py").write_text(TRAP)
 
-    def program(self, name, *words, cwd=None, env=None):
+    def environment(self) -> dict[str, str]:
         folders = [self.corpus, self.store, self.data, self.run, self.run / "model"]
-        trap = {
+        return os.environ | {
             "PYTHONPATH": str(self._trap),
             "SPIKE_MARKS": str(self._marks),
             "SPIKE_FOLDERS": os.pathsep.join(map(str, folders)),
             "HF_HUB_OFFLINE": "1",
         }
-        done = run_program(name, *words, cwd=cwd or self.corpus, env=trap | (env or {}), apart=True)
+
+    def program(self, name, *words, cwd=None, env=None):
+        trap = self.environment() | (env or {})
+        done = run_program(name, *words, cwd=cwd or self.corpus, env=trap, apart=True)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         assert self.ran() == [], words
         return done
@@ -135,6 +140,28 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
     trapped.program("spikedata", "report", ".", "--out", corpus.parent / "r2.html", cwd=store)
     trapped.program("spikedata", "info", ".", cwd=data)
     assert min(map(trapped.planted, (corpus, store, data))) > 150
+
+
+def test_the_page_s_server_runs_nothing_of_what_lies_where_it_works(trapped):
+    """It ends when it is told to."""
+    words = [Path(sys.executable).parent / "spikedata", "serve", trapped.store, "--no-open"]
+    server = subprocess.Popen(
+        words, cwd=trapped.store, env=trapped.environment(), stdout=subprocess.PIPE, text=True
+    )
+    url = server.stdout.readline().strip()
+    for name in ("", "api/set", "api/clips", "api/moving", "api/frames", "api/pixel", "api/health"):
+        clip = "id=class0__clip0&method=adaptive&window=8&start=0&step=8&count=2&x=0&y=0&ticks=8"
+        with urllib.request.urlopen(f"{url}{name}?{clip}", timeout=60) as answer:
+            assert answer.status == 200
+    asked = {"id": "class0__clip0", "changes": {"split": "test"}, "was": {}}
+    headers = {"Content-Type": "application/json", "Origin": url[: url.index("/", 8)]}
+    request = urllib.request.Request(f"{url}api/label", json.dumps(asked).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.status == 200
+    server.send_signal(signal.SIGINT)
+    assert (server.wait(60), server.stdout.read()) == (0, "")
+    server.stdout.close()
+    assert trapped.ran() == []
 
 
 def test_neither_publishing_nor_pulling_runs_what_lies_where_it_works(trapped, tmp_path):

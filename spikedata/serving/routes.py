@@ -39,6 +39,8 @@ ASSETS = {
 """File and kind of each address that is a file of the package."""
 MOST_ON_PAGE = 2_000
 """Clips of one page of the grid."""
+MOST_STILLS = 64
+"""Pictures of one answer."""
 _MOST_TOLD = 200
 """Notes, failures and torn groups that are listed; there may be more."""
 
@@ -75,6 +77,20 @@ class Asked:
         if not isinstance(value, str):
             raise ValueError(f"{name} must be text, got {shown(value)}")
         return value
+
+    def texts(self, name: str) -> list[str]:
+        """A list of texts, which is written as JSON.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            values = json.loads(self.text(name))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name} must be a list of texts") from error
+        if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+            raise ValueError(f"{name} must be a list of texts, got {shown(values)}")
+        return values
 
     def number(self, name: str, default: int | None = None) -> int:
         """A whole number from 0 to a thousand million.
@@ -132,6 +148,7 @@ class Routes:
             "api/clips": self._clips,
             "api/clip": self._clip,
             "api/still": functools.partial(self._thumbnail, moving=False),
+            "api/stills": self._stills,
             "api/moving": functools.partial(self._thumbnail, moving=True),
             "api/frames": self._frames,
             "api/pixel": self._pixel,
@@ -230,6 +247,11 @@ class Routes:
             clip_id, side_px=side_px, moving=moving, is_wanted=asked.is_wanted
         )
         return Answer(made, "image/webp", keep=True)
+
+    def _stills(self, asked: Asked) -> Answer:
+        ids, side_px = asked.texts("ids")[:MOST_STILLS], asked.number("px", 128)
+        made = self._showing.stills(ids, side_px=side_px, is_wanted=asked.is_wanted)
+        return Answer(made, "application/octet-stream")
 
     def _frames(self, asked: Asked) -> Answer:
         made = self._showing.frames(

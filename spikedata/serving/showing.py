@@ -5,10 +5,11 @@ Made when asked for, few at once, from as much of the clip as is shown; the newe
 Shapes: N pictures, H rows, W columns.
 """
 
+import contextlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.analysis import Health, animate_clip, measure_health, reconstruct_frames
+from spikedata.errors import SpikeDataError
 from spikedata.layouts import LayoutCandidate, rank_layouts
 from spikedata.serving.shelf import Shelf
 from spikedata.stream import SpikeStream
@@ -23,7 +25,7 @@ from spikedata.wording import shown
 
 KEPT_BYTES = 128 << 20
 """Of small pictures, the newest."""
-SIDES_PX = (64, 128, 256, 384)
+SIDES_PX = (64, 128, 192, 256, 384)
 """Of small pictures; another side is the next larger one."""
 METHODS = ("tfp", "tfi", "adaptive")
 """Ways to make the player's pictures; see :func:`spikedata.reconstruct`."""
@@ -104,7 +106,9 @@ class Showing:
             NotWantedError: whoever asked went away before its turn.
             SpikeDataError: the clip is damaged.
         """
+        stored = self._shelf.row(clip_id).stored
         side_px = next((side for side in SIDES_PX if side >= side_px), SIDES_PX[-1])
+        side_px = min(side_px, max(stored.height_px, stored.width_px))  # browsers magnify as well
         key = (self._shelf.version, clip_id, side_px, moving)
         made = self._kept.get(key)
         if made is not None:
@@ -112,10 +116,28 @@ class Showing:
         with self._turn:
             if not is_wanted():
                 raise NotWantedError
-            pictures = {"pictures": 14 if moving else 1, "most_bytes": 250 * side_px}
+            pictures = {"pictures": 14 if moving else 1, "most_bytes": 20_000 + 200 * side_px}
             made = animate_clip(self._shelf.source, clip_id, side_px=side_px, **pictures)
         self._kept.put(key, made)
         return made
+
+    def stills(
+        self, clip_ids: Sequence[str], *, side_px: int, is_wanted: Callable[[], bool]
+    ) -> bytes:
+        """Still pictures of several clips, each after its length, uint32, little-endian.
+
+        A clip of which there is none has the length 0; asking for it alone tells why.
+
+        Raises:
+            NotWantedError: whoever asked went away.
+        """
+        parts = []
+        for clip_id in clip_ids:
+            made = b""
+            with contextlib.suppress(SpikeDataError, KeyError):
+                made = self.thumbnail(clip_id, side_px=side_px, moving=False, is_wanted=is_wanted)
+            parts += [len(made).to_bytes(4, "little"), made]
+        return b"".join(parts)
 
     def frames(
         self, clip_id: str, *, method: str, window_ticks: int, start: int, step: int, count: int
@@ -232,4 +254,5 @@ def _fired(train_t: NDArray[np.uint8], start: int) -> list[int]:
 
 
 def _as_uint16(rate_hw: NDArray[Any]) -> bytes:
-    return np.rint(np.clip(rate_hw, 0.0, 1.0) * 65535).astype("<u2").tobytes()
+    level_hw: NDArray[np.uint16] = np.rint(np.clip(rate_hw, 0.0, 1.0) * 65535).astype("<u2")
+    return level_hw.tobytes()

@@ -2,7 +2,7 @@
 
 import { at, count, get, hue, make, milliseconds } from "./common.js";
 
-const AT_ONCE = 5;
+const AT_ONCE = 4;
 const SMALL_PX = 84; // below this a tile has no text of its own
 
 // How many clips a page has: about two screens of them.
@@ -12,9 +12,11 @@ export function pageSize(tile) {
   return tile < 150 ? 240 : 96;
 }
 
-// Pictures of tiles in sight: stills first; what goes out of sight is not waited for.
+// Pictures of tiles in sight: stills first, many in one answer, so that a screen of tiny tiles is not
+// a thousand requests; what goes out of sight is not waited for.
 class Loader {
-  constructor() {
+  constructor(grid) {
+    this.grid = grid;
     this.waiting = { still: [], moving: [] };
     this.running = 0;
   }
@@ -32,13 +34,38 @@ class Loader {
   next() {
     while (this.running < AT_ONCE) {
       const kind = this.waiting.still.length ? "still" : "moving";
-      const tile = this.waiting[kind].shift();
-      if (!tile) return;
+      const many = kind === "moving" ? 1 : this.grid.tilePx < SMALL_PX ? 48 : 8;
+      const tiles = this.waiting[kind].splice(0, many);
+      if (!tiles.length) return;
       this.running += 1;
-      tile.load(kind).finally(() => {
+      const load = kind === "still" ? this.stills(tiles) : tiles[0].load(kind);
+      load.finally(() => {
         this.running -= 1;
         this.next();
       });
+    }
+  }
+
+  async stills(tiles) {
+    const stop = new AbortController();
+    // Once all of them are out of sight nobody waits.
+    tiles.forEach((tile) => {
+      tile.stop = { abort: () => tiles.every((one) => !one.isSeen) && stop.abort() };
+    });
+    try {
+      const ids = JSON.stringify(tiles.map((tile) => tile.clip.id));
+      const about = { ids, px: this.grid.sidePx(), v: this.grid.version };
+      const buffer = await (await get("api/stills", about, stop.signal)).arrayBuffer();
+      const view = new DataView(buffer);
+      let from = 0;
+      for (const tile of tiles) {
+        const length = view.getUint32(from, true);
+        if (length) tile.have("still", new Blob([new Uint8Array(buffer, from + 4, length)]));
+        else await tile.load("still"); // which tells why there is none
+        from += 4 + length;
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") tiles.forEach((tile) => tile.fail(error.message));
     }
   }
 }
@@ -94,16 +121,20 @@ class Tile {
   }
 
   async load(kind) {
-    const side = Math.round(this.grid.tilePx * Math.min(2, window.devicePixelRatio || 1));
     this.stop = new AbortController();
     try {
-      const about = { id: this.clip.id, px: side, v: this.grid.version };
+      const about = { id: this.clip.id, px: this.grid.sidePx(), v: this.grid.version };
       const response = await get(`api/${kind}`, about, this.stop.signal);
-      this.pictures[kind] = URL.createObjectURL(await response.blob());
-      this.draw();
+      this.have(kind, await response.blob());
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error.message);
     }
+  }
+
+  have(kind, blob) {
+    if (this.pictures[kind]) URL.revokeObjectURL(this.pictures[kind]);
+    this.pictures[kind] = URL.createObjectURL(blob);
+    this.draw();
   }
 
   draw() {
@@ -130,7 +161,7 @@ class Tile {
 export class Grid {
   constructor(onOpen) {
     this.onOpen = onOpen;
-    this.loader = new Loader();
+    this.loader = new Loader(this);
     this.tiles = [];
     this.observer = new IntersectionObserver(
       (entries) => entries.forEach((entry) => entry.target.tile.see(entry.isIntersecting)),
@@ -167,11 +198,17 @@ export class Grid {
     at("pager").hidden = listed.pages < 2 && listed.total < 1;
   }
 
+  // Longer side of the pictures that are asked for, in the screen's own pixels.
+  sidePx() {
+    return Math.round(this.tilePx * Math.min(2, window.devicePixelRatio || 1));
+  }
+
   resize(tilePx) {
     this.tilePx = tilePx;
     at("tiles").style.setProperty("--tile", `${tilePx}px`);
     at("tiles").classList.toggle("small", tilePx < SMALL_PX);
     at("detail").hidden = tilePx >= SMALL_PX;
+    at("preview").hidden = tilePx >= SMALL_PX || !at("preview").src;
   }
 
   setPlays(plays) {
@@ -197,6 +234,25 @@ export class Grid {
     const known = [id, label ?? "unlabelled", split, group, ...captions];
     const long = `${count(ticks)} ticks, ${milliseconds(ticks, tick_rate_hz)}`;
     at("detail-text").textContent = [...known, camera, long].filter(Boolean).join("  ·  ");
+    if (this.tilePx < SMALL_PX) this.preview(tile);
+  }
+
+  // A tiny tile's clip, large enough to be seen.
+  async preview(tile) {
+    if (this.previewed === tile) return;
+    this.previewed = tile;
+    this.stop?.abort();
+    this.stop = new AbortController();
+    try {
+      const about = { id: tile.clip.id, px: 256, v: this.version };
+      const blob = await (await get("api/moving", about, this.stop.signal)).blob();
+      if (this.previewed !== tile) return;
+      URL.revokeObjectURL(at("preview").src);
+      at("preview").src = URL.createObjectURL(blob);
+      at("preview").hidden = false;
+    } catch (error) {
+      if (error.name !== "AbortError") at("preview").hidden = true;
+    }
   }
 
   focused() {

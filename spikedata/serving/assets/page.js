@@ -32,6 +32,7 @@ const HELP = [
 
 let set = null; // what the server says of the whole set
 let clip = null; // the one that is open
+let first = null; // the first page of the grid, asked for before the set is known
 let params = new URLSearchParams(location.search);
 
 const grid = new Grid((chosen) => go({ clip: chosen.id, tick: null }));
@@ -112,14 +113,19 @@ async function show() {
   }
 }
 
-async function showGrid() {
+function askClips() {
   show.asked?.abort();
   show.asked = new AbortController();
-  const tilePx = tile();
-  const about = { ...query(), page: params.get("page") ?? 0, size: pageSize(tilePx) };
-  const listed = await getJson("api/clips", about, show.asked.signal);
+  const about = { ...query(), page: params.get("page") ?? 0, size: pageSize(tile()) };
+  return getJson("api/clips", about, show.asked.signal);
+}
+
+async function showGrid() {
+  const asked = first ?? askClips();
+  first = null;
+  const listed = await asked;
   at("total").textContent = `${count(listed.total)} of ${count(set.clips)} clips`;
-  grid.show(listed, { tilePx, plays: at("plays").checked });
+  grid.show(listed, { tilePx: tile(), plays: at("plays").checked });
   if (show.focus) grid.focus(show.focus);
   show.focus = null;
 }
@@ -389,6 +395,8 @@ at("plays").checked = params.has("plays")
   : !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 at("advance").checked = params.has("advance");
 try {
+  // The set and its first page are asked for together.
+  if (!params.has("clip") && !params.has("file")) first = askClips();
   await loadSet();
   await show();
 } catch (error) {
