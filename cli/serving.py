@@ -7,7 +7,9 @@ import typer
 from .common import errors_in_one_line, print_notes, say, usage_errors_in_one_line
 from .options import SPIKES, Camera, ClipsArgument, Flip, TickRate
 
-Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port of this machine.  [0: any free]")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65_535, help="Port of this machine; 0 is any that is free.")
+]
 Open = Annotated[
     bool | None,
     typer.Option("--open/--no-open", help="Open it in a browser.  [default: where there is one]"),

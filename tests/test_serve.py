@@ -385,6 +385,8 @@ def test_undo_takes_changes_back_one_by_one(client, own_folder):
     assert [answer["clip"][key] for key in ("label", "captions")] == [
         first[key] for key in ("label", "captions")
     ]
+    assert client.label("class0__ra", label="y")[1]["clip"]["captions"] == ["a video of y"]
+    assert client.post("api/undo", {})[0] == 200
     status, answer = client.post("api/undo", {})
     assert status == 409
     assert "nothing is left" in answer["error"]

@@ -52,6 +52,7 @@ def labels_of(folder: Path) -> dict[str, str | None]:
 
 
 def saved(browser: Browser, clip_id: str) -> None:
+    """Wait until everything is saved, this clip last."""
     browser.wait(f"document.getElementById('saved').textContent === 'saved {clip_id}'")
 
 
@@ -102,6 +103,21 @@ def test_20_clips_labelled_by_keyboard_are_kept(opened):
     clips = open_clips(folder, camera=CAMERA).clips
     assert [clips[i].clip.split for i in ids[:10]] == ["test", "train"] * 5
     assert [clips[i].clip.group for i in ids[10:20]] == [f"scene {n}" for n in range(10)]
+
+
+def test_what_is_typed_faster_than_it_is_saved_is_kept_in_order(opened):
+    browser, folder = opened
+    browser.press("Right", "Enter")
+    browser.wait(IS_OPEN)
+    # A new label changes the caption that named the old one; the caption typed then counts.
+    browser.press("1", "2", "3", "t", "v", "e", "x", "l", "run", "Enter", "t", "g", "a", "Enter")
+    browser.press("x", "v")
+    saved(browser, "class0__ra")
+    clip = open_clips(folder, camera=CAMERA).clips["class0__ra"].clip
+    assert (clip.label, clip.split, clip.group) == ("run", "validation", "a")
+    assert clip.captions == ("a video of run",)
+    assert browser.run("return document.getElementById('edit-captions').value") == "a video of run"
+    assert browser.run("return document.querySelectorAll('.error').length") == 0
 
 
 def test_undo_and_a_conflict_are_seen(opened):

@@ -169,6 +169,7 @@ class Routes:
 
     def _set(self, asked: Asked) -> Answer:
         shelf = self._shelf
+        shelf.refresh()
         source = shelf.source
         torn = shelf.torn_groups()
         return _json(

@@ -16,6 +16,7 @@ import os
 import secrets
 import select
 import socket
+import socketserver
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,6 +125,7 @@ class ClipServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    allow_reuse_address = os.name != "nt"  # where it would let others listen too
 
     def __init__(self, port: int, routes: Routes) -> None:
         self.routes = routes
@@ -133,9 +135,8 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """As the library's, without asking for the machine's name on the network."""
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = HOST, self.server_address[1]
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = HOST, int(self.server_address[1])
 
     @property
     def hosts(self) -> set[str]:

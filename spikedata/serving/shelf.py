@@ -16,6 +16,7 @@ from typing import Any
 from spikedata.camera import find_camera, numbered_files, open_recording
 from spikedata.clip import SPLITS
 from spikedata.clips import CameraOptions, ClipSource, StoredClip, open_any
+from spikedata.corpora import CAPTION_TEMPLATES, captions_of
 from spikedata.errors import SpikeDataError
 from spikedata.labelling import relabel
 from spikedata.outputs import Failure
@@ -113,10 +114,19 @@ class Shelf:
     def _open(self) -> None:
         stamp = self._stamp()
         source = open_any(self.path, self._options)
+        rows = {clip_id: Row.of(stored) for clip_id, stored in source.clips.items()}
         self.source: ClipSource = source
-        self._rows = {clip_id: Row.of(stored) for clip_id, stored in source.clips.items()}
+        self._rows = rows
+        # In an order that stays while labels are given, for who gives them by number.
+        self._classes = list(source.class_names)
         self._seen = stamp
         self.version += 1
+
+    def refresh(self) -> None:
+        """Open the set again if another program has changed its labels, or its clips."""
+        with self._lock:
+            if self._stamp() != self._seen:
+                self._open()
 
     # --- looking ----------------------------------------------------------------------------
 
@@ -163,7 +173,7 @@ class Shelf:
 
     def counts(self) -> dict[str, list[tuple[str, int]]]:
         """How many clips have each label, split and camera; an empty text counts those without."""
-        labels: Counter[str] = Counter(dict.fromkeys(self.source.class_names, 0))
+        labels = Counter(dict.fromkeys(self._classes, 0))
         splits: Counter[str] = Counter()
         cameras: Counter[str] = Counter()
         for row in self._all():
@@ -172,7 +182,7 @@ class Shelf:
             cameras[row.camera] += 1
         order = {name: number for number, name in enumerate(("", *SPLITS))}
         return {
-            "labels": sorted(labels.items()),
+            "labels": list(labels.items()),
             "splits": sorted(splits.items(), key=lambda pair: order.get(pair[0], len(order))),
             "cameras": sorted(cameras.items()),
         }
@@ -319,8 +329,7 @@ class Shelf:
         why = self.why_fixed
         if why is not None:
             raise SpikeDataError(f"{clip_id}: not changed: {why}")
-        if self._stamp() != self._seen:  # another program has written
-            self._open()
+        self.refresh()
         now = labels_of(self._rows[clip_id].stored)
         for key, value in (was or {}).items():
             if key in changes and now[key] != value:
@@ -343,8 +352,13 @@ class Shelf:
             self.source = open_any(self.path, self._options)
             stored = self.source.clips[clip_id]
         else:
-            stored = replace(stored, clip=replace(stored.clip, **new))
+            clip = replace(stored.clip, **new)
+            if "captions" not in new and stored.clip.captions == _named(stored.label):
+                clip = replace(clip, captions=_named(clip.label))  # as it will be when opened again
+            stored = replace(stored, clip=clip)
         self._rows[clip_id] = Row.of(stored)
+        if stored.label is not None and stored.label not in self._classes:
+            self._classes.append(stored.label)
         self._seen = self._stamp()
 
     @property
@@ -363,6 +377,11 @@ def _fits(path: Path, camera: str) -> bool:
     except SpikeDataError:
         return False
     return True
+
+
+def _named(label: str | None) -> tuple[str, ...]:
+    """Captions of a recording of which no other are told."""
+    return () if label is None else captions_of(label, CAPTION_TEMPLATES)
 
 
 def labels_of(stored: StoredClip) -> dict[str, Any]:

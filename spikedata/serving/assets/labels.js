@@ -6,12 +6,16 @@ import { at, getJson, hue, make, post, showError } from "./common.js";
 const KEYS = ["label", "captions", "split", "group"];
 const SPLIT_KEYS = { t: "train", v: "validation", e: "test", x: null };
 
+const pickKeys = (clip) =>
+  Object.fromEntries(KEYS.filter((key) => key in clip).map((key) => [key, clip[key]]));
+
 export class Labels {
   // onChanged(clip) is called whenever a clip's labels are others; onNew() for a class not seen yet.
   constructor({ onChanged, onNew, onAdvance }) {
     Object.assign(this, { onChanged, onNew, onAdvance });
     this.queue = Promise.resolve();
     this.pending = 0;
+    this.known = new Map(); // what the server last said of clips that wait to be saved
     this.classes = [];
     const own = { label: "edit-label", group: "edit-group", captions: "edit-captions" };
     for (const [key, name] of Object.entries(own)) {
@@ -136,19 +140,31 @@ export class Labels {
       ([key, value]) => JSON.stringify(clip[key]) === JSON.stringify(value),
     );
     if (same) return;
-    const was = Object.fromEntries(Object.keys(changes).map((key) => [key, clip[key]]));
+    if (!this.known.has(clip.id)) this.known.set(clip.id, { said: pickKeys(clip), waiting: [] });
+    const known = this.known.get(clip.id);
+    known.waiting.push(changes);
     this.changed({ id: clip.id, ...changes });
     Object.assign(clip, changes);
-    this.run(
-      () => post("api/label", { id: clip.id, changes, was }),
-      () => this.refetch(clip.id),
-      `${clip.id}: ${JSON.stringify(changes)} is not saved`,
-    );
+    // What the server says, and what it will be told yet.
+    const take = (found) => {
+      known.said = pickKeys(found);
+      known.waiting.shift();
+      if (!known.waiting.length) this.known.delete(clip.id);
+      return Object.assign({}, found, ...known.waiting);
+    };
+    const send = async () => {
+      // A label that was saved just now may have changed the captions, too.
+      const was = Object.fromEntries(Object.keys(changes).map((key) => [key, known.said[key]]));
+      const done = await post("api/label", { id: clip.id, changes, was });
+      return { ...done, clip: take(done.clip) };
+    };
+    const mend = async () => this.changed(take(await getJson("api/clip", { id: clip.id })));
+    this.run(send, mend, `${clip.id}: ${JSON.stringify(changes)} is not saved`);
   }
 
   undo() {
     if (this.why !== null) return;
-    this.run(() => post("api/undo", {}), () => {}, "not undone");
+    this.run(() => post("api/undo", {}), async () => {}, "not undone");
   }
 
   // Everything is sent in the order in which it was done.
@@ -156,26 +172,20 @@ export class Labels {
     this.pending += 1;
     at("saved").textContent = "saving …";
     this.queue = this.queue.then(async () => {
+      let told = "";
       try {
         const { clip, torn_groups: torn } = await send();
         this.changed(clip);
         if (clip.label && !this.classes.includes(clip.label)) await this.onNew();
-        at("saved").textContent = `saved ${clip.id}`;
+        told = `saved ${clip.id}`;
         this.onTorn?.(torn);
       } catch (error) {
         showError(`${failed}: ${error.message}`);
-        at("saved").textContent = "";
-        await mend();
+        await mend().catch(() => {}); // told already
       }
       this.pending -= 1;
-      if (this.pending) at("saved").textContent = `saving ${this.pending} …`;
+      at("saved").textContent = this.pending ? `saving ${this.pending} …` : told;
     });
-  }
-
-  async refetch(id) {
-    try {
-      this.changed(await getJson("api/clip", { id }));
-    } catch { /* told already */ }
   }
 
   changed(clip) {
@@ -184,8 +194,6 @@ export class Labels {
       Object.assign(this.clip, clip);
       if (!at("form").contains(typing) || typing.tagName === "BUTTON") this.fill();
     }
-    this.onChanged(Object.fromEntries(
-      ["id", ...KEYS].filter((key) => key in clip).map((key) => [key, clip[key]]),
-    ));
+    this.onChanged({ id: clip.id, ...pickKeys(clip) });
   }
 }
