@@ -9,7 +9,7 @@ from .checking import cameras, info, validate
 from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
-from .looking import report, view
+from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
 from .repairing import repair
@@ -27,7 +27,7 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, validate, repair, view, report, cameras, compare, calibrate, export),
+    *(info, validate, repair, view, compare_images, report, cameras, compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

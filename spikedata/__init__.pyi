@@ -7,6 +7,8 @@ from .analysis import draw_picture as draw_picture
 from .analysis import new_figure as new_figure
 from .analysis import picture_quality as picture_quality
 from .analysis import read_picture as read_picture
+from .analysis import reconstruct as reconstruct
+from .analysis import reconstruct_frames as reconstruct_frames
 from .analysis import report_html as report_html
 from .analysis import sensor_files as sensor_files
 from .analysis import simulate_like as simulate_like

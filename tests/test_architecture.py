@@ -16,7 +16,7 @@ FOLDERS = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"}
 LAYERS = [
     {"wording"},
     {"errors", "bits"},
-    {"stream", "clip", "recipe", "provenance", "outputs", "apart", "npz"},
+    {"stream", "clip", "recipe", "provenance", "outputs", "apart", "npz", "plugins"},
     {"simulator", "camera"},
     {"video"},
     {"corpora"},
@@ -45,6 +45,7 @@ HEAVY = {
     "matplotlib",
     "numba",
     "pyarrow",
+    "skimage",
     "torch",
     "transformers",
     "triton",

@@ -9,13 +9,15 @@ from .export import spike_events as spike_events
 from .export import write_dat_file as write_dat_file
 from .export import write_events as write_events
 from .export import write_npz as write_npz
+from .movies import animate_clip as animate_clip
+from .movies import view_clip as view_clip
 from .page import Page as Page
 from .page import new_figure as new_figure
 from .page import write_page as write_page
-from .pictures import animate_clip as animate_clip
 from .pictures import draw_picture as draw_picture
 from .pictures import read_picture as read_picture
-from .pictures import view_clip as view_clip
 from .pictures import write_picture as write_picture
 from .quality import picture_quality as picture_quality
+from .reconstruction import reconstruct as reconstruct
+from .reconstruction import reconstruct_frames as reconstruct_frames
 from .report import report_html as report_html
