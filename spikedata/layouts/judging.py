@@ -62,7 +62,8 @@ class Looked:
         turned = self.camera.bottom_up and not self.is_upright
         rate_hw = self.picture_hw[::-1] if turned else self.picture_hw
         white = float(np.percentile(rate_hw, 99.5)) or 1.0
-        return np.rint(np.clip(rate_hw / white, 0, 1) * 255).astype(np.uint8)
+        grey_hw: NDArray[np.uint8] = np.rint(np.clip(rate_hw / white, 0, 1) * 255).astype(np.uint8)
+        return grey_hw
 
 
 def _wins(mine_s: NDArray[np.float64], other_s: NDArray[np.float64]) -> float:

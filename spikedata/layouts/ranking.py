@@ -172,7 +172,7 @@ def _rank(
     for camera in known:
         by_plane.setdefault(camera.plane_bytes, []).append(camera)
     plane = find_plane_bytes(stretch, sorted(by_plane))
-    searched = [plane]
+    searched = [] if plane is None else [plane]
     if plane is None:
         same = {n: stretch.sameness(n) for n in sizes}
         searched = sorted(same, key=lambda n: -same[n])[:_MOST_SIZES]
