@@ -9,6 +9,7 @@ from .checking import cameras, info, validate
 from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
+from .inspecting import inspect
 from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
@@ -27,7 +28,9 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, validate, repair, view, compare_images, report, cameras, compare, calibrate, export),
+    *(info, inspect, validate, repair),
+    *(view, report, compare_images),
+    *(cameras, compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

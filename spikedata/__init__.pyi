@@ -3,6 +3,8 @@ from .analysis import animate_clip as animate_clip
 from .analysis import calibrate_pixels as calibrate_pixels
 from .analysis import compare_streams as compare_streams
 from .analysis import comparison_html as comparison_html
+from .analysis import dots_of as dots_of
+from .analysis import draw_layouts as draw_layouts
 from .analysis import draw_picture as draw_picture
 from .analysis import new_figure as new_figure
 from .analysis import picture_quality as picture_quality
@@ -33,6 +35,7 @@ from .clips import ClipStream as ClipStream
 from .clips import SpikeStore as SpikeStore
 from .clips import StoredClip as StoredClip
 from .clips import create_store as create_store
+from .clips import find_recordings as find_recordings
 from .clips import open_clips as open_clips
 from .clips import open_spikes as open_spikes
 from .clips import open_store as open_store
@@ -50,6 +53,9 @@ from .errors import StoreError as StoreError
 from .hub import check_regenerated as check_regenerated
 from .hub import pull as pull
 from .hub import push_hub as push_hub
+from .layouts import LayoutCandidate as LayoutCandidate
+from .layouts import better_layout as better_layout
+from .layouts import rank_layouts as rank_layouts
 from .live import LiveClips as LiveClips
 from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips

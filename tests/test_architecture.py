@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "bits"},
     {"stream", "clip", "recipe", "provenance", "outputs", "apart", "npz", "plugins"},
     {"simulator", "camera"},
-    {"video"},
+    {"video", "layouts"},
     {"corpora"},
     {"clips"},
     {"analysis"},

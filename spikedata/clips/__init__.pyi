@@ -27,6 +27,7 @@ from .parquet import write_shard as write_shard
 from .recordings import CameraOptions as CameraOptions
 from .recordings import Layout as Layout
 from .recordings import Recordings as Recordings
+from .recordings import find_recordings as find_recordings
 from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem
 from .rules import RuleBrokenError as RuleBrokenError

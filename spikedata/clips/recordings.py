@@ -285,6 +285,21 @@ def _check_file_name(stored: StoredClip, noted: Mapping[str, Any]) -> None:
         )
 
 
+def find_recordings(path: Path | str) -> tuple[Path, ...]:
+    """Camera files at a path, whatever is in them: all below a folder, or the one file.
+
+    Raises:
+        CorpusError: there are none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return (path,)
+    found = tuple(file.path for file in list_files(path, RECORDING_SUFFIXES, told=False).files)
+    if not found:
+        raise CorpusError(f"{path}: holds no {', '.join(sorted(RECORDING_SUFFIXES))} file")
+    return found
+
+
 def one_recording(path: Path, options: CameraOptions) -> Recordings:
     """One camera file as a set of one clip, named after the file."""
     clip = Clip(id=clip_id_of(path.stem), source={"name": as_text(path.name)})
