@@ -30,6 +30,13 @@ Level = Annotated[
     int | None,
     typer.Option(help="Effort of compression, 1 to 19; hdf5 0 to 9.  [default: 7; hdf5 4]"),
 ]
+LabelNames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of classes that recordings only number: a name a line, or .csv or .json.",
+    ),
+]
 
 
 def pack(
@@ -39,6 +46,7 @@ def pack(
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
+    label_names: LabelNames = None,
     level: Level = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
@@ -62,6 +70,7 @@ def pack(
                 camera=camera,
                 flip=flip,
                 tick_rate_hz=tick_rate,
+                label_names=label_names,
                 level=level,
                 overwrite=overwrite,
                 workers=workers or available_cores(),

@@ -500,16 +500,29 @@ def _spikes(archive: Npz, camera: Camera) -> NpzArray:
 
 
 def _npz_label(archive: Npz) -> str | None:
-    for name in ("label_name", "label"):
-        if name in archive.names:
-            value = archive.read(name, _MOST_LABEL_BYTES)
-            try:
-                label = str(value.reshape(-1)[0]) if value.size else None
-                (label or "").encode()  # half a surrogate pair is no text
-            except ValueError as error:
-                raise SpikeDataError(f"array {name}: is no text: {error}") from error
-            return label
-    return None
+    """The class: ``label``, a number as text; where we wrote the file, its name ``label_name``.
+
+    In everybody else's files ``label_name`` is the name of the picture that was shown.
+    """
+    is_ours = "written_by" in archive.names and _npz_text(archive, "written_by") == "spikedata"
+    order = ("label_name", "label") if is_ours else ("label",)
+    return next((_npz_text(archive, name) for name in order if name in archive.names), None)
+
+
+def _npz_text(archive: Npz, name: str) -> str | None:
+    """One value, as text; whole numbers without a point. None where there are several."""
+    value = archive.read(name, _MOST_LABEL_BYTES)
+    if value.size != 1:
+        return None
+    one = value.reshape(-1)[0]
+    if value.dtype.kind == "f" and float(one).is_integer():
+        one = int(one)
+    try:
+        text = str(one)
+        text.encode()  # half a surrogate pair is no text
+    except ValueError as error:
+        raise SpikeDataError(f"array {name}: is no text: {error}") from error
+    return text
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from spikedata.clips import (
     encode_all,
     in_order,
     open_any,
+    read_label_names,
     size_on_disk,
     write_dat,
     write_hdf5,
@@ -100,6 +101,7 @@ def pack_clips(
     camera: str | None = None,
     flip: bool | None = None,
     tick_rate_hz: float | None = None,
+    label_names: Path | str | None = None,
     level: int | None = None,
     overwrite: bool = False,
     workers: int = 1,
@@ -116,6 +118,8 @@ def pack_clips(
         camera: camera of ``.dat`` and ``.npz`` sources; see :func:`spikedata.camera.find_camera`.
         flip: turn their rows upside down; default what the camera needs.
         tick_rate_hz: their ticks a second; default the camera's.
+        label_names: file with the names of classes that they only number, as UHSR's do: a name a
+            line from number 0 on, or a ``.csv`` or ``.json`` of numbers and names.
         level: effort of compression, one of :data:`LEVELS`; default :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if all in it was written by spikedata, once the new one is
             whole.
@@ -135,13 +139,10 @@ def pack_clips(
     """
     out = Path(out or DEFAULT_OUT[to])
     level = _checked_level(to, level)
-    try:
-        check_replaceable(out, overwrite=overwrite)
-    except StoreError:
-        if out.name:
-            is_being_written(out)  # removes the lock file of a run killed at its very end
-        raise
-    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+    _check_out(out, overwrite=overwrite)
+    options = CameraOptions(
+        camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, label_names=_read_names(label_names)
+    )
     found = _find(sources or [_default_source()], to, options)
     found.check_keeps_recordings(out)
     run = _Run(found.clips, progress or (lambda _: None), workers)
@@ -149,6 +150,19 @@ def pack_clips(
     report = run.report(out)
     write_failures(report.failure_file, report.failures)
     return report
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    try:
+        check_replaceable(out, overwrite=overwrite)
+    except StoreError:
+        if out.name:
+            is_being_written(out)  # removes the lock file of a run killed at its very end
+        raise
+
+
+def _read_names(path: Path | str | None) -> dict[str, str] | None:
+    return None if path is None else read_label_names(path)
 
 
 def _checked_level(to: Format, level: int | None) -> int:

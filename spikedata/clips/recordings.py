@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spikedata.bits import TICKS_PER_GROUP
 from spikedata.camera import Recording, find_camera, read_recording
 from spikedata.clip import Clip
+from spikedata.clips.naming import name_of
 from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
 from spikedata.clips.rules import (
     FACTS_DIGEST,
@@ -27,8 +28,11 @@ from spikedata.corpora import (
     ListedFile,
     RefusedEntry,
     as_text,
+    captions_of,
     class_order,
+    clean_text,
     clip_id_of,
+    count,
     find_metadata,
     list_files,
     note_unread,
@@ -64,6 +68,8 @@ class CameraOptions:
     camera: str | None = None
     flip: bool | None = None
     tick_rate_hz: float | None = None
+    label_names: Mapping[str, str] | None = None
+    """Names of classes that files only number, by number as text."""
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -102,12 +108,16 @@ class Recordings(ClipSource):
         self.path = root
         self.notes = tuple(notes)
         self._recordings: dict[str, AnyRecording] = {}
+        self._names = (items[0].options.label_names if items else None) or {}
         self.clips, unopened = self._opened(items)
         self.left_out = (*left_out, *unopened)
+        self.notes = (*self.notes, *self._odd_labels())
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
         stated = tuple(about.get("class_names", ()))
-        self.class_names = (*stated, *sorted(labels - set(stated), key=class_order))
+        if self._names:  # a class keeps its number only beside all the others
+            stated = (*stated, *(n for n in self._names.values() if n not in stated))
+        self.class_names = (*dict.fromkeys(stated), *sorted(labels - set(stated), key=_class_order))
         self.name = about.get("name") or as_text(root.resolve().name)
         cameras = sorted({recording.camera.name for recording in self._recordings.values()})
         self.recipe = dict(about.get("recipe") or {"cameras": cameras})
@@ -120,6 +130,26 @@ class Recordings(ClipSource):
     def stored_bytes(self, clip_id: str) -> int:
         """Size of the clip's file."""
         return size_on_disk(self._recordings[clip_id].path)
+
+    def _odd_labels(self) -> list[str]:
+        """Notes on labels of files that count for nothing, or that the table does not name."""
+        own = {key: recording.label for key, recording in self._recordings.items()}
+        unnamed = [key for key, label in own.items() if self._names and label is not None]
+        unnamed = [key for key in unnamed if self.clips[key].label == own[key]]
+        other = [
+            key
+            for key, label in own.items()
+            if label is not None and self.clips[key].label != name_of(label, self._names)
+        ]
+        told = []
+        if unnamed:
+            first = f"{unnamed[0]} ({own[unnamed[0]]})"
+            told.append(f"{count(len(unnamed), 'class number')} without a name: {first}")
+        if other:
+            first = f"{other[0]} ({own[other[0]]})"
+            of = count(len(other), "recording")
+            told.append(f"{of} of another class than the file itself says: {first}")
+        return told
 
     def _opened(
         self, items: Sequence["RecordingItem"]
@@ -172,6 +202,8 @@ class RecordingItem:
     options: CameraOptions
     files: tuple[Path, ...] = ()
     """The numbered files of ``path``, if that is a folder of them."""
+    is_listed: bool = False
+    """Whether a list beside the files tells of it."""
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
@@ -201,11 +233,12 @@ class RecordingItem:
         source = self.clip.source | identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
+        clip = self._labelled(recording.label)
         told = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}
         if self.files:
             told["files"] = len(self.files)
         stored = StoredClip(
-            clip=replace(self.clip, source=source),
+            clip=replace(clip, source=source),
             ticks=recording.ticks,
             height_px=recording.height_px,
             width_px=recording.width_px,
@@ -215,6 +248,17 @@ class RecordingItem:
             attributes={"camera": told, "versions": versions()},
         )
         return recording, stored
+
+    def _labelled(self, own: str | None) -> Clip:
+        """The clip, with the class that its file says itself if a table names it or nothing else.
+
+        A list beside the files counts before either.
+        """
+        names = self.options.label_names
+        if own is None or (self.clip.label is not None and (names is None or self.is_listed)):
+            return self.clip
+        label = clean_text(name_of(own, names or {}))
+        return with_own_label(self.clip, label)
 
     def _as_noted(self, recording: AnyRecording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
@@ -227,6 +271,24 @@ class RecordingItem:
         # The user may say another rate than the list.
         stored = replace(stored, tick_rate_hz=recording.tick_rate_hz)
         return stored if noted.get("spikes") is not None else replace(stored, spikes=None)
+
+
+def with_own_label(clip: Clip, label: str) -> Clip:
+    """A clip with another label, and a caption that names it if it had none but that.
+
+    A number is no name: nobody says "a video of 12".
+    """
+    made = () if clip.label is None else captions_of(clip.label, CAPTION_TEMPLATES)
+    if clip.captions in ((), made):
+        captions = () if label.isdigit() else captions_of(label, CAPTION_TEMPLATES)
+        clip = replace(clip, captions=captions)
+    return replace(clip, label=label)
+
+
+def _class_order(name: str) -> tuple[int, tuple[str, str]]:
+    """Classes that are only numbered in order of their numbers, before those with names."""
+    number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else 1 << 40
+    return number, class_order(name)
 
 
 def noted_clip(clip: Clip, noted: Mapping[str, Any], height_px: int, width_px: int) -> StoredClip:
@@ -359,7 +421,7 @@ def _listed_items(
         ours = as_noted and is_ours(entry.columns)
         noted = entry.columns if ours else None
         numbered = tuple(series.get(item.path, ()))
-        items.append(RecordingItem(item.clip, item.path, how, numbered, measured=noted))
+        items.append(RecordingItem(item.clip, item.path, how, numbered, True, measured=noted))
     listed = [entry.columns for entry in entries] + [entry.columns for entry in refused]
     lost = _lost_of_set(root, about, [columns for columns in listed if is_ours(columns)])
     return items, notes, [*lost, *(_refused(root, entry) for entry in refused)]
