@@ -10,6 +10,7 @@ from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
 from .inspecting import inspect
+from .labelling import label
 from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
@@ -28,7 +29,7 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, inspect, validate, repair),
+    *(info, inspect, validate, label, repair),
     *(view, report, compare_images),
     *(cameras, compare, calibrate, export),
     demo,

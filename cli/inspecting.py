@@ -97,7 +97,7 @@ def _ranked(files: Sequence[Path], cameras: list[str] | None) -> "tuple[Ranked, 
 
 def _print_all(path: Path, found: "Sequence[LayoutCandidate]") -> None:
     """A table of all layouts of one file, and what to do next."""
-    rows = [("layout", "size", "ticks", "score", "strips", "verdict", "")]
+    rows: list[tuple[str, ...]] = [("layout", "size", "ticks", "score", "strips", "verdict", "")]
     rows += [(*_cells(one), one.note) for one in found]
     _print_table(rows)
     command = _command(path, found[0])
@@ -109,9 +109,14 @@ def _print_all(path: Path, found: "Sequence[LayoutCandidate]") -> None:
         say(f"\nNo --camera is called {found[0].name}; in Python it is a Camera.")
 
 
+_BEST_HEADS = ("file", "layout", "size", "ticks", "score", "strips", "verdict")
+
+
 def _print_best(ranked: "Ranked") -> None:
     """A line a file."""
-    rows = [("file", "layout", "size", "ticks", "score", "strips", "verdict")]
+    rows: list[tuple[str, ...]] = [
+        ("file", "layout", "size", "ticks", "score", "strips", "verdict")
+    ]
     rows += [(str(path), *_cells(found[0])) for path, found in ranked.items()]
     if ranked:
         _print_table(rows)

@@ -53,6 +53,9 @@ from .errors import StoreError as StoreError
 from .hub import check_regenerated as check_regenerated
 from .hub import pull as pull
 from .hub import push_hub as push_hub
+from .labelling import RelabelReport as RelabelReport
+from .labelling import read_labels as read_labels
+from .labelling import relabel as relabel
 from .layouts import LayoutCandidate as LayoutCandidate
 from .layouts import better_layout as better_layout
 from .layouts import rank_layouts as rank_layouts

@@ -22,7 +22,7 @@ LAYERS = [
     {"corpora"},
     {"clips"},
     {"analysis"},
-    {"loader", "pack", "simulation"},
+    {"labelling", "loader", "pack", "simulation"},
     {"repair"},
     {"live"},
     {"hub"},

@@ -129,6 +129,7 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("export", store, corpus.parent / "e.npz", "--clip", clip),
         ("compare", store, store, "--clip", clip, "--clip", "class1__clip0"),
         ("calibrate", *flat_fields(corpus.parent), "--camera", "16x20", "--out", "../c.yaml"),
+        ("label", store, clip, "--label", "class1"),
         ("repair", store, "--from", "."),
         ("cameras",),
     ):

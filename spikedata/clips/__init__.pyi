@@ -9,6 +9,8 @@ from .formats import format_at as format_at
 from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
+from .labels import FolderLabels as FolderLabels
+from .naming import read_label_names as read_label_names
 from .opening import check_replaceable as check_replaceable
 from .opening import open_any as open_any
 from .opening import open_clips as open_clips
@@ -43,10 +45,12 @@ from .store import CLIPS as CLIPS
 from .store import ClipWriter as ClipWriter
 from .store import SpikeStore as SpikeStore
 from .store import StoreConfig as StoreConfig
+from .store import StoreLabels as StoreLabels
 from .store import StoreWriter as StoreWriter
 from .store import change_store as change_store
 from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
+from .stored import RELABELLED_KEYS as RELABELLED_KEYS
 from .stored import BitsMeter as BitsMeter
 from .stored import StoredClip as StoredClip

@@ -23,6 +23,8 @@ from spikedata.clips.rules import (
 )
 
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
+RELABELLED_KEYS = ("label", "captions", "split", "group")
+"""What may be told of a clip anew once it has bits."""
 MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
 GEOMETRY_KEYS = ("height_px", "width_px")
 SHARDS_DIGEST = "shards_crc32c"

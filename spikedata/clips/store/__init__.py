@@ -12,6 +12,7 @@ from spikedata.clips.store.layout import (
     StoreConfig,
 )
 from spikedata.clips.store.reader import SpikeStore, open_store
+from spikedata.clips.store.relabel import StoreLabels
 from spikedata.clips.store.validate import check_clip, store_problems
 from spikedata.clips.store.writer import ClipWriter, StoreWriter, change_store, create_store
 
@@ -24,6 +25,7 @@ __all__ = [
     "ClipWriter",
     "SpikeStore",
     "StoreConfig",
+    "StoreLabels",
     "StoreWriter",
     "change_store",
     "check_clip",

@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +188,35 @@ class StoreWriter:
         line = self._lines.get(clip_id) or self._gone.get(clip_id)
         return None if line is None else StoredClip.from_catalog_line(line)
 
+    @property
+    def lines(self) -> Mapping[str, bytes]:
+        """Catalogue line of every clip that is there, by id."""
+        return self._lines
+
+    def begin_relabel(self, clip_ids: Collection[str], class_names: Sequence[str]) -> None:
+        """Make ready for other facts of clips that are there, with other class names.
+
+        From now on the catalogue on disk says nothing of them, so that who looks asks the clips
+        themselves; it does again, by what :meth:`note` was told, when the writer closes.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+            OSError: the disk is full, or the like.
+        """
+        self.name_classes(class_names)
+        self.check_in_place()
+        _write_root(self.path, replace(self._root, clips=None, catalog_sha256=None))
+        with self._mutex:
+            self._root = replace(self._root, clips=None, catalog_sha256=None)
+            rest = {key: line for key, line in self._listed().items() if key not in clip_ids}
+        write_whole(self.path / CATALOG, _catalog(rest), within=self.path / PARTIAL)
+
+    def name_classes(self, class_names: Sequence[str]) -> None:
+        """Change the class names that the root will have, when it is written next."""
+        with self._mutex:
+            self._root = replace(self._root, class_names=tuple(class_names))
+            self._class_names = frozenset(class_names)
+
     def note(self, stored: StoredClip) -> None:
         """Have the catalogue say of a clip that is there what the clip itself says."""
         with self._mutex:
@@ -316,14 +345,17 @@ class StoreWriter:
         try:
             self.check_in_place()
             _clear_partial(self.path)  # first: it may make the room that the catalogue needs
-            # What is gone stays listed until it is made again or given up: else nobody would know.
-            _write_catalog(self.path, self._root, self._gone | self._lines)
+            _write_catalog(self.path, self._root, self._listed())
             (self.path / PARTIAL).rmdir()
             sync(self.path / CLIPS)
             sync(self.path)
         finally:
             self._folder.let_go()
             release(lock)
+
+    def _listed(self) -> dict[str, bytes]:
+        """What is gone stays listed until it is made again or given up: else nobody would know."""
+        return self._gone | self._lines
 
     def _begin_change(self) -> None:
         """See that the root says nothing of the set of clips until the catalogue does again."""
@@ -531,12 +563,16 @@ def _refuse_other_things(path: Path) -> None:
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
 
+def _catalog(lines: Mapping[str, bytes]) -> bytes:
+    return b"".join(lines[clip_id] + b"\n" for clip_id in sorted(lines))
+
+
 def _write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> None:
     """Write the catalogue, and then a root that knows it.
 
     Between the two the root knows of none, as while clips are added.
     """
-    data = b"".join(lines[clip_id] + b"\n" for clip_id in sorted(lines))
+    data = _catalog(lines)
     known = replace(
         root, version=VERSION, clips=len(lines), catalog_sha256=hashlib.sha256(data).hexdigest()
     )
