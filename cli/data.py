@@ -9,6 +9,7 @@ from .checking import cameras, info, validate
 from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
+from .inspecting import inspect
 from .labelling import label
 from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
@@ -29,8 +30,9 @@ app = new_app(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(simulate, pack, push_hub, pull),
-    *(info, validate, label, repair, view, compare_images, serve, report, cameras),
-    *(compare, calibrate, export),
+    *(info, inspect, validate, label, repair),
+    *(view, serve, report, compare_images),
+    *(cameras, compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

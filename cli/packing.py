@@ -34,6 +34,13 @@ Layout = Annotated[
     Literal["auto", "files", "folders"],
     typer.Option(help="Whether a folder of numbered .dat files is one clip."),
 ]
+LabelNames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of classes that recordings only number: a name a line, or .csv or .json.",
+    ),
+]
 
 
 def pack(
@@ -45,6 +52,7 @@ def pack(
     tick_rate: TickRate = None,
     layout: Layout = "auto",
     to_camera: ToCamera = None,
+    label_names: LabelNames = None,
     level: Level = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
@@ -70,6 +78,7 @@ def pack(
                 tick_rate_hz=tick_rate,
                 layout=layout,
                 to_camera=to_camera,
+                label_names=label_names,
                 level=level,
                 overwrite=overwrite,
                 workers=workers or available_cores(),

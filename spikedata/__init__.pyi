@@ -4,6 +4,8 @@ from .analysis import animate_clip as animate_clip
 from .analysis import calibrate_pixels as calibrate_pixels
 from .analysis import compare_streams as compare_streams
 from .analysis import comparison_html as comparison_html
+from .analysis import dots_of as dots_of
+from .analysis import draw_layouts as draw_layouts
 from .analysis import draw_picture as draw_picture
 from .analysis import measure_health as measure_health
 from .analysis import new_figure as new_figure
@@ -35,6 +37,7 @@ from .clips import ClipStream as ClipStream
 from .clips import SpikeStore as SpikeStore
 from .clips import StoredClip as StoredClip
 from .clips import create_store as create_store
+from .clips import find_recordings as find_recordings
 from .clips import open_clips as open_clips
 from .clips import open_spikes as open_spikes
 from .clips import open_store as open_store

@@ -29,6 +29,7 @@ from spikedata.clips import (
     encode_all,
     in_order,
     open_any,
+    read_label_names,
     size_on_disk,
     write_dat,
     write_hdf5,
@@ -104,6 +105,7 @@ def pack_clips(
     tick_rate_hz: float | None = None,
     layout: Layout = "auto",
     to_camera: str | None = None,
+    label_names: Path | str | None = None,
     level: int | None = None,
     overwrite: bool = False,
     workers: int = 1,
@@ -112,41 +114,41 @@ def pack_clips(
     """Pack clips into one data set and note its path in ``.spikedata.json`` of this directory.
 
     Args:
-        sources: stores, Parquet folders, HDF5 files, ``.dat`` and ``.npz`` files, or folders of
-            these two (class folders give labels, ``metadata.jsonl`` gives more); default
-            ``spikes.zarr``.
+        sources: sets of clips in any format, recordings, or folders of these (class folders give
+            labels, ``metadata.jsonl`` gives more); default ``spikes.zarr``.
         to: what to write.
         out: where; default ``packed.zarr``, ``packed.parquet``, ``packed.h5`` or ``packed.dat``.
-        camera: camera of ``.dat`` and ``.npz`` sources; see :func:`spikedata.camera.find_camera`.
+        camera: camera of recordings; see :func:`spikedata.camera.find_camera`.
         flip: turn their rows upside down; default what the camera needs.
         tick_rate_hz: their ticks a second; default the camera's.
-        layout: whether a folder of numbered ``.dat`` files is one clip; see
-            :class:`spikedata.clips.CameraOptions`.
-        to_camera: layout of the ``.dat`` files written: a camera whose size the clips have, or
-            ``bottom-up`` for plain planes with the bottom row first, as SpikeCV and Spike-Zoo
-            expect. Default ``camera``'s own where it fits, else plain and upright.
+        layout: whether a folder of numbered ``.dat`` files is one clip, see ``CameraOptions``.
+        to_camera: layout of ``.dat`` files written, see :func:`spikedata.camera.camera_to_write`;
+            default ``camera``'s own where it fits, else plain and upright.
+        label_names: names of classes that are only numbered, see ``read_label_names``.
         level: effort of compression, one of :data:`LEVELS`; default :data:`DEFAULT_LEVEL`.
-        overwrite: replace ``out``, if all in it was written by spikedata, once the new one is
-            whole.
+        overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
         workers: clips packed at once, one thread each.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
-        Counts, and one :class:`Failure` for each source or clip that was left out. The same
-        list is written to ``<out stem>.failures.jsonl`` beside ``out``, or that file is removed.
+        Counts, and a :class:`Failure` for each source or clip that was left out, also written to
+        ``<out stem>.failures.jsonl`` beside ``out``.
 
     Raises:
         CorpusError: there is no source, or nothing in them could be packed.
         StoreError: ``out`` exists or is not ours to replace, another process is writing it, the
-            disk is full, or what was written reads back differently; or ``out`` is a source of
-            which something could not be packed.
+            disk is full, or what was written reads back differently; or ``out`` is a source and
+            something could not be packed.
         ValueError: there is no such level, or ``to_camera`` is given for another format.
         RecordingError: there is no such camera.
     """
     out = Path(out or DEFAULT_OUT[to])
     writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
     _check_out(out, overwrite)
-    how = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout)
+    names = None if label_names is None else read_label_names(label_names)
+    how = CameraOptions(
+        camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout, label_names=names
+    )
     found = _find(sources or [_default_source()], to, how)
     found.check_keeps_recordings(out)
     run = _Run(found.clips, progress or (lambda _: None), workers, writing)

@@ -128,6 +128,8 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("pack", data, "--to", "hdf5", "--out", corpus.parent / "p.h5"),
         ("validate", data),
         ("view", clip, "--store", store, "--out", corpus.parent / "v.png"),
+        ("view", store, clip, "--single", "--out", corpus.parent / "s.png"),
+        ("compare-images", corpus.parent / "s.png", corpus.parent / "s.png"),
         ("report", store, "--out", corpus.parent / "r.html"),
         ("export", store, corpus.parent / "e.npz", "--clip", clip),
         ("compare", store, store, "--clip", clip, "--clip", "class1__clip0"),

@@ -226,7 +226,7 @@ def zeros_in(path, name, shape, descr="|u1"):
 @pytest.mark.parametrize(
     ("read", "name", "shape", "descr", "error"),
     [
-        (lambda p: read_recording(p, "uhsr"), "label_name", (16 << 20,), "<i4", RecordingError),
+        (lambda p: read_recording(p, "uhsr"), "written_by", (16 << 20,), "<i4", RecordingError),
         (lambda p: read_recording(p, "uhsr"), "label", (), f"<U{16 << 20}", RecordingError),
         (SensorMaps.load, "version", (64 << 20,), "|u1", RecipeError),
         (load_calibration, "response_hw", (144 << 10, 1 << 10), "|u1", RecordingError),
@@ -316,8 +316,8 @@ def test_planes_past_any_camera_are_refused(tmp_path, monkeypatch):
 def test_a_label_that_is_no_text_is_told(tmp_path, label):
     members = [
         ("spk", array_bytes(header_of((1, 1, 1)), b"\1")),
-        ("label_name", array_bytes(header_of((1,), "<U1"), label)),
+        ("label", array_bytes(header_of((1,), "<U1"), label)),
     ]
     archive_of(tmp_path / "x.npz", members)
-    with pytest.raises(RecordingError, match="array label_name: is no text"):
+    with pytest.raises(RecordingError, match="array label: is no text"):
         read_recording(tmp_path / "x.npz", "uhsr")

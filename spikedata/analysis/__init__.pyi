@@ -3,6 +3,8 @@ from .calibrate import sensor_files as sensor_files
 from .calibrate import simulate_like as simulate_like
 from .calibrate import still_sensor as still_sensor
 from .calibrate import write_sensor as write_sensor
+from .candidates import dots_of as dots_of
+from .candidates import draw_layouts as draw_layouts
 from .compare import compare_streams as compare_streams
 from .compare import comparison_html as comparison_html
 from .export import spike_events as spike_events

@@ -118,7 +118,8 @@ def write_npz(
         path: written aside and renamed when whole.
         source: a camera file or a clip.
         label: number of its class, if it has one.
-        label_name: name of its class, likewise.
+        label_name: name of its class, likewise. UHSR has the name of a picture there; so that ours
+            is known for what it is, ``written_by`` says "spikedata".
         overwrite: replace ``path``, once the new file is whole.
 
     Raises:
@@ -134,7 +135,8 @@ def write_npz(
             _write_header(member, np.dtype(np.uint8), shape)
             for planes_thw in _planes(source):
                 member.write(planes_thw.tobytes())
-        for name, value in (("label", label), ("label_name", label_name)):
+        named = None if label_name is None else "spikedata"
+        for name, value in (("label", label), ("label_name", label_name), ("written_by", named)):
             if value is not None:
                 with archive.open(_member(name), "w") as member:
                     npy.write_array(member, np.array(value), allow_pickle=False)

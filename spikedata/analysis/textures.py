@@ -87,7 +87,7 @@ def least_interval(stream: SpikeStream, tick: int, reach_ticks: int) -> NDArray[
     interval_hw = np.where(
         ended_hw & ~begun_hw, np.maximum(interval_hw, then_hw - after_hw), interval_hw
     )
-    return interval_hw.astype(np.int64)
+    return np.asarray(interval_hw, np.int64)
 
 
 def adaptive_texture(

@@ -363,15 +363,27 @@ def _length_in(path: Path, container: Container, most: int) -> int:
 
 
 def _label_in(path: Path) -> str | None:
-    """The class that an archive tells."""
+    """The class: ``label``, a number as text; where we wrote the file, its name ``label_name``.
+
+    In everybody else's files ``label_name`` is the name of the picture that was shown.
+    """
     with Npz(path) as archive:
-        for name in ("label_name", "label"):
-            if name in archive.names:
-                value = archive.read(name, _MOST_LABEL_BYTES)
-                try:
-                    label = str(value.reshape(-1)[0]) if value.size else None
-                    (label or "").encode()  # half a surrogate pair is no text
-                except ValueError as error:
-                    raise SpikeDataError(f"array {name}: is no text: {error}") from error
-                return label
-    return None
+        is_ours = "written_by" in archive.names and _text_in(archive, "written_by") == "spikedata"
+        order = ("label_name", "label") if is_ours else ("label",)
+        return next((_text_in(archive, name) for name in order if name in archive.names), None)
+
+
+def _text_in(archive: Npz, name: str) -> str | None:
+    """One value, as text; whole numbers without a point. None where there are several."""
+    value = archive.read(name, _MOST_LABEL_BYTES)
+    if value.size != 1:
+        return None
+    one = value.reshape(-1)[0]
+    if value.dtype.kind == "f" and float(one).is_integer():
+        one = int(one)
+    try:
+        text = str(one)
+        text.encode()  # half a surrogate pair is no text
+    except ValueError as error:
+        raise SpikeDataError(f"array {name}: is no text: {error}") from error
+    return text

@@ -12,6 +12,7 @@ from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
 from .labels import FolderLabels as FolderLabels
+from .naming import read_label_names as read_label_names
 from .opening import check_replaceable as check_replaceable
 from .opening import open_any as open_any
 from .opening import open_clips as open_clips
@@ -32,6 +33,7 @@ from .recordings import RECORDING_SUFFIXES as RECORDING_SUFFIXES
 from .recordings import CameraOptions as CameraOptions
 from .recordings import Layout as Layout
 from .recordings import Recordings as Recordings
+from .recordings import find_recordings as find_recordings
 from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem
 from .rules import RuleBrokenError as RuleBrokenError

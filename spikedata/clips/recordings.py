@@ -18,6 +18,7 @@ from spikedata.camera import (
     open_recording,
 )
 from spikedata.clip import Clip
+from spikedata.clips.naming import name_of
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -32,8 +33,11 @@ from spikedata.corpora import (
     ListedFile,
     RefusedEntry,
     as_text,
+    captions_of,
     class_order,
+    clean_text,
     clip_id_of,
+    count,
     find_metadata,
     list_files,
     note_unread,
@@ -80,6 +84,8 @@ class CameraOptions:
     layout: Layout = "auto"
     """``files``: each is a clip. ``folders``: the numbered ``.dat`` files of a folder are one clip.
     ``auto``: they are if they have one size and a few planes each; a note says so."""
+    label_names: Mapping[str, str] | None = None
+    """Names of classes that files only number, by number as text."""
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -117,13 +123,16 @@ class Recordings(ClipSource):
     ) -> None:
         self.path = root
         self._recordings: dict[str, Recording] = {}
+        self._names = (items[0].options.label_names if items else None) or {}
         self.clips, unopened, passed_over = self._opened(items)
-        self.notes = (*notes, *passed_over)
         self.left_out = (*left_out, *unopened)
+        self.notes = (*notes, *passed_over, *self._odd_labels())
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
         stated = tuple(about.get("class_names", ()))
-        self.class_names = (*stated, *sorted(labels - set(stated), key=class_order))
+        if self._names:  # a class keeps its number only beside all the others
+            stated = (*stated, *(n for n in self._names.values() if n not in stated))
+        self.class_names = (*dict.fromkeys(stated), *sorted(labels - set(stated), key=_class_order))
         self.name = about.get("name") or as_text(root.resolve().name)
         cameras = sorted({recording.camera.name for recording in self._recordings.values()})
         self.recipe = dict(about.get("recipe") or {"cameras": cameras})
@@ -136,6 +145,26 @@ class Recordings(ClipSource):
     def stored_bytes(self, clip_id: str) -> int:
         """Size of the clip's file."""
         return size_on_disk(self._recordings[clip_id].path)
+
+    def _odd_labels(self) -> list[str]:
+        """Notes on labels of files that count for nothing, or that the table does not name."""
+        own = {key: recording.label for key, recording in self._recordings.items()}
+        unnamed = [key for key, label in own.items() if self._names and label is not None]
+        unnamed = [key for key in unnamed if self.clips[key].label == own[key]]
+        other = [
+            key
+            for key, label in own.items()
+            if label is not None and self.clips[key].label != name_of(label, self._names)
+        ]
+        told = []
+        if unnamed:
+            first = f"{unnamed[0]} ({own[unnamed[0]]})"
+            told.append(f"{count(len(unnamed), 'class number')} without a name: {first}")
+        if other:
+            first = f"{other[0]} ({own[other[0]]})"
+            of = count(len(other), "recording")
+            told.append(f"{of} of another class than the file itself says: {first}")
+        return told
 
     def _opened(
         self, items: Sequence["RecordingItem"]
@@ -193,6 +222,8 @@ class RecordingItem:
     options: CameraOptions
     files: tuple[Path, ...] = ()
     """The numbered files of ``path``, if that is a folder of them."""
+    is_listed: bool = False
+    """Whether a list beside the files tells of it."""
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
@@ -214,6 +245,7 @@ class RecordingItem:
         source = self.clip.source | identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
+        clip = self._labelled(recording.label)
         told: dict[str, Any] = {
             "name": recording.camera.name,
             "flip": recording.flip,
@@ -224,7 +256,7 @@ class RecordingItem:
         if self.files:
             told["files"] = recording.files
         stored = StoredClip(
-            clip=replace(self.clip, source=source),
+            clip=replace(clip, source=source),
             ticks=recording.ticks,
             height_px=recording.height_px,
             width_px=recording.width_px,
@@ -234,6 +266,17 @@ class RecordingItem:
             attributes={"camera": told, "versions": versions()},
         )
         return recording, stored
+
+    def _labelled(self, own: str | None) -> Clip:
+        """The clip, with the class that its file says itself if a table names it or nothing else.
+
+        A list beside the files counts before either.
+        """
+        names = self.options.label_names
+        if own is None or (self.clip.label is not None and (names is None or self.is_listed)):
+            return self.clip
+        label = clean_text(name_of(own, names or {}))
+        return with_own_label(self.clip, label)
 
     def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
@@ -246,6 +289,24 @@ class RecordingItem:
         # The user may say another rate than the list.
         stored = replace(stored, tick_rate_hz=recording.tick_rate_hz)
         return stored if noted.get("spikes") is not None else replace(stored, spikes=None)
+
+
+def with_own_label(clip: Clip, label: str) -> Clip:
+    """A clip with another label, and a caption that names it if it had none but that.
+
+    A number is no name: nobody says "a video of 12".
+    """
+    made = () if clip.label is None else captions_of(clip.label, CAPTION_TEMPLATES)
+    if clip.captions in ((), made):
+        captions = () if label.isdigit() else captions_of(label, CAPTION_TEMPLATES)
+        clip = replace(clip, captions=captions)
+    return replace(clip, label=label)
+
+
+def _class_order(name: str) -> tuple[int, tuple[str, str]]:
+    """Classes that are only numbered in order of their numbers, before those with names."""
+    number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else 1 << 40
+    return number, class_order(name)
 
 
 def noted_clip(clip: Clip, noted: Mapping[str, Any], height_px: int, width_px: int) -> StoredClip:
@@ -290,6 +351,21 @@ def _check_file_name(stored: StoredClip, noted: Mapping[str, Any]) -> None:
             "facts_differ",
             f"its file is {noted['file_name']!r:.80}, written was {file_name_of(stored)!r}",
         )
+
+
+def find_recordings(path: Path | str) -> tuple[Path, ...]:
+    """Camera files at a path, whatever is in them: all below a folder, or the one file.
+
+    Raises:
+        CorpusError: there are none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return (path,)
+    found = tuple(file.path for file in list_files(path, RECORDING_SUFFIXES, told=False).files)
+    if not found:
+        raise CorpusError(f"{path}: holds no {', '.join(sorted(RECORDING_SUFFIXES))} file")
+    return found
 
 
 def one_recording(path: Path, options: CameraOptions) -> Recordings:
@@ -378,7 +454,7 @@ def _listed_items(
         ours = as_noted and is_ours(entry.columns)
         noted = entry.columns if ours else None
         numbered = tuple(series.get(item.path, ()))
-        items.append(RecordingItem(item.clip, item.path, how, numbered, measured=noted))
+        items.append(RecordingItem(item.clip, item.path, how, numbered, True, measured=noted))
     listed = [entry.columns for entry in entries] + [entry.columns for entry in refused]
     lost = _lost_of_set(root, about, [columns for columns in listed if is_ours(columns)])
     return items, notes, [*lost, *(_refused(root, entry) for entry in refused)]
@@ -398,16 +474,12 @@ def _found_items(
     return items, [*_told_of_series(series, options), *found.notes]
 
 
-def _told_of_series(
-    series: Mapping[Path, Sequence[Path]], options: CameraOptions
-) -> list[str]:
+def _told_of_series(series: Mapping[Path, Sequence[Path]], options: CameraOptions) -> list[str]:
     if not series:
         return []
     many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
     told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
-    if options.layout == "auto":
-        told += "; --layout files makes each a clip"
-    return [told]
+    return [f"{told}; --layout files makes each a clip" if options.layout == "auto" else told]
 
 
 def gather_numbered(

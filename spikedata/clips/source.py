@@ -7,6 +7,7 @@ Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns.
 """
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -355,9 +356,7 @@ class ClipStream:
     def __init__(self, source: ClipSource, stored: StoredClip) -> None:
         self.stored = stored
         self.label = stored.label or stored.clip.source.get("label")
-        self.label_number = (
-            source.class_names.index(self.label) if self.label in source.class_names else None
-        )
+        self.label_number = _number_of(self.label, source.class_names)
         self.ticks, self.tick_rate_hz = stored.ticks, stored.tick_rate_hz
         self.height_px, self.width_px = stored.height_px, stored.width_px
         self.notes, self.left_out = source.notes, source.left_out
@@ -370,6 +369,13 @@ class ClipStream:
     def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
         """Ticks ``start`` to ``start + ticks`` (to the end if None); see ``ClipSource.read``."""
         return self._source.read(self.stored.id, start, ticks)
+
+
+def _number_of(label: str | None, class_names: Sequence[str]) -> int | None:
+    """A class's number: what it is called, where it is only numbered, else its place."""
+    if label is not None and re.fullmatch(r"[0-9]{1,9}", label):
+        return int(label)
+    return class_names.index(label) if label in class_names else None
 
 
 class ChangedClips(ClipSource):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from spikedata.camera import CAMERAS, Camera, find_camera
 from spikedata.errors import RecordingError
 
-Verdict = Literal["certain", "likely", "cannot tell"]
+Verdict = Literal["certain", "likely", "cannot tell", "behind"]
 
 KNOWN_SIZES_HW = (
     (250, 400),

@@ -10,13 +10,16 @@ Shapes: N planes, P bytes a plane, H rows, W columns, S strips.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.camera import Camera
+from spikedata.errors import RecordingError
 
 STRIPS = 16
 """Parts of a picture, from its first row to its last, that are judged each by itself."""
@@ -88,7 +91,33 @@ class Stretch:
         return (shared - whole) / (count - 1) / whole if whole else 0.0
 
 
-def find_plane_bytes(stretch: Stretch, sizes: list[int]) -> int | None:
+def size_of(path: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        RecordingError: it cannot be looked at.
+    """
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def stretch_of(path: Path, start: int, length: int) -> Stretch:
+    """Read a stretch of a file, shorter where that ends.
+
+    Raises:
+        RecordingError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return Stretch(start, np.frombuffer(file.read(length), np.uint8))
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def find_plane_bytes(stretch: Stretch, sizes: Sequence[int]) -> int | None:
     """The smallest of some plane sizes, bytes, at which pixels rest after a spike; None if none.
 
     Args:
@@ -141,12 +170,11 @@ def picture_of(rates_b: NDArray[np.float32], camera: Camera) -> NDArray[np.float
 
     Rows are in the file's order.
     """
-    assert camera.height_px is not None
-    assert camera.width_px is not None
+    height, width = camera.size
     if camera.bit_order == "big":
         rates_b = rates_b.reshape(-1, 8)[:, ::-1].reshape(-1)
-    row = camera.width_px if camera.row_bytes is None else camera.row_bytes * 8
-    return rates_b[: camera.height_px * row].reshape(-1, row)[:, : camera.width_px]
+    row = camera.row_bits
+    return rates_b[: height * row].reshape(height, row)[:, :width]
 
 
 def neighbours(picture_hw: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -167,12 +195,11 @@ def neighbours(picture_hw: NDArray[np.float32]) -> NDArray[np.float64]:
     return variance - unlike_s2 / 2
 
 
-def has_padding(rates_b: NDArray[np.float32], row_bits: int, width_px: int) -> bool:
-    """Whether the bits after the first ``width_px`` of each row are no picture.
+def has_padding(rows_hw: NDArray[np.float32], width_px: int) -> bool:
+    """Whether what follows the first ``width_px`` bits of each row is no picture.
 
-    They are the same in all ticks, or unlike the last pixels before them.
+    It is the same in all ticks, or unlike the last pixels before it.
     """
-    rows_hw = rates_b[: len(rates_b) // row_bits * row_bits].reshape(-1, row_bits)
     if np.isin(rows_hw[:, width_px:], (0, 1)).all():
         return True
     steps_w = np.square(np.diff(rows_hw[:, : width_px + 1], axis=1)).mean(axis=0)

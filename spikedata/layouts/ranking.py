@@ -1,23 +1,16 @@
 """Rank the layouts that a camera file may have by what its content says."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.camera import CAMERAS, Camera, find_camera, read_recording
+from spikedata.camera import Camera, find_camera
 from spikedata.errors import RecordingError
-from spikedata.layouts.candidates import (
-    KNOWN_SIZES_HW,
-    LayoutCandidate,
-    Verdict,
-    key_of,
-    known_cameras,
-    plain_camera,
-)
+from spikedata.layouts.candidates import LayoutCandidate, key_of, known_cameras, plain_camera
 from spikedata.layouts.evidence import (
     Stretch,
     find_plane_bytes,
@@ -25,7 +18,11 @@ from spikedata.layouts.evidence import (
     likely_widths,
     neighbours,
     picture_of,
+    size_of,
+    stretch_of,
 )
+from spikedata.layouts.judging import Looked, Ranking
+from spikedata.layouts.telling import looked_as_told
 
 _SAMPLE_BYTES = 1 << 21
 """Looked at in a file: 160 ticks of 250x400."""
@@ -37,16 +34,10 @@ _MOST_SIZES = 4
 """Plane sizes tried where no rest after spikes shows the right one."""
 _MOST_WIDTHS = 4
 """Row widths tried for a plane size."""
-_MOST_CANDIDATES = 12
 _WRONG_PLANE = 0.5
 """Factor on the score where planes have another size than the pixels' rest shows."""
 _WRONG_ROW = 0.9
 """Factor where a row has pixels that are no picture, or a plane shows a picture several times."""
-
-_CERTAIN, _LIKELY = 0.9, 0.7
-_LEAST_SCORE, _CERTAIN_SCORE = 0.02, 0.3
-_LEAST_LEAD = 0.001
-"""Of the score over that of the next, for a certain one."""
 
 
 def rank_layouts(
@@ -56,33 +47,34 @@ def rank_layouts(
 
     Only what fits the file's length is ranked: all known cameras, sizes common in the field, and
     what the content shows of its own planes and rows. Which row is the top one is not to be told
-    from bits: each picture is turned as its camera's are. Files that tell their own layout, NumPy
-    archives and 1000x1000 frames with markers, have that as the one candidate.
+    from bits: each picture is turned as its camera's are. Files that tell their own layout, arrays
+    of NumPy and HDF5 and 1000x1000 frames with markers, are read as they say.
 
     Args:
         path: a camera file.
         cameras: rank these alone.
 
     Returns:
-        At most 12 candidates.
+        At least one and at most 12 candidates.
 
     Raises:
         RecordingError: the file cannot be read, or no layout fits it.
+        PackedSetError: it is a set of clips of ours.
     """
     path = Path(path)
-    given = None if cameras is None else [_camera(camera) for camera in cameras]
-    told = _told_by_file(path, given)
+    given = None if cameras is None else [as_camera(camera) for camera in cameras]
+    told = looked_as_told(path, given)
     if told:
-        return told
-    size = _size(path)
+        return Ranking(told, sure_of_plane=True).candidates()
+    size = size_of(path)
     known = known_cameras() if given is None else given
-    known = [camera for camera in known if camera.layout == "planes" and _fits(camera, size)]
-    sizes = [] if given is not None else _plane_sizes(size, _SAMPLE_BYTES // 2)
+    known = [camera for camera in known if _fits(camera, size)]
+    sizes = _plane_sizes(size) if given is None else []
     if not known and not sizes:
-        raise RecordingError(f"{path}: no layout has planes of which {size:,} bytes are whole ones")
-    ranking = _rank(_stretch(path, 0, _SAMPLE_BYTES), size, known, sizes)
+        raise RecordingError(f"{path}: {_why_none(path, size)}")
+    ranking = _rank(stretch_of(path, 0, _SAMPLE_BYTES), size, known, sizes)
     if ranking.verdict == "cannot tell" and size > 2 * _SAMPLE_BYTES:
-        later = _rank(_stretch(path, size // 2, _SAMPLE_BYTES), size, known, sizes)
+        later = _rank(stretch_of(path, size // 2, _SAMPLE_BYTES), size, known, sizes)
         ranking = max(ranking, later, key=lambda found: found.certainty * found.score(0))
     return ranking.candidates()
 
@@ -92,7 +84,7 @@ def better_layout(
 ) -> tuple[LayoutCandidate, LayoutCandidate] | None:
     """Whether the content of a file says clearly that it has another layout than the one given.
 
-    Only a quarter of a megabyte at its start is read, or four planes.
+    Where it does not, a quarter of a megabyte at the file's start is read, or four planes.
 
     Args:
         path: a ``.dat`` file.
@@ -105,248 +97,106 @@ def better_layout(
     Raises:
         RecordingError: the file cannot be read.
     """
-    path, camera = Path(path), _camera(camera)
-    if camera.layout != "planes" or camera.height_px is None:
-        return None
-    size = _size(path)
+    path, camera = Path(path), as_camera(camera)
+    size = size_of(path)
     if not _fits(camera, size):
         return None
-    known = {key_of(found): found for found in known_cameras() if _fits(found, size)}
-    known.setdefault(key_of(camera), camera)
-    stretch = _stretch(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
-    ranking = _rank(stretch, size, known.values(), [camera.plane_bytes])
-    mine = ranking.place_of(camera)
-    if ranking.verdict != "certain" or mine is None or mine == 0:
+    given = {key_of(camera): camera}
+    others = {key_of(found): found for found in known_cameras() if _fits(found, size)}
+    known = list({**others, **given}.values())
+    stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
+    ranking = _rank(stretch, size, known, [camera.plane_bytes], alone=camera.plane_bytes)
+    if ranking.verdict != "certain" or ranking.place_of(camera) == 0:
         return None
-    return ranking.candidate(mine), ranking.candidate(0)
+    # It is worth a second look, at more of the file and at every size.
+    ranked = rank_layouts(path)
+    best = ranked[0]
+    if best.verdict != "certain" or key_of(best.camera) == key_of(camera):
+        return None
+    mine = [found for found in ranked if key_of(found.camera) == key_of(camera)]
+    return (mine or rank_layouts(path, cameras=[camera]))[0], best
 
 
-def _camera(camera: str | Camera) -> Camera:
+def as_camera(camera: str | Camera) -> Camera:
+    """The camera, if need be by its name.
+
+    Raises:
+        RecordingError: no such camera.
+    """
     return find_camera(camera) if isinstance(camera, str) else camera
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _stretch(path: Path, start: int, length: int) -> Stretch:
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            return Stretch(start, np.frombuffer(file.read(length), np.uint8))
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
-
-
 def _fits(camera: Camera, size: int) -> bool:
-    return bool(size) and size % camera.plane_bytes == 0
+    """Whether a file of this size holds whole planes of this camera."""
+    return camera.layout == "planes" and size > 0 and size % camera.plane_bytes == 0
 
 
-def _plane_sizes(size: int, most: int) -> list[int]:
-    """Bytes a plane may have, ascending: divisors of a file's size."""
+def _plane_sizes(size: int) -> list[int]:
+    """Bytes a plane may have, ascending: divisors of a file's size, twice in what is looked at."""
     low_n = np.arange(1, math.isqrt(size) + 1)
     low_n = low_n[size % low_n == 0]
     found = sorted({*low_n.tolist(), *(size // low_n).tolist()})
+    most = min(size, _SAMPLE_BYTES) // 2
     return [n for n in found if n in _PLANE_BYTES and n <= most]
 
 
-# --- files that tell ----------------------------------------------------------------------------
-
-
-def _told_by_file(path: Path, cameras: Sequence[Camera] | None) -> tuple[LayoutCandidate, ...]:
-    """The layouts of a file that tells its own, and of these alone the ones asked for."""
-    head = _stretch(path, 0, _CHECK_BYTES)
-    if _has_markers(head):
-        names = ["sps100"]
-    elif bytes(head.data_n[:4]) in (b"PK\x03\x04", b"PK\x05\x06"):
-        names = [name for name, camera in CAMERAS.items() if camera.height_px is None]
-    else:
-        return ()
-    tried = [CAMERAS[name] for name in names]
-    if cameras is not None:
-        asked = {camera.name for camera in cameras}
-        tried = [camera for camera in tried if camera.name in asked]
-    found, told = [], "no camera asked for has such files"
-    for camera in tried:
-        try:
-            found.append(_read_with(path, camera))
-        except RecordingError as error:
-            told = str(error)
-    if not found:
-        raise RecordingError(told if told.startswith(str(path)) else f"{path}: {told}")
-    return _Ranking(_sorted(found)).candidates()
-
-
-def _has_markers(head: Stretch) -> bool:
-    """Whether some 64 bytes end, one after another, in line numbers that go up or down by one."""
-    data_n = head.data_n[: 128 * 64].astype(np.int64)
-    words_n = data_n[:-1] | data_n[1:] << 8
-    for phase in range(64):
-        lines_n = words_n[phase::64] >> 4 & 0x3FF
-        steps_n = np.abs(lines_n[2:] - lines_n[:-2]) == 1
-        if len(steps_n) > 16 and steps_n.mean() > 0.75:
-            return True
-    return False
-
-
-def _read_with(path: Path, camera: Camera) -> "_Looked":
-    """What a file that is no row of plain planes shows, read as its camera's."""
-    recording = read_recording(path, camera)
-    ticks = 0
-    count_hw = np.zeros((recording.height_px, recording.width_px), np.float32)
-    for packed_ghw in recording.blocks():
-        count_hw += np.bitwise_count(packed_ghw).sum(axis=0, dtype=np.uint16)
-        ticks += 8 * len(packed_ghw)
-        if ticks >= _MOST_READ:
-            break
-    picture_hw = count_hw / np.float32(min(ticks, recording.ticks))
-    return _Looked(
-        camera, recording.ticks, picture_hw, neighbours(picture_hw), 1.0, "the file says so"
+def _why_none(path: Path, size: int) -> str:
+    """What to tell of a file that no layout fits; near ones, if its planes show."""
+    told = f"no layout has planes of which {size:,} bytes are whole ones"
+    by_size = {camera.plane_bytes: camera for camera in reversed(known_cameras())}
+    plane = find_plane_bytes(stretch_of(path, 0, _SAMPLE_BYTES), sorted(by_size))
+    if plane is None:
+        return told
+    return (
+        f"{told}. Its content looks like planes of {plane:,} bytes ({by_size[plane].name}), of "
+        f"which {size % plane:,} are left over: it was cut off, or has a header"
     )
 
 
-_MOST_READ = 64
-"""Ticks that are enough of a file that tells its layout."""
+# --- looking ------------------------------------------------------------------------------------
 
 
-# --- files that do not --------------------------------------------------------------------------
+def _rank(
+    stretch: Stretch,
+    size: int,
+    known: Sequence[Camera],
+    sizes: Sequence[int],
+    *,
+    alone: int | None = None,
+) -> Ranking:
+    """Look at known cameras and at what else planes of some sizes can be.
 
-
-@dataclass(frozen=True, eq=False)
-class _Looked:
-    """A layout and what it makes of the stretch."""
-
-    camera: Camera
-    ticks: int
-    picture_hw: NDArray[np.float32]
-    """Spikes a tick, rows in the order of the file, or upright where the file was read."""
-    alike_s2: NDArray[np.float64]
-    """Covariance of neighbours to the right and below, by strips."""
-    factor: float
-    note: str = ""
-
-    @property
-    def value(self) -> float:
-        """What it is ranked by."""
-        return float(self.alike_s2.mean()) * self.factor
-
-    @property
-    def plane_bytes(self) -> int:
-        """Of a plane in the file; 0 where the file tells."""
-        return self.camera.plane_bytes if self.camera.layout == "planes" else 0
-
-    def ahead_of(self, other: "_Looked") -> float:
-        """Share of the strips in which it is better."""
-        return _wins(
-            self.alike_s2.mean(axis=1) * self.factor, other.alike_s2.mean(axis=1) * other.factor
-        )
-
-    def is_contradicted_by(self, other: "_Looked", least: float) -> bool:
-        """Whether the other one is clearly better in one of the two directions."""
-        if (other.factor, other.plane_bytes) != (self.factor, self.plane_bytes):
-            return False
-        return any(
-            _wins(other.alike_s2[:, axis], self.alike_s2[:, axis]) >= _CERTAIN
-            and (other.alike_s2[:, axis].mean() - self.alike_s2[:, axis].mean()) > least
-            for axis in (0, 1)
-        )
-
-    def picture(self) -> NDArray[np.uint8]:
-        """Grey levels, turned as the camera's rows are."""
-        turned = self.camera.bottom_up and self.camera.layout == "planes"
-        rate_hw = self.picture_hw[::-1] if turned else self.picture_hw
-        white = float(np.percentile(rate_hw, 99.5)) or 1.0
-        return np.rint(np.clip(rate_hw / white, 0, 1) * 255).astype(np.uint8)
-
-
-def _wins(mine_s: NDArray[np.float64], other_s: NDArray[np.float64]) -> float:
-    count = min(len(mine_s), len(other_s))
-    wins_s = mine_s[:count] - other_s[:count]
-    return float(((wins_s > 0) + 0.5 * (wins_s == 0)).mean())
-
-
-class _Ranking:
-    """Layouts, best first, and what is certain."""
-
-    def __init__(self, ranked: list[_Looked]) -> None:
-        self.ranked = ranked
-        best, others = ranked[0], ranked[1:]
-        self.variance = float(best.picture_hw.var()) or 1.0
-        self.certainty = min((best.ahead_of(other) for other in others[:3]), default=1.0)
-        self.verdict = self._verdict()
-
-    def _verdict(self) -> Verdict:
-        if self.score(0) < _LEAST_SCORE or self.certainty < _LIKELY:
-            return "cannot tell"
-        best, others = self.ranked[0], self.ranked[1:]
-        least = _LEAST_LEAD * self.variance
-        if others and best.value - others[0].value < least:
-            return "likely"
-        if any(best.is_contradicted_by(other, least) for other in others):
-            return "likely"
-        sure = self.certainty >= _CERTAIN and self.score(0) >= _CERTAIN_SCORE
-        return "certain" if sure else "likely"
-
-    def score(self, place: int) -> float:
-        return self.ranked[place].value / self.variance
-
-    def place_of(self, camera: Camera) -> int | None:
-        keys = [key_of(looked.camera) for looked in self.ranked]
-        return keys.index(key_of(camera)) if key_of(camera) in keys else None
-
-    def candidate(self, place: int) -> LayoutCandidate:
-        """As it is given to the caller."""
-        looked = self.ranked[place]
-        picture_hw = looked.picture()
-        return LayoutCandidate(
-            camera=looked.camera,
-            ticks=looked.ticks,
-            height_px=picture_hw.shape[0],
-            width_px=picture_hw.shape[1],
-            score=self.score(place),
-            certainty=looked.ahead_of(self.ranked[0]) if place else self.certainty,
-            verdict="cannot tell" if place else self.verdict,
-            note=looked.note,
-            picture_hw=picture_hw,
-        )
-
-    def candidates(self) -> tuple[LayoutCandidate, ...]:
-        """All of them, but for the last of many."""
-        return tuple(map(self.candidate, range(min(len(self.ranked), _MOST_CANDIDATES))))
-
-
-def _rank(stretch: Stretch, size: int, known: Iterable[Camera], sizes: list[int]) -> _Ranking:
-    by_plane: dict[int, list[Camera]] = {}
+    Planes of ``alone`` bytes are looked at alone if they turn out to be the right ones.
+    """
+    by_plane: dict[int, list[Camera]] = {n: [] for n in sizes}
     for camera in known:
         by_plane.setdefault(camera.plane_bytes, []).append(camera)
-    plane = find_plane_bytes(stretch, sorted({*sizes, *by_plane}))
-    searched = [plane] if plane in sizes else []
+    plane = find_plane_bytes(stretch, sorted(by_plane))
+    searched = [] if plane is None else [plane]
     if plane is None:
         same = {n: stretch.sameness(n) for n in sizes}
         searched = sorted(same, key=lambda n: -same[n])[:_MOST_SIZES]
-    found: list[_Looked] = []
-    for n in sorted({*by_plane, *searched}):
-        cameras = by_plane.get(n, [])
-        found += _look(stretch, size // n, n, cameras, search=n in searched)
+    found: list[Looked] = []
+    for n, cameras in sorted(by_plane.items()):
+        search = n in searched and n in sizes
+        if (cameras or search) and (n == alone or plane is None or alone != plane):
+            found += _look(stretch, size // n, n, cameras, search=search)
     if plane is None:
         found = _less_where_repeated(found)
     else:
-        found = [_halved_unless(looked, plane) for looked in found]
-    return _Ranking(_sorted(found))
+        found = [_less_unless(looked, plane) for looked in found]
+    return Ranking(found, sure_of_plane=plane is not None)
 
 
 def _look(
     stretch: Stretch, ticks: int, plane_bytes: int, cameras: Sequence[Camera], *, search: bool
-) -> list[_Looked]:
+) -> list[Looked]:
     """All cameras with planes of one size; and if ``search``, those of the likeliest widths."""
     rates_b = stretch.rates(plane_bytes)
-    padded = [camera for camera in cameras if camera.row_bytes is not None]
     notes: dict[str, str] = {}
-    for camera in padded:
-        rates_b = _without_padding(rates_b, camera, notes)
+    for camera in cameras:
+        if camera.row_bytes is not None:
+            rates_b = _without_padding(rates_b, camera, notes)
     by_key = {key_of(camera): camera for camera in cameras}
     if search:
         for width in likely_widths(rates_b, plane_bytes, most=_MOST_WIDTHS):
@@ -356,9 +206,9 @@ def _look(
     found = []
     for camera in by_key.values():
         picture_hw = picture_of(rates_b, camera)
-        note = notes.get(camera.name, notes.get("", "") if camera.row_bytes is None else "")
+        note = notes.get(camera.name if camera.row_bytes else "", "")
         factor = _WRONG_ROW if note else 1.0
-        found.append(_Looked(camera, ticks, picture_hw, neighbours(picture_hw), factor, note))
+        found.append(Looked(camera, ticks, picture_hw, neighbours(picture_hw), factor, note))
     return found
 
 
@@ -369,23 +219,21 @@ def _without_padding(
 
     Layouts that are wrong about it get a note: under "" those that take it for pixels.
     """
-    assert camera.row_bytes is not None
-    assert camera.width_px is not None
-    row = camera.row_bytes * 8
-    left = row - camera.width_px
+    _, width = camera.size
+    rows_hw = rates_b.reshape(-1, camera.row_bits).copy()
+    left = camera.row_bits - width
     if not left:
         return rates_b
-    if not has_padding(rates_b, row, camera.width_px):
+    if not has_padding(rows_hw, width):
         notes[camera.name] = f"leaves out {left} columns that look like picture"
         return rates_b
-    notes[""] = f"takes {left} bits in {row} for pixels that are none"
-    rows_hw = rates_b.reshape(-1, row).copy()
-    rows_hw[:, camera.width_px :] = rows_hw[:, : camera.width_px].mean()
+    notes[""] = f"takes {left} bits in {camera.row_bits} for pixels that are none"
+    rows_hw[:, width:] = rows_hw[:, :width].mean()
     return rows_hw.reshape(-1)
 
 
-def _halved_unless(looked: _Looked, plane_bytes: int) -> _Looked:
-    mine = looked.camera.plane_bytes
+def _less_unless(looked: Looked, plane_bytes: int) -> Looked:
+    mine = looked.plane_bytes
     if mine == plane_bytes:
         return looked
     times = mine // plane_bytes
@@ -393,32 +241,18 @@ def _halved_unless(looked: _Looked, plane_bytes: int) -> _Looked:
     return replace(looked, factor=looked.factor * _WRONG_PLANE, note=note)
 
 
-def _less_where_repeated(found: list[_Looked]) -> list[_Looked]:
+def _less_where_repeated(found: list[Looked]) -> list[Looked]:
     """Planes that show what planes of a part of their size show as well count less."""
     best: dict[int, float] = {}
     for looked in found:
-        n = looked.camera.plane_bytes
+        n = looked.plane_bytes
         best[n] = max(best.get(n, 0.0), looked.value)
     judged = []
     for looked in found:
-        n = looked.camera.plane_bytes
+        n = looked.plane_bytes
         parts = [m for m in best if m < n and n % m == 0 and best[m] > 0.95 * best[n]]
         if parts:
             note = f"a plane would show the same {n // min(parts)} times"
             looked = replace(looked, factor=looked.factor * _WRONG_ROW, note=note)
         judged.append(looked)
     return judged
-
-
-def _sorted(found: list[_Looked]) -> list[_Looked]:
-    """Best first; a size known in the field goes before one that is not clearly better."""
-    ranked = sorted(found, key=lambda looked: -looked.value)
-    factor = ranked[0].factor
-    known = next((x for x in ranked if _is_known(x.camera) and x.factor == factor), None)
-    if known is None or known is ranked[0] or ranked[0].ahead_of(known) >= _LIKELY:
-        return ranked
-    return [known, *(looked for looked in ranked if looked is not known)]
-
-
-def _is_known(camera: Camera) -> bool:
-    return camera.name in CAMERAS or (camera.height_px, camera.width_px) in KNOWN_SIZES_HW

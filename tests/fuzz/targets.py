@@ -228,6 +228,36 @@ def _npz(camera: str) -> Target:
     return Target(kind="npz", build=build, read=_camera_read(camera))
 
 
+def _array(suffix: str, camera: str, *, chunked: bool = False) -> Target:
+    """An array of another program: ``.npy``, or HDF5 as one piece or in chunks."""
+
+    def build(home: Path) -> list[Place]:
+        import h5py
+        import numpy as np
+
+        file = home / f"recording{suffix}"
+        if suffix == ".npy":
+            np.save(file, _planes(0).astype(np.float32))
+        else:
+            with h5py.File(file, "w") as made:
+                how = {"chunks": (4, HEIGHT, WIDTH), "compression": "gzip"} if chunked else {}
+                made.create_dataset("raw_spike", data=_planes(0), **how)
+        return [Place(file=file, home=home)]
+
+    return Target(kind="bytes", build=build, read=_camera_read(camera))
+
+
+def _rsir(home: Path) -> list[Place]:
+    import numpy as np
+
+    from spikedata.bits import pack_ticks
+
+    planes = _planes(0)
+    file = home / "recording.npz"
+    np.savez_compressed(file, seq=pack_ticks(planes), length=np.int64(len(planes)))
+    return [Place(file=file, home=home)]
+
+
 def _camera_read(camera: str) -> Callable[[Place, Told], None]:
     def read(place: Place, told: Told) -> None:
         from spikedata.camera import read_recording
@@ -883,6 +913,10 @@ TARGETS: dict[str, Target] = {
     "dat_plain": _dat(_DOTS),
     "dat_numbered": Target(kind="bytes", build=_build_numbered, read=_read_numbered),
     "npz_hwt": _npz("npz-hwt"),
+    "npz_rsir": Target(kind="npz", build=_rsir, read=_camera_read("rsir")),
+    "npy": _array(".npy", "thw"),
+    "hdf5_raw_spike": _array(".h5", "thw"),
+    "hdf5_raw_spike_chunks": _array(".h5", "hwt", chunked=True),
     "npz_uhsr": _npz("uhsr"),
     "metadata_jsonl": Target(
         kind="jsonl",
