@@ -171,7 +171,6 @@ class Routes:
         shelf = self._shelf
         shelf.refresh()
         source = shelf.source
-        torn = shelf.torn_groups()
         return _json(
             {
                 "name": printable(source.name),
@@ -193,9 +192,8 @@ class Routes:
                     }
                     for number, one in enumerate(shelf.left_out[:_MOST_TOLD])
                 ],
-                "torn": dict(list(torn.items())[:_MOST_TOLD]),
-                "torn_groups": len(torn),
             }
+            | self._torn()
         )
 
     def _clips(self, asked: Asked) -> Answer:
@@ -319,7 +317,12 @@ class Routes:
         return self._changed(self._shelf.undo())
 
     def _changed(self, row: Row) -> Answer:
-        return _json({"clip": self._told(row), "torn_groups": len(self._shelf.torn_groups())})
+        return _json({"clip": self._told(row)} | self._torn())
+
+    def _torn(self) -> dict[str, Any]:
+        """Groups on several sides of a split: some of them, and how many there are."""
+        torn = self._shelf.torn_groups()
+        return {"torn": dict(list(torn.items())[:_MOST_TOLD]), "torn_groups": len(torn)}
 
 
 def _brief(row: Row) -> dict[str, Any]:

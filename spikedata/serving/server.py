@@ -81,9 +81,9 @@ class ClipServer:
     ) -> None:
         options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
         self._shelf = Shelf(Path(path), options, read_only=read_only)
-        showing = Showing(self._shelf, at_once=max(2, os.cpu_count() or 1))
+        self._showing = Showing(self._shelf, at_once=max(2, os.cpu_count() or 1))
         try:
-            self._server = _Server(port, Routes(self._shelf, showing))
+            self._server = _Server(port, Routes(self._shelf, self._showing))
         except OSError as error:
             raise SpikeDataError(
                 f"port {port} of {HOST} cannot be had: {error.strerror}. Give another --port, or 0"
@@ -105,6 +105,7 @@ class ClipServer:
 
     def __enter__(self) -> "ClipServer":
         self._thread.start()
+        threading.Thread(target=self._showing.prepare, daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -121,6 +121,12 @@ class Showing:
         self._kept.put(key, made)
         return made
 
+    def prepare(self) -> None:
+        """Load what makes pictures, which takes a while, before the first is asked for."""
+        first = next(iter(self._shelf.source.clips), None)
+        if first is not None:
+            self.stills([first], side_px=SIDES_PX[0], is_wanted=lambda: True)
+
     def stills(
         self, clip_ids: Sequence[str], *, side_px: int, is_wanted: Callable[[], bool]
     ) -> bytes:

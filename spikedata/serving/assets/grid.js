@@ -80,8 +80,8 @@ class Tile {
     this.label = make("span", { className: "tile-label" });
     this.id = make("span", { className: "tile-id", text: clip.id, title: clip.id });
     this.split = make("span", { className: "tile-split" });
-    const line = make("span", { className: "tile-line" }, this.label, this.split);
-    this.element = make("button", { className: "tile" }, this.image, line, this.id);
+    const line = make("span", { className: "tile-line" }, this.id, this.split);
+    this.element = make("button", { className: "tile" }, this.image, this.label, line);
     this.element.tile = this;
     this.element.setAttribute("aria-label", clip.id);
     this.element.addEventListener("click", () => grid.onOpen(this.clip));

@@ -160,12 +160,13 @@ export class HealthPanel {
     pen.stroke();
     pen.fillStyle = AXIS;
     pen.textAlign = "left";
-    pen.fillText(count(Math.round(first)), left, height - 5);
+    pen.fillText(Number(first.toPrecision(2)), left, height - 5);
     within.forEach((guide, n) => {
       pen.textAlign = n ? "left" : "right";
       pen.fillText(guide, place(guide) + (n ? 2 : -2), height - 5);
     });
     pen.textAlign = "right";
+    if (within.some((guide) => place(guide) > width - 80)) return;
     pen.fillText(count(Math.round(last)), width - 10, height - 5);
   }
 }

@@ -174,7 +174,7 @@ export class Labels {
     this.queue = this.queue.then(async () => {
       let told = "";
       try {
-        const { clip, torn_groups: torn } = await send();
+        const { clip, ...torn } = await send();
         this.changed(clip);
         if (clip.label && !this.classes.includes(clip.label)) await this.onNew();
         told = `saved ${clip.id}`;

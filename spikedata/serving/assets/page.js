@@ -48,7 +48,7 @@ const labels = new Labels({
   onAdvance: () => beside("next"),
 });
 labels.onTorn = (torn) => {
-  set.torn_groups = torn;
+  Object.assign(set, torn);
   tellBanner();
 };
 const layouts = new Layouts(async (opened, told) => {
@@ -195,7 +195,7 @@ function tellFacts() {
   const short = [
     ["size", `${clip.height_px} × ${clip.width_px} px (rows × columns)`],
     ["ticks", `${count(clip.ticks)} at ${count(rate)} Hz, ${milliseconds(clip.ticks, rate)}`],
-    ["camera", clip.camera || "none: simulated"],
+    ["camera", clip.camera || (clip.attributes.sensor ? "none: simulated" : "–")],
     ["firing rate", clip.firing_rate === null ? "not counted yet" : significant(clip.firing_rate)],
     ["lost", lost ? `about ${count(lost)} ticks in ${clip.lost.length} places` : "nothing"],
     ["file", String(clip.source.name ?? "–")],
@@ -238,12 +238,13 @@ function tellBanner() {
   const lines = set.notes.map((text) => make("div", { className: "note", text }));
   if (set.torn_groups) {
     const some = Object.keys(set.torn).slice(0, 5).join(", ");
-    const text = `${count(set.torn_groups)} groups are on several sides of a split: ${some}`;
+    const many = set.torn_groups === 1 ? "1 group is" : `${count(set.torn_groups)} groups are`;
+    const text = `${many} on several sides of a split: ${some}`;
     lines.push(make("div", { className: "note warning", text }));
   }
   if (set.left_out) {
     const listed = make("details", { className: "note warning" });
-    const text = `${count(set.left_out)} files could not be opened`;
+    const text = `${count(set.left_out)} ${set.left_out === 1 ? "file" : "files"} could not be opened`;
     listed.append(make("summary", { text }));
     listed.append(...set.failures.map(failureLine));
     listed.open = set.clips === 0 || set.failures.some(({ guess }) => guess);

@@ -100,10 +100,10 @@ export class PixelPanel {
         pen.fillRect(place(tick) - thick / 2, n * row + 2, thick, row - 3);
       }
     });
-    this.drawTimes(pen, found, place, found.trains.length * row + 2);
+    this.drawTimes(pen, found, place, 0, found.trains.length * row + 2);
   }
 
-  drawTimes(pen, found, place, bottom) {
+  drawTimes(pen, found, place, top, bottom) {
     pen.fillStyle = COLOURS.axis;
     for (let n = 0; n <= 4; n += 1) {
       const tick = found.start + Math.round((n * found.ticks) / 4);
@@ -112,7 +112,7 @@ export class PixelPanel {
     }
     if (this.tick < found.start || this.tick >= found.start + found.ticks) return;
     pen.fillStyle = COLOURS.now;
-    pen.fillRect(place(this.tick), 0, 1.5, bottom);
+    pen.fillRect(place(this.tick), top, 1.5, bottom - top);
   }
 
   drawSequence(found, ticks, intervals) {
@@ -137,7 +137,7 @@ export class PixelPanel {
     intervals.forEach((interval, n) => {
       pen.fillRect(place(ticks[n + 1]) - 1.25, level(interval) - 1.25, 2.5, 2.5);
     });
-    this.drawTimes(pen, found, place, bottom + 2);
+    this.drawTimes(pen, found, place, 18, bottom + 2);
   }
 
   drawHistogram(intervals) {

@@ -47,6 +47,8 @@ export class Player {
     this.clip = clip;
     this.version = version;
     this.marked = null;
+    const told = clip.attributes.annotations;
+    this.boxes = (Array.isArray(told) ? told : []).filter((one) => one?.kind === "box");
     this.autoWhite = null;
     this.shown = null;
     this.frames.clear();
@@ -192,6 +194,7 @@ export class Player {
     at("clock").textContent =
       `tick ${count(chosen.tick)}–${count(end)} of ${count(clip.ticks)}   ·   ${now} of ${whole}` +
       (this.pointed ? `   ·   ${this.pointed()}` : "");
+    if (this.boxes.length) this.mark();
     const picture = this.frames.get(chosen.tick);
     if (picture && picture !== this.shown) this.draw(picture);
   }
@@ -296,6 +299,7 @@ export class Player {
     const { pen, width, height } = fitted(canvas, parseFloat(canvas.style.height) || 100);
     pen.clearRect(0, 0, width, height);
     drawMarks(pen, marked ?? [], this.scale, 4);
+    this.drawBoxes(pen);
     if (!this.picked) return;
     const [x, y] = [(this.picked.x + 0.5) * this.scale, (this.picked.y + 0.5) * this.scale];
     const reach = Math.max(5, this.scale / 2 + 3);
@@ -303,6 +307,21 @@ export class Player {
       pen.strokeStyle = colour;
       pen.lineWidth = thick;
       pen.strokeRect(x - reach, y - reach, 2 * reach, 2 * reach);
+    }
+  }
+
+  // Boxes that somebody drew around things, of the time that is shown.
+  drawBoxes(pen) {
+    const { tick, window } = this.chosen;
+    pen.strokeStyle = "#7fd6a4";
+    pen.fillStyle = "#7fd6a4";
+    pen.lineWidth = 1.5;
+    for (const box of this.boxes) {
+      const [first, last] = [box.start_tick ?? box.tick ?? 0, box.end_tick ?? box.tick ?? Infinity];
+      if (last < tick || first >= tick + window) continue;
+      const [x, y, wide, high] = ["x", "y", "width", "height"].map((key) => box[key] * this.scale);
+      pen.strokeRect(x, y, wide, high);
+      pen.fillText(String(box.label ?? "").slice(0, 60), x + 2, y > 14 ? y - 4 : y + 14);
     }
   }
 
