@@ -15,14 +15,18 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tools import one_line_error, run_program
 
 from spikedata import ClipServer, SpikeDataError, open_clips, pack_clips
 from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
-from spikedata.serving.routes import ASSETS
+from spikedata.serving.routes import ASSETS, Routes
 from spikedata.serving.server import MOST_BODY_BYTES
 
+ROUTES = Routes(None, None).looks
+"""Addresses that are looked at."""
 ROOT = Path(__file__).resolve().parents[1]
 TICKS, HEIGHT, WIDTH = 48, 8, 10
 CAMERA = f"{HEIGHT}x{WIDTH}"
@@ -238,7 +242,15 @@ def test_a_clip_knows_its_neighbours_among_those_asked_for(shared_client):
 def test_nothing_is_read_by_a_path(shared_client, tmp_path):
     secret = tmp_path / "secret.dat"
     secret.write_bytes(b"secret")
-    for name in ("", "..", "../../etc/passwd", str(secret), "class0/ra.dat", "class0__ra\x00"):
+    for name in (
+        "",
+        "x" * 9_000,
+        "..",
+        "../../etc/passwd",
+        str(secret),
+        "class0/ra.dat",
+        "class0__ra\x00",
+    ):
         for what in ("api/clip", "api/still", "api/health"):
             status, answer = shared_client.get(what, id=name)
             assert status == 404, (what, answer)
@@ -439,6 +451,57 @@ def test_labels_that_do_not_fit_are_told(shared_client, changes):
     )
     assert status == 400
     assert answer["error"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["\ud800", "\x00", "\u202e", "a\nb", "x" * 3_000, "10" * 400]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=6,
+)
+QUERY_NAMES = ["id", "px", "start", "ticks", "step", "count", "window", "method", "x", "y", "ids"]
+VALUES = st.fixed_dictionaries(
+    {"id": st.sampled_from(["class0__ra", "class1__rb"]) | JSON},
+    optional={
+        "changes": JSON
+        | st.dictionaries(
+            st.sampled_from(["label", "captions", "split", "group"]) | st.text(), JSON
+        ),
+        "was": JSON | st.just({}),
+        "file": JSON,
+        "camera": JSON | st.sampled_from(["vidar", CAMERA, "os:system"]),
+        "every": JSON,
+    },
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(["api/label", "api/camera", "api/undo"]), values=VALUES)
+def test_a_change_that_anybody_made_up_is_done_or_told(client, own_folder, name, values):
+    status, answer = client.post(name, values)
+    assert status in (200, 400, 404, 409)
+    assert (status == 200) != ("error" in answer)
+    assert len(open_clips(own_folder, camera=CAMERA).clips) == 12
+
+
+@given(
+    name=st.sampled_from(sorted(name for name in ROUTES if name.startswith("api/"))),
+    values=st.dictionaries(
+        st.sampled_from(QUERY_NAMES),
+        st.integers(-2, 60).map(str)
+        | st.sampled_from(["class0__ra", "tfp", "tfi", "adaptive", '["class0__ra", "?"]', "\ud7ff"])
+        | st.text(max_size=9),
+    ),
+)
+def test_a_look_that_anybody_made_up_is_shown_or_told(shared_client, name, values):
+    status, answer = shared_client.get(name, **values)
+    assert status in (200, 400, 404)
+    if status != 200:
+        assert answer["error"]
 
 
 def test_read_only_changes_nothing(own_folder):

@@ -177,7 +177,11 @@ class _Handler(BaseHTTPRequestHandler):
         address = self._address()
         if address is None:
             return
-        pairs = parse_qs(address.query, keep_blank_values=True, max_num_fields=32)
+        try:
+            pairs = parse_qs(address.query, keep_blank_values=True, max_num_fields=32)
+        except ValueError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "expected at most 32 values")
+            return
         values = {name: given[-1] for name, given in pairs.items()}
         self._answer(self.server.routes.looks.get(self._name), values)
 

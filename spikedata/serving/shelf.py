@@ -15,7 +15,13 @@ from typing import Any
 
 from spikedata.camera import find_camera, numbered_files, open_recording
 from spikedata.clip import SPLITS
-from spikedata.clips import CameraOptions, ClipSource, StoredClip, open_any
+from spikedata.clips import (
+    RECORDING_SUFFIXES,
+    CameraOptions,
+    ClipSource,
+    StoredClip,
+    open_any,
+)
 from spikedata.corpora import CAPTION_TEMPLATES, captions_of
 from spikedata.errors import SpikeDataError
 from spikedata.labelling import relabel
@@ -31,7 +37,6 @@ MOST_LETTERS = 2_000
 """Of a label, a group or one caption."""
 MOST_CAPTIONS = 100
 _MOST_UNDONE = 1_000
-_GUESSABLE = frozenset([".dat", ".npz", ".npy"])
 _LISTS = ("metadata.jsonl", "metadata.csv", "spikedata.json", "catalog.jsonl", "zarr.json")
 """Files that another program changes when it changes labels."""
 
@@ -209,7 +214,7 @@ class Shelf:
         if number >= len(self.left_out):
             return None
         path = Path(self.left_out[number].path)
-        is_recording = path.suffix.lower() in _GUESSABLE and path.is_file()
+        is_recording = path.suffix.lower() in RECORDING_SUFFIXES and path.is_file()
         return path if is_recording and self.source.format == "dat" else None
 
     def files_left_out(self) -> list[Path]:

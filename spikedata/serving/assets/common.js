@@ -53,6 +53,9 @@ export async function post(name, body) {
 
 export const count = (number) => number.toLocaleString("en");
 
+export const counted = (number, one, many = `${one}s`) =>
+  `${count(number)} ${number === 1 ? one : many}`;
+
 export function significant(value, digits = 3) {
   return value === null || value === undefined ? "–" : Number(value).toPrecision(digits);
 }

@@ -1,6 +1,6 @@
 // The page: what the address says is what is shown, so that a reload keeps it.
 
-import { at, count, getJson, make, milliseconds, showError, significant } from "./common.js";
+import { at, count, counted, getJson, make, milliseconds, showError, significant } from "./common.js";
 import { Grid, pageSize } from "./grid.js";
 import { HealthPanel } from "./health.js";
 import { Labels } from "./labels.js";
@@ -197,7 +197,7 @@ function tellFacts() {
     ["ticks", `${count(clip.ticks)} at ${count(rate)} Hz, ${milliseconds(clip.ticks, rate)}`],
     ["camera", clip.camera || (clip.attributes.sensor ? "none: simulated" : "–")],
     ["firing rate", clip.firing_rate === null ? "not counted yet" : significant(clip.firing_rate)],
-    ["lost", lost ? `about ${count(lost)} ticks in ${clip.lost.length} places` : "nothing"],
+    ["lost", lost ? `about ${counted(lost, "tick")} in ${counted(clip.lost.length, "place")}` : "nothing"],
     ["file", String(clip.source.name ?? "–")],
     ["licence", clip.licence ?? "–"],
   ];
@@ -238,13 +238,12 @@ function tellBanner() {
   const lines = set.notes.map((text) => make("div", { className: "note", text }));
   if (set.torn_groups) {
     const some = Object.keys(set.torn).slice(0, 5).join(", ");
-    const many = set.torn_groups === 1 ? "1 group is" : `${count(set.torn_groups)} groups are`;
-    const text = `${many} on several sides of a split: ${some}`;
+    const text = `${counted(set.torn_groups, "group is", "groups are")} on several sides of a split: ${some}`;
     lines.push(make("div", { className: "note warning", text }));
   }
   if (set.left_out) {
     const listed = make("details", { className: "note warning" });
-    const text = `${count(set.left_out)} ${set.left_out === 1 ? "file" : "files"} could not be opened`;
+    const text = `${counted(set.left_out, "file")} could not be opened`;
     listed.append(make("summary", { text }));
     listed.append(...set.failures.map(failureLine));
     listed.open = set.clips === 0 || set.failures.some(({ guess }) => guess);
