@@ -263,7 +263,7 @@ class Shelf:
             last = self._done[-1]
             try:
                 self._change(last.clip_id, last.before, last.after)
-            except (ConflictError, KeyError):
+            except (ConflictError, KeyError, ValueError):
                 self._done.pop()  # it never can be taken back; what was done before it perhaps
                 raise
             self._done.pop()
@@ -373,7 +373,8 @@ class Shelf:
 
     def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What changes when another program changes labels."""
-        return tuple(_stamp(self.path / name) for name in _LISTS)
+        lists = [self.path / name for name in _LISTS]
+        return tuple(map(_stamp, [*lists, *sorted(self.path.glob("*/metadata.*"))]))
 
 
 def _fits(path: Path, camera: str) -> bool:
