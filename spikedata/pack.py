@@ -125,7 +125,7 @@ def pack_clips(
         to_camera: layout of ``.dat`` files written, see :func:`spikedata.camera.camera_to_write`;
             default ``camera``'s own where it fits, else plain and upright.
         label_names: names of classes that are only numbered, see ``read_label_names``.
-        level: effort of compression, one of :data:`LEVELS`; default :data:`DEFAULT_LEVEL`.
+        level: effort of compression; see :data:`LEVELS`, :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
         workers: clips packed at once, one thread each.
         progress: called in this thread for each clip written and for each verified.
@@ -139,8 +139,8 @@ def pack_clips(
         StoreError: ``out`` exists or is not ours to replace, another process is writing it, the
             disk is full, or what was written reads back differently; or ``out`` is a source and
             something could not be packed.
-        ValueError: there is no such level, or ``to_camera`` is given for another format.
         RecordingError: there is no such camera.
+        ValueError: no such level, or ``to_camera`` for another format.
     """
     out = Path(out or DEFAULT_OUT[to])
     writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
@@ -153,9 +153,7 @@ def pack_clips(
     found.check_keeps_recordings(out)
     run = _Run(found.clips, progress or (lambda _: None), workers, writing)
     _write_aside(run, found, out, overwrite)
-    report = run.report(out)
-    write_failures(report.failure_file, report.failures)
-    return report
+    return run.report(out)
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -351,7 +349,8 @@ class _Run:
             self._step("verify", stored, len(self.written))
 
     def report(self, out: Path) -> PackReport:
-        """What was done, and now lies at ``out``."""
+        """What was done, and now lies at ``out``; failures are written beside it."""
+        write_failures(failure_file(out), self.failures)
         return PackReport(
             out=out,
             clips=len(self.written),
