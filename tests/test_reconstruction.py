@@ -232,7 +232,8 @@ def test_a_function_of_one_s_own_sees_each_window(tmp_path, monkeypatch):
     [
         ({"window_ticks": 0}, "window_ticks and step_ticks must be at least 1, got 0"),
         ({"step_ticks": 0}, "window_ticks and step_ticks must be at least 1, got 32 and 0"),
-        ({"reach_ticks": 0}, "reach_ticks must be at least 1, got 0"),
+        ({"reach_ticks": 0}, "reach_ticks must be 1 to 2000, got 0"),
+        ({"reach_ticks": 2001}, "reach_ticks must be 1 to 2000, got 2001"),
         ({"start": -1}, "ticks -1 to 20 are not inside the source's 20"),
         ({"start": 20}, "ticks 20 to 20 are not inside"),
         ({"start": 5, "ticks": 16}, "ticks 5 to 21 are not inside"),
