@@ -104,6 +104,19 @@ def test_pictures_are_the_slow_ones_to_the_bit_wherever_the_source_is_cut(
 
 
 @given(stream=streams(), data=st.data())
+def test_long_windows_are_counted_piece_by_piece(stream, data):
+    window_ticks = data.draw(st.integers(1, stream.ticks))
+    how = {"window_ticks": window_ticks, "start": data.draw(st.integers(0, stream.ticks - 1))}
+    want = list(reconstruct_frames(stream, "tfp", **how))
+    with mock.patch.object(reconstruction, "_LONG_TICKS", data.draw(st.integers(1, 20))):
+        for source in (stream, Blocks(stream, 2), Seeks(stream, 1)):
+            found = list(reconstruct_frames(source, "tfp", **how))
+            assert [tick for tick, _ in found] == [tick for tick, _ in want]
+            for (_, rate_hw), (_, want_hw) in zip(found, want, strict=True):
+                np.testing.assert_array_equal(rate_hw, want_hw)
+
+
+@given(stream=streams(), data=st.data())
 def test_windows_anywhere_in_order_give_what_each_gives_alone(stream, data):
     window_ticks = data.draw(st.integers(1, stream.ticks))
     last = stream.ticks - window_ticks

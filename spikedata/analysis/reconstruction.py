@@ -15,6 +15,7 @@ Shapes: N pictures, T ticks, G groups of eight ticks, H rows, W columns, P = H W
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -31,6 +32,8 @@ from spikedata.stream import SpikeSource, SpikeStream
 METHODS = ("tfp", "tfi", "adaptive")
 REACH_TICKS = 512
 """Intervals are looked for so far back and ahead."""
+_LONG_TICKS = 4096
+"""Longer windows are counted piece by piece, if they have nothing in common."""
 _READ_GROUPS = 64
 """Groups read at a time where pictures follow each other closely."""
 
@@ -146,6 +149,9 @@ def pictures_at(
     pixels = _room(source)
     method = find_method(method) if isinstance(method, str) else method
     picture: _Picture
+    apart = all(b - a >= window_ticks for a, b in itertools.pairwise(firsts))
+    if method == "tfp" and apart and window_ticks > _LONG_TICKS:
+        return _long_exposures(source, firsts, window_ticks)
     if method == "tfp":
         picture = _Playback(pixels, window_ticks)
     elif method == "tfi":
@@ -184,6 +190,28 @@ def _drawn(
     for first, (packed_gp, base) in zip(firsts, groups, strict=True):
         rate_p = picture.at(first, packed_gp, base)
         yield first + window_ticks // 2, rate_p[: height * width].reshape(height, width)
+
+
+def _long_exposures(
+    source: SpikeSource, firsts: Sequence[int], window_ticks: int
+) -> Iterator[tuple[int, Rates]]:
+    """TFP pictures of windows too long to be held, which have no tick in common."""
+    height, width = source.height_px, source.width_px
+    total_p, part_p = np.zeros((2, _room(source)), np.int32)
+    parts = [
+        (begin, min(begin + _LONG_TICKS, first + window_ticks))
+        for first in firsts
+        for begin in range(first, first + window_ticks, _LONG_TICKS)
+    ]
+    last_ticks = {first + window_ticks: first for first in firsts}
+    groups = _held_groups(source, ((begin, end, end) for begin, end in parts))
+    for (begin, end), (packed_gp, base) in zip(parts, groups, strict=True):
+        bits.move_count(packed_gp, (0, 0), (begin - base, end - base), part_p)
+        total_p += part_p
+        if end in last_ticks:
+            rate_p = (total_p[: height * width] / window_ticks).astype(np.float32)
+            yield last_ticks[end] + window_ticks // 2, rate_p.reshape(height, width)
+            total_p[:] = 0
 
 
 def _spans(
