@@ -4,36 +4,32 @@ Clips and files are written under ``.partial/``, brought to the disk, and rename
 crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
 """
 
+import functools
 import hashlib
 import itertools
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import zstandard
 from filelock import FileLock
-from numpy.typing import NDArray
 
-from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clip import Clip
+from spikedata.clips.crew import Crew
 from spikedata.clips.rules import (
     MAX_SIDE_PX,
     RuleBrokenError,
+    as_json,
     check_label,
-    compact_json,
-    parse_json,
     pretty_json,
 )
 from spikedata.clips.source import ClipSource
 from spikedata.clips.store.catalog import list_clips
+from spikedata.clips.store.clip_writer import ClipWriter, Place
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
@@ -41,12 +37,10 @@ from spikedata.clips.store.layout import (
     METADATA,
     PARTIAL,
     VERSION,
-    ArrayLayout,
     RootInfo,
     StoreConfig,
 )
-from spikedata.clips.store.shard import ShardWriter
-from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
+from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, HeldFolder, acquire, release, sync, write_whole
 
@@ -85,7 +79,7 @@ def create_store(
         version=VERSION,
         name=name,
         class_names=tuple(class_names),
-        recipe=_as_json(dict(recipe)),
+        recipe=as_json(dict(recipe)),
         config=config,
     )
 
@@ -209,12 +203,12 @@ class StoreWriter:
         height_px: int,
         width_px: int,
         tick_rate_hz: float,
-        threads: int = 1,
-    ) -> "ClipWriter":
+        crew: Crew | None = None,
+    ) -> ClipWriter:
         """Begin a clip; use the result in a ``with`` statement.
 
         Leaving the statement before :meth:`ClipWriter.finish` was called removes what was written.
-        ``threads`` threads compress the bands of a large picture; the bytes are the same.
+        A ``crew`` compresses chunks beside the thread that appends; the bytes are the same.
 
         Raises:
             StoreError: the store has that clip, whole or damaged, or one whose id differs only in
@@ -242,11 +236,18 @@ class StoreWriter:
             self._taken[clip.id.casefold()] = clip.id
             folder = self.path / PARTIAL / str(next(self._numbers))
         folder.mkdir()
-        size_px = (height_px, width_px)
-        return ClipWriter(self, clip, folder, size_px, float(tick_rate_hz), threads)
+        place = Place(
+            folder=folder,
+            options=self._options,
+            publish=functools.partial(self._publish, folder),
+            give_up=functools.partial(self._give_up, clip, folder),
+        )
+        return ClipWriter(place, clip, (height_px, width_px), float(tick_rate_hz), crew)
 
-    def copy(self, source: ClipSource, stored: StoredClip) -> StoredClip:
+    def copy(self, source: ClipSource, stored: StoredClip, crew: Crew | None = None) -> StoredClip:
         """Add one clip of another set, its digest checked before it is there.
+
+        A ``crew`` compresses as for :meth:`clip`.
 
         Raises:
             StoreError: the clip is damaged, or cannot be added.
@@ -257,6 +258,7 @@ class StoreWriter:
             height_px=stored.height_px,
             width_px=stored.width_px,
             tick_rate_hz=stored.tick_rate_hz,
+            crew=crew,
         ) as target:
             for block_ghw in source.checked_blocks(stored):
                 target.append(block_ghw)
@@ -346,180 +348,6 @@ class StoreWriter:
             self._taken.pop(clip.id.casefold(), None)
 
 
-class ClipWriter:
-    """One clip that is being written; a context manager, used by one thread at a time.
-
-    Shapes: G groups of eight ticks, P pixels.
-    """
-
-    def __init__(
-        self,
-        writer: StoreWriter,
-        clip: Clip,
-        folder: Path,
-        size_px: tuple[int, int],
-        tick_rate_hz: float,
-        threads: int,
-    ) -> None:
-        self._writer = writer
-        self._clip = clip
-        self._folder = folder
-        self._size_px = size_px
-        self._tick_rate_hz = tick_rate_hz
-        self._layout = ArrayLayout.plan(*size_px, 1, writer._options)
-        self._meter = BitsMeter()
-        self._groups = 0
-        self._last_p: NDArray[np.uint8] | None = None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compress")
-        pixels = size_px[0] * size_px[1]
-        padded = self._layout.bands * self._layout.chunk_rows * size_px[1]
-        self._waiting_gp = np.empty((self._layout.chunk_groups, pixels), np.uint8)
-        self._waiting = 0
-        self._chunk_pg = np.zeros((padded, self._layout.chunk_groups), np.uint8)
-        self._bands = np.split(self._chunk_pg, self._layout.bands)
-        self._shard: ShardWriter | None = None
-        self._shards_crc32c: list[int] = []
-        self._flushed = False
-        self._finished = False
-
-    def __enter__(self) -> "ClipWriter":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._pool.shutdown()
-        if not self._finished:
-            if self._shard is not None:
-                self._shard.abandon()
-            self._writer._give_up(self._clip, self._folder)
-
-    def append(self, packed_ghw: NDArray[np.uint8]) -> None:
-        """Add whole groups of ticks; only the clip's very last group may be part used.
-
-        Args:
-            packed_ghw: uint8 (G, H, W), any G.
-
-        Raises:
-            ValueError: wrong dtype or shape, or after :meth:`flush`.
-            OSError: the disk is full, or the like.
-        """
-        if packed_ghw.dtype != np.uint8 or packed_ghw.shape[1:] != self._size_px:
-            raise ValueError(
-                f"expected uint8 (G, {self._size_px[0]}, {self._size_px[1]}), "
-                f"got {packed_ghw.dtype} {packed_ghw.shape}"
-            )
-        if self._flushed:
-            raise ValueError("nothing can be appended after flush")
-        if not len(packed_ghw):
-            return
-        packed_gp = np.ascontiguousarray(packed_ghw).reshape(len(packed_ghw), -1)
-        self._meter.update(packed_gp)
-        self._groups += len(packed_gp)
-        self._last_p = packed_gp[-1].copy()
-        self._buffer(packed_gp)
-
-    def flush(self) -> None:
-        """Compress the last chunk, so that :meth:`finish` has only the disk to wait for.
-
-        Nothing can be appended after that.
-        """
-        if self._waiting:
-            self._waiting_gp[self._waiting :] = 0
-            self._write_chunks(self._waiting_gp)
-            self._waiting = 0
-        self._flushed = True
-
-    def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
-        """Write what is left and put the clip in its place.
-
-        Args:
-            ticks: how many ticks were appended.
-            attributes: how the clip was made; plain JSON values.
-
-        Raises:
-            ValueError: the groups appended do not hold exactly ``ticks`` ticks, a bit past the
-                last tick is set, or an attribute has a name the format uses itself.
-            OSError: the disk is full, or the like.
-        """
-        self._check_ticks(ticks)
-        stored = StoredClip(
-            clip=self._clip,
-            ticks=ticks,
-            height_px=self._size_px[0],
-            width_px=self._size_px[1],
-            tick_rate_hz=self._tick_rate_hz,
-            bits_sha256=self._meter.hexdigest(),
-            spikes=self._meter.spikes,
-            attributes=_as_json(dict(attributes)),
-        )
-        layout = ArrayLayout.plan(*self._size_px, self._groups, self._writer._options)
-        self.flush()
-        if self._shard is not None:
-            self._close_shard()
-        attributes = stored.array_attributes() | {SHARDS_DIGEST: self._shards_crc32c}
-        meta = layout.metadata(attributes, self._writer._options.zstd_level)
-        (self._folder / METADATA).write_bytes(pretty_json(meta))
-        sync(self._folder / METADATA)
-        sync(self._folder)
-        self._writer._publish(self._folder, stored)
-        self._finished = True
-        return stored
-
-    def _check_ticks(self, ticks: int) -> None:
-        if ticks < 1 or group_count(ticks) != self._groups or self._last_p is None:
-            raise ValueError(f"{self._groups} groups of 8 do not hold exactly {ticks} ticks")
-        if ticks % TICKS_PER_GROUP and (self._last_p >> ticks % TICKS_PER_GROUP).any():
-            raise ValueError(f"a bit past the last tick ({ticks}) is set")
-
-    def _buffer(self, packed_gp: NDArray[np.uint8]) -> None:
-        """Cut what arrives into chunks, however it arrives."""
-        at, size = 0, len(self._waiting_gp)
-        while at < len(packed_gp):
-            if not self._waiting and len(packed_gp) - at >= size:
-                self._write_chunks(packed_gp[at : at + size])
-                at += size
-                continue
-            taken = min(size - self._waiting, len(packed_gp) - at)
-            self._waiting_gp[self._waiting : self._waiting + taken] = packed_gp[at : at + taken]
-            self._waiting += taken
-            at += taken
-            if self._waiting == size:
-                self._write_chunks(self._waiting_gp)
-                self._waiting = 0
-
-    def _write_chunks(self, packed_gp: NDArray[np.uint8]) -> None:
-        """Write one chunk's ticks, band by band."""
-        bits.to_time_last(packed_gp, self._chunk_pg[: packed_gp.shape[1]])
-        if self._shard is None:
-            path = self._folder / self._layout.shard_key(len(self._shards_crc32c))
-            self._shard = ShardWriter(path, self._layout)
-        # A lone band gains nothing from another thread.
-        run = self._pool.map if len(self._bands) > 1 else map
-        for coded in run(self._compress, self._bands):
-            self._shard.append(coded)
-        if self._shard.is_full:
-            self._close_shard()
-
-    def _compress(self, band_pg: NDArray[np.uint8]) -> bytes:
-        return _compressor(self._writer._options.zstd_level).compress(band_pg.data)
-
-    def _close_shard(self) -> None:
-        assert self._shard is not None
-        self._shards_crc32c.append(self._shard.close())
-        self._shard = None
-
-
-_OF_THREAD = threading.local()
-
-
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    """This thread's compressor: it serves one thread at a time, and its tables are large."""
-    if getattr(_OF_THREAD, "level", None) != level:
-        _OF_THREAD.level = level
-        _OF_THREAD.compressor = zstandard.ZstdCompressor(level=level)
-    compressor: zstandard.ZstdCompressor = _OF_THREAD.compressor
-    return compressor
-
-
 def _refuse_other_things(path: Path) -> None:
     """Refuse what is at ``path`` unless it is a store, an empty folder, or nothing."""
     if not path.exists():
@@ -583,11 +411,6 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
 def _shown(value: Any) -> str:
     text = "nothing" if value is _NOTHING else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """As they will be read back: tuples become lists; what is not JSON is refused here."""
-    return parse_json(compact_json(values), "metadata_malformed", "values")
 
 
 def _write_root(path: Path, root: RootInfo) -> None:

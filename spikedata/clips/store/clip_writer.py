@@ -1,0 +1,210 @@
+"""One clip that is being written: its chunks compressed side by side, its shards one by one.
+
+Shapes: G groups of eight ticks, P pixels.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikedata import bits
+from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clip import Clip
+from spikedata.clips.crew import Chunks, Crew
+from spikedata.clips.frames import compress_frame
+from spikedata.clips.rules import as_json, pretty_json
+from spikedata.clips.store.layout import METADATA, ArrayLayout, StoreConfig
+from spikedata.clips.store.shard import ShardWriter
+from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
+from spikedata.outputs import sync
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a clip is written, and who is to be told how that ends."""
+
+    folder: Path
+    """An empty folder."""
+    options: StoreConfig
+    """How the array is cut and compressed."""
+    publish: Callable[[StoredClip], None]
+    """Puts the folder, now whole, into its place."""
+    give_up: Callable[[], None]
+    """Removes the folder."""
+
+
+class ClipWriter:
+    """One clip that is being written; a context manager, used by one thread at a time.
+
+    With a crew the chunks are compressed by all of its threads, and by the one that appends; the
+    bytes are the same. At most a few chunks for each thread are held.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        clip: Clip,
+        size_px: tuple[int, int],
+        tick_rate_hz: float,
+        crew: Crew | None,
+    ) -> None:
+        self._place = place
+        self._clip = clip
+        self._size_px = size_px
+        self._tick_rate_hz = tick_rate_hz
+        self._layout = ArrayLayout.plan(*size_px, 1, place.options)
+        self._meter = BitsMeter()
+        self._groups = 0
+        self._last_p: NDArray[np.uint8] | None = None
+        pixels = size_px[0] * size_px[1]
+        self._waiting_gp = np.empty((self._layout.chunk_groups, pixels), np.uint8)
+        self._waiting = 0
+        self._coming: Chunks[bytes] = Chunks(crew, self._layout.bands)
+        self._coded = 0
+        self._busy_pg: deque[NDArray[np.uint8]] = deque()
+        self._free_pg: list[NDArray[np.uint8]] = []
+        self._shard: ShardWriter | None = None
+        self._shards_crc32c: list[int] = []
+        self._flushed = False
+        self._finished = False
+
+    def __enter__(self) -> "ClipWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._coming.drop()
+        if not self._finished:
+            if self._shard is not None:
+                self._shard.abandon()
+            self._place.give_up()
+
+    def append(self, packed_ghw: NDArray[np.uint8]) -> None:
+        """Add whole groups of ticks; only the clip's very last group may be part used.
+
+        Args:
+            packed_ghw: uint8 (G, H, W), any G; the caller's again afterwards.
+
+        Raises:
+            ValueError: wrong dtype or shape, or after :meth:`flush`.
+            OSError: the disk is full, or the like.
+        """
+        if packed_ghw.dtype != np.uint8 or packed_ghw.shape[1:] != self._size_px:
+            raise ValueError(
+                f"expected uint8 (G, {self._size_px[0]}, {self._size_px[1]}), "
+                f"got {packed_ghw.dtype} {packed_ghw.shape}"
+            )
+        if self._flushed:
+            raise ValueError("nothing can be appended after flush")
+        if not len(packed_ghw):
+            return
+        packed_gp = np.ascontiguousarray(packed_ghw).reshape(len(packed_ghw), -1)
+        self._meter.update(packed_gp)
+        self._groups += len(packed_gp)
+        self._last_p = packed_gp[-1].copy()
+        self._buffer(packed_gp)
+
+    def flush(self) -> None:
+        """Compress what is left, so that :meth:`finish` has only the disk to wait for.
+
+        Nothing can be appended after that, and the crew is not needed any more.
+        """
+        if self._waiting:
+            self._waiting_gp[self._waiting :] = 0
+            self._add_chunk(self._waiting_gp)
+            self._waiting = 0
+        self._write(self._coming.rest())
+        self._flushed = True
+
+    def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
+        """Write what is left and put the clip in its place.
+
+        Args:
+            ticks: how many ticks were appended.
+            attributes: how the clip was made; plain JSON values.
+
+        Raises:
+            ValueError: the groups appended do not hold exactly ``ticks`` ticks, a bit past the
+                last tick is set, or an attribute has a name the format uses itself.
+            OSError: the disk is full, or the like.
+        """
+        self._check_ticks(ticks)
+        stored = StoredClip(
+            clip=self._clip,
+            ticks=ticks,
+            height_px=self._size_px[0],
+            width_px=self._size_px[1],
+            tick_rate_hz=self._tick_rate_hz,
+            bits_sha256=self._meter.hexdigest(),
+            spikes=self._meter.spikes,
+            attributes=as_json(dict(attributes)),
+        )
+        layout = ArrayLayout.plan(*self._size_px, self._groups, self._place.options)
+        self.flush()
+        if self._shard is not None:
+            self._close_shard()
+        attributes = stored.array_attributes() | {SHARDS_DIGEST: self._shards_crc32c}
+        meta = layout.metadata(attributes, self._place.options.zstd_level)
+        file = self._place.folder / METADATA
+        file.write_bytes(pretty_json(meta))
+        sync(file)
+        sync(self._place.folder)
+        self._place.publish(stored)
+        self._finished = True
+        return stored
+
+    def _check_ticks(self, ticks: int) -> None:
+        if ticks < 1 or group_count(ticks) != self._groups or self._last_p is None:
+            raise ValueError(f"{self._groups} groups of 8 do not hold exactly {ticks} ticks")
+        if ticks % TICKS_PER_GROUP and (self._last_p >> ticks % TICKS_PER_GROUP).any():
+            raise ValueError(f"a bit past the last tick ({ticks}) is set")
+
+    def _buffer(self, packed_gp: NDArray[np.uint8]) -> None:
+        """Cut what arrives into chunks, however it arrives."""
+        at, size = 0, len(self._waiting_gp)
+        while at < len(packed_gp):
+            if not self._waiting and len(packed_gp) - at >= size:
+                self._add_chunk(packed_gp[at : at + size])
+                at += size
+                continue
+            taken = min(size - self._waiting, len(packed_gp) - at)
+            self._waiting_gp[self._waiting : self._waiting + taken] = packed_gp[at : at + taken]
+            self._waiting += taken
+            at += taken
+            if self._waiting == size:
+                self._add_chunk(self._waiting_gp)
+                self._waiting = 0
+
+    def _add_chunk(self, packed_gp: NDArray[np.uint8]) -> None:
+        """Have one chunk's ticks compressed, band by band, and write what has been by now."""
+        layout = self._layout
+        if self._free_pg:  # memory that was used before need not be found by the system
+            chunk_pg = self._free_pg.pop()
+        else:
+            padded = layout.bands * layout.chunk_rows * layout.width_px
+            chunk_pg = np.zeros((padded, layout.chunk_groups), np.uint8)
+        bits.to_time_last(packed_gp, chunk_pg[: packed_gp.shape[1]])
+        self._busy_pg.append(chunk_pg)
+        for band_pg in np.split(chunk_pg, layout.bands):
+            self._write(self._coming.add(compress_frame, band_pg, self._place.options.zstd_level))
+
+    def _write(self, coded: list[bytes]) -> None:
+        for band in coded:
+            if self._shard is None:
+                path = self._place.folder / self._layout.shard_key(len(self._shards_crc32c))
+                self._shard = ShardWriter(path, self._layout)
+            self._shard.append(band)
+            if self._shard.is_full:
+                self._close_shard()
+            self._coded += 1
+            if self._coded % self._layout.bands == 0:
+                self._free_pg.append(self._busy_pg.popleft())
+
+    def _close_shard(self) -> None:
+        assert self._shard is not None
+        self._shards_crc32c.append(self._shard.close())
+        self._shard = None
