@@ -24,3 +24,10 @@ Flip = Annotated[
 TickRate = Annotated[
     float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
 ]
+ToCamera = Annotated[
+    str | None,
+    typer.Option(
+        help="Layout of .dat files written: a camera, or bottom-up.  [default: CAMERA's, else "
+        "upright]"
+    ),
+]

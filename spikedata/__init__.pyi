@@ -12,6 +12,7 @@ from .analysis import sensor_files as sensor_files
 from .analysis import simulate_like as simulate_like
 from .analysis import spike_events as spike_events
 from .analysis import view_clip as view_clip
+from .analysis import write_dat_file as write_dat_file
 from .analysis import write_events as write_events
 from .analysis import write_npz as write_npz
 from .analysis import write_page as write_page
@@ -19,6 +20,9 @@ from .analysis import write_picture as write_picture
 from .analysis import write_sensor as write_sensor
 from .bits import unpack_planes as unpack_planes
 from .camera import CAMERAS as CAMERAS
+from .camera import LostSpan as LostSpan
+from .camera import Recording as Recording
+from .camera import open_recording as open_recording
 from .camera import read_recording as read_recording
 from .camera import write_recording as write_recording
 from .clip import Clip as Clip

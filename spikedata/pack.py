@@ -9,8 +9,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from spikedata.camera import BOTTOM_UP, Camera, camera_to_write, find_camera
 from spikedata.clips import (
     CHUNK_TICKS,
     CameraOptions,
@@ -20,6 +21,7 @@ from spikedata.clips import (
     Failed,
     Format,
     JoinedClips,
+    Layout,
     StoreConfig,
     StoredClip,
     check_chunk,
@@ -101,6 +103,8 @@ def pack_clips(
     camera: str | None = None,
     flip: bool | None = None,
     tick_rate_hz: float | None = None,
+    layout: Layout = "auto",
+    to_camera: str | None = None,
     level: int | None = None,
     overwrite: bool = False,
     workers: int = 1,
@@ -117,6 +121,11 @@ def pack_clips(
         camera: camera of ``.dat`` and ``.npz`` sources; see :func:`spikedata.camera.find_camera`.
         flip: turn their rows upside down; default what the camera needs.
         tick_rate_hz: their ticks a second; default the camera's.
+        layout: whether a folder of numbered ``.dat`` files is one clip; see
+            :class:`spikedata.clips.CameraOptions`.
+        to_camera: layout of the ``.dat`` files written: a camera whose size the clips have, or
+            ``bottom-up`` for plain planes with the bottom row first, as SpikeCV and Spike-Zoo
+            expect. Default ``camera``'s own where it fits, else plain and upright.
         level: effort of compression, one of :data:`LEVELS`; default :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if all in it was written by spikedata, once the new one is
             whole.
@@ -132,36 +141,32 @@ def pack_clips(
         StoreError: ``out`` exists or is not ours to replace, another process is writing it, the
             disk is full, or what was written reads back differently; or ``out`` is a source of
             which something could not be packed.
-        ValueError: there is no such level.
+        ValueError: there is no such level, or ``to_camera`` is given for another format.
+        RecordingError: there is no such camera.
     """
     out = Path(out or DEFAULT_OUT[to])
-    level = _checked_level(to, level)
+    writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
+    _check_out(out, overwrite)
+    how = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout)
+    found = _find(sources or [_default_source()], to, how)
+    found.check_keeps_recordings(out)
+    run = _Run(found.clips, progress or (lambda _: None), workers, writing)
+    _write_aside(run, found, out, overwrite)
+    report = run.report(out)
+    write_failures(report.failure_file, report.failures)
+    return report
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
     try:
         check_replaceable(out, overwrite=overwrite)
     except StoreError:
         if out.name:
             is_being_written(out)  # removes the lock file of a run killed at its very end
         raise
-    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
-    found = _find(sources or [_default_source()], to, options)
-    found.check_keeps_recordings(out)
-    run = _Run(found.clips, progress or (lambda _: None), workers)
-    _write_aside(run, found, to, out, level, overwrite)
-    report = run.report(out)
-    write_failures(report.failure_file, report.failures)
-    return report
 
 
-def _checked_level(to: Format, level: int | None) -> int:
-    level = DEFAULT_LEVEL[to] if level is None else level
-    if level not in LEVELS[to]:
-        raise ValueError(f"level of {to} must be {LEVELS[to][0]} to {LEVELS[to][-1]}, got {level}")
-    return level
-
-
-def _write_aside(
-    run: "_Run", found: "_Found", to: Format, out: Path, level: int, overwrite: bool
-) -> None:
+def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> None:
     """Write, verify, and only then put into place."""
     partial = out.with_name(out.name + ".partial")
     try:
@@ -169,7 +174,7 @@ def _write_aside(
         with locked(out), contextlib.ExitStack() as at_end:
             at_end.callback(_remove_if_possible, partial)
             remove(partial)
-            run.write(to, partial, level)
+            run.write(partial)
             run.verify(partial)
             found.check_keeps_all(out, run.failures)
             check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
@@ -290,19 +295,24 @@ class _Run:
     """One run over all clips: what was written, what was given up."""
 
     def __init__(
-        self, clips: JoinedClips, progress: Callable[[PackStep], None], workers: int
+        self,
+        clips: JoinedClips,
+        progress: Callable[[PackStep], None],
+        workers: int,
+        writing: "_Writing",
     ) -> None:
         self.clips = clips
+        self.writing = writing
         self.workers = workers
         self.written: dict[str, StoredClip] = {}
         self.failures = list(clips.left_out)
         self._progress = progress
         self._steps = 0
 
-    def write(self, to: Format, path: Path, level: int) -> None:
+    def write(self, path: Path) -> None:
         """Write every clip that can be read to ``path``."""
-        options = {"level": level, "workers": self.workers}
-        _WRITERS[to](self.clips, path, done=self.done, failed=self.failed, **options)
+        told = {"done": self.done, "failed": self.failed, "workers": self.workers}
+        self.writing(self.clips, path, **told)
         if not self.written:
             raise CorpusError(f"{path}: nothing could be packed: {self.failures[0].error}")
 
@@ -352,12 +362,60 @@ class _Run:
             stored_bytes=size_on_disk(out),
             failures=tuple(self.failures),
             failure_file=failure_file(out),
-            notes=self.clips.notes,
+            notes=(*self.clips.notes, *self.writing.layouts.notes()),
         )
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
         self._steps += 1
         self._progress(PackStep(stage=stage, done=self._steps, total=total, id=stored.id))
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """How one format is written.
+
+    Raises:
+        ValueError: it has no such level.
+    """
+
+    to: Format
+    level: int | None
+    layouts: "_DatLayouts"
+
+    def __post_init__(self) -> None:
+        levels = LEVELS[self.to]
+        if self.level is not None and self.level not in levels:
+            raise ValueError(
+                f"level of {self.to} must be {levels[0]} to {levels[-1]}, got {self.level}"
+            )
+        if self.layouts.asked is not None and self.to != "dat":
+            raise ValueError(f"to_camera is the layout of .dat files; got to={self.to!r}")
+
+    def __call__(self, clips: ClipSource, path: Path, **told: Any) -> None:
+        level = DEFAULT_LEVEL[self.to] if self.level is None else self.level
+        if self.to == "dat":
+            told["camera_of"] = self.layouts
+        _WRITERS[self.to](clips, path, level=level, **told)
+
+
+class _DatLayouts:
+    """The layout that each clip's ``.dat`` file is written in, and what was chosen."""
+
+    def __init__(self, *, asked: str | None, source: str | None) -> None:
+        self.asked, self._source = asked, source
+        self._chosen: dict[str, Camera] = {}
+        if asked not in (None, BOTTOM_UP):
+            find_camera(asked)  # no clip can be written if there is none
+
+    def __call__(self, stored: StoredClip) -> Camera:
+        size = (stored.height_px, stored.width_px)
+        camera = camera_to_write(*size, asked=self.asked, source=self._source)
+        self._chosen[camera.name] = camera
+        return camera
+
+    def notes(self) -> list[str]:
+        """Which layouts were written, a sentence each."""
+        return [f".dat files as {camera.in_words}" for _, camera in sorted(self._chosen.items())]
 
 
 def _write_zarr(

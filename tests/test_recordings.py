@@ -363,7 +363,8 @@ def test_a_folder_of_numbered_files_of_few_planes_is_one_clip(tmp_path):
         "wave__v2": "wave",
     }
     assert found.notes == (
-        "4 folders of numbered .dat files of a few planes each: one clip a folder",
+        "4 folders of numbered .dat files of a few planes each: one clip a folder; --layout files "
+        "makes each a clip",
     )
     for clip_id, planes_thw in written.items():
         assert np.array_equal(found.read(clip_id).unpack(), planes_thw)

@@ -6,6 +6,7 @@ from .calibrate import write_sensor as write_sensor
 from .compare import compare_streams as compare_streams
 from .compare import comparison_html as comparison_html
 from .export import spike_events as spike_events
+from .export import write_dat_file as write_dat_file
 from .export import write_events as write_events
 from .export import write_npz as write_npz
 from .page import Page as Page

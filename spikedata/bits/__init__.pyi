@@ -1,5 +1,6 @@
 from .camera_order import decode_groups as decode_groups
 from .camera_order import encode_groups as encode_groups
+from .camera_order import find_marked as find_marked
 from .groups import TICKS_PER_GROUP as TICKS_PER_GROUP
 from .groups import BitsHasher as BitsHasher
 from .groups import group_count as group_count

@@ -26,6 +26,7 @@ from .parquet import open_parquet as open_parquet
 from .parquet import write_parquet as write_parquet
 from .parquet import write_shard as write_shard
 from .recordings import CameraOptions as CameraOptions
+from .recordings import Layout as Layout
 from .recordings import Recordings as Recordings
 from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from spikedata.camera import list_hdf5
 from spikedata.clips.formats import format_at
 from spikedata.clips.recordings import (
     ABOUT_FILE,
@@ -49,9 +50,7 @@ def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> Cl
 
         return ParquetStore(path)
     if found == "hdf5":
-        from spikedata.clips.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when needed
-
-        return Hdf5Store(path)
+        return _open_hdf5(path, options)
     if path.is_dir():
         try:
             return recordings_below(path, options)
@@ -59,7 +58,23 @@ def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> Cl
             raise error.at(path) from error
     if path.suffix.lower() in RECORDING_SUFFIXES:
         return one_recording(path, options)
-    raise CorpusError(f"{path}: is no store, and no .dat or .npz file")
+    raise CorpusError(f"{path}: is no store, and no .dat, .npz, .npy or HDF5 file")
+
+
+def _open_hdf5(path: Path, options: CameraOptions) -> ClipSource:
+    """A set of ours; or the array of another program's file as one recording."""
+    from spikedata.clips.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when needed
+
+    try:
+        return Hdf5Store(path)
+    except StoreError:
+        try:
+            told, arrays = list_hdf5(path)
+        except SpikeDataError:
+            arrays = {}
+        if arrays and told is None:
+            return one_recording(path, options)
+        raise
 
 
 def open_clips(

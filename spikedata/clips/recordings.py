@@ -4,15 +4,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.bits import TICKS_PER_GROUP
-from spikedata.camera import Recording, find_camera, read_recording
+from spikedata.camera import (
+    Recording,
+    find_camera,
+    numbered_files,
+    open_numbered,
+    open_recording,
+)
 from spikedata.clip import Clip
-from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -37,13 +42,18 @@ from spikedata.corpora import (
     read_folder,
     with_captions,
 )
-from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.errors import (
+    CorpusError,
+    PackedSetError,
+    RecordingError,
+    SpikeDataError,
+    StoreError,
+)
 from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
-AnyRecording = Recording | NumberedRecording
-RECORDING_SUFFIXES = frozenset([".dat", ".npz"])
+RECORDING_SUFFIXES = frozenset([".dat", ".npz", ".npy", ".h5", ".hdf5"])
 METADATA_FILE = "metadata.jsonl"
 ABOUT_FILE = "spikedata.json"
 """What a set of ``.dat`` files of ours says of itself: format, name, classes in order, recipe."""
@@ -51,6 +61,9 @@ DAT_FORMAT = "spikedata-dat"
 DAT_KEYS = frozenset(["file_name", "camera", "ticks", "tick_rate_hz", "bits_sha256"])
 """What such a set tells of each file; somebody's own list does not have all of it."""
 _CHANGED_ON_PURPOSE = f"Whoever changed them on purpose removes {FACTS_DIGEST} from"
+
+
+Layout = Literal["auto", "files", "folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,9 @@ class CameraOptions:
     camera: str | None = None
     flip: bool | None = None
     tick_rate_hz: float | None = None
+    layout: Layout = "auto"
+    """``files``: each is a clip. ``folders``: the numbered ``.dat`` files of a folder are one clip.
+    ``auto``: they are if they have one size and a few planes each; a note says so."""
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -100,9 +116,9 @@ class Recordings(ClipSource):
         left_out: Sequence[Failure] = (),
     ) -> None:
         self.path = root
-        self.notes = tuple(notes)
-        self._recordings: dict[str, AnyRecording] = {}
-        self.clips, unopened = self._opened(items)
+        self._recordings: dict[str, Recording] = {}
+        self.clips, unopened, passed_over = self._opened(items)
+        self.notes = (*notes, *passed_over)
         self.left_out = (*left_out, *unopened)
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
@@ -123,9 +139,11 @@ class Recordings(ClipSource):
 
     def _opened(
         self, items: Sequence["RecordingItem"]
-    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...]]:
+    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...], list[str]]:
+        """The clips that can be opened, what is left out, and notes on what is no recording."""
         clips: dict[str, StoredClip] = {}
         left_out: list[Failure] = []
+        passed_over: list[str] = []
         taken: dict[str, Clip] = {}
         for item in items:
             other = taken.get(item.clip.id.casefold())
@@ -135,17 +153,20 @@ class Recordings(ClipSource):
                     raise CorpusError(f"{name!r} is left out: {one_id(item.clip, other)}")
                 self._recordings[item.clip.id], clips[item.clip.id] = item.open()
                 taken[item.clip.id.casefold()] = item.clip
+            except PackedSetError as error:
+                passed_over.append(str(error))
             except RuleBrokenError as error:
                 left_out.append(_lost(self.path, item.clip.id, item.path, error.message))
             except (SpikeDataError, OSError) as error:
                 left_out.append(Failure(id=item.clip.id, path=str(item.path), error=str(error)))
-        return {clip_id: clips[clip_id] for clip_id in sorted(clips)}, tuple(left_out)
+        in_order = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+        return in_order, tuple(left_out), passed_over
 
 
 class RecordingBits(ClipBits):
     """The bits of one camera file."""
 
-    def __init__(self, stored: StoredClip, recording: AnyRecording) -> None:
+    def __init__(self, stored: StoredClip, recording: Recording) -> None:
         self.stored = stored
         self.step = recording.block_groups
         self._recording = recording
@@ -175,35 +196,33 @@ class RecordingItem:
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
-    def open(self) -> tuple[AnyRecording, StoredClip]:
+    def open(self) -> tuple[Recording, StoredClip]:
         """The recording, and what is known of it before its bits are read.
 
         Raises:
-            CorpusError: nothing tells the camera.
-            RecordingError: the file does not fit it.
+            RecordingError: nothing tells the camera, or the file does not fit it.
             RuleBrokenError: what is told of the file does not fit it.
             OSError: the file cannot be read.
         """
-        if self.options.camera is None:
-            raise CorpusError(
-                f"{self.path}: no file tells its camera. Give --camera NAME or HxW; see "
-                "`spikedata cameras`"
-            )
-        camera = find_camera(self.options.camera)
-        flip, rate = self.options.flip, self.options.tick_rate_hz
-        recording: AnyRecording
-        if self.files:
-            recording = read_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
+        camera, flip, rate = self.options.camera, self.options.flip, self.options.tick_rate_hz
+        if self.files and camera is not None:
+            recording = open_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
         else:
-            recording = read_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
+            recording = open_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
         if self.measured is not None:
             return recording, self._as_noted(recording, self.measured)
         source = self.clip.source | identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
-        told = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}
+        told: dict[str, Any] = {
+            "name": recording.camera.name,
+            "flip": recording.flip,
+            "skipped": recording.skipped_bytes,
+        }
+        if recording.losses:
+            told["lost"] = [[span.tick, span.ticks, span.bytes] for span in recording.losses]
         if self.files:
-            told["files"] = len(self.files)
+            told["files"] = recording.files
         stored = StoredClip(
             clip=replace(self.clip, source=source),
             ticks=recording.ticks,
@@ -216,7 +235,7 @@ class RecordingItem:
         )
         return recording, stored
 
-    def _as_noted(self, recording: AnyRecording, noted: Mapping[str, Any]) -> StoredClip:
+    def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
         if noted.get("ticks") != recording.ticks:
             raise RuleBrokenError(
@@ -283,7 +302,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     listing = list_files(root, RECORDING_SUFFIXES)
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
-        raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
+        raise CorpusError(f"{root}: holds no .dat or .npz file, no .npy or HDF5, {reasons}")
     read = find_metadata(root)
     unread = note_unread([file for file in listing.metadata if file.path not in read])
     if read:
@@ -366,7 +385,7 @@ def _found_items(
     listed: list[ListedFile] = []
     series: dict[Path, list[Path]] = {}
     for folder, held in inside.items():
-        numbered = numbered_files([file.path for file in held], options.camera)
+        numbered = _numbered([file.path for file in held], options)
         if not numbered:
             listed += held
             continue
@@ -383,7 +402,20 @@ def _found_items(
         return items, found.notes
     many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
     told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
+    if options.layout == "auto":
+        told += "; --layout files makes each a clip"
     return items, [told, *found.notes]
+
+
+def _numbered(files: Sequence[Path], options: CameraOptions) -> list[Path]:
+    """The files of one folder in order, if they are one recording; else none."""
+    if options.camera is None or options.layout == "files":
+        return []  # nothing tells the number of planes without a camera
+    try:
+        sure = options.layout == "folders"
+        return numbered_files(files, find_camera(options.camera), sure=sure)
+    except RecordingError:  # told of each file
+        return []
 
 
 def read_about(root: Path) -> dict[str, Any] | None:

@@ -206,7 +206,7 @@ def _dat(camera: str) -> Target:
 
         known = find_camera(camera)
         ticks = 2 if known.layout == "half_rows" else 3
-        planes = np.random.default_rng(0).integers(0, 2, (ticks, *known._size()), np.uint8)
+        planes = np.random.default_rng(0).integers(0, 2, (ticks, *known.size), np.uint8)
         file = home / "recording.dat"
         write_recording(file, [pack_ticks(planes)], camera, ticks=ticks)
         return [Place(file=file, home=home)]
