@@ -12,6 +12,7 @@ from .hub import pull, push_hub
 from .looking import report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
+from .recording import record
 from .repairing import repair
 from .simulating import simulate
 
@@ -26,7 +27,7 @@ app = new_app(
     "No data at hand? `spikedata demo` draws some and runs the whole chain on it."
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(simulate, pack, push_hub, pull),
+    *(simulate, record, pack, push_hub, pull),
     *(info, validate, repair, view, report, cameras, compare, calibrate, export),
     demo,
 )

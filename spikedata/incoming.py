@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,45 +39,50 @@ class Incoming:
     """An open stream of bytes, made by :func:`open_incoming`; used by one thread."""
 
     def __init__(
-        self, descriptor: int, read: Callable[[memoryview], int | None], *, follow: bool = False
+        self,
+        descriptor: int,
+        read: Callable[[memoryview], int | None],
+        *,
+        is_file: bool = False,
+        follow: bool = False,
     ) -> None:
-        self._descriptor = descriptor
-        self._read = read
-        self._is_file = stat.S_ISREG(os.fstat(descriptor).st_mode) if _has_stat(read) else False
-        self._follow = follow
-        self._left: int | None = None
         self.ended = ""
         """Why there is no more, once that is so."""
+        self.is_broken = False
+        """Whether that is an error."""
+        self._descriptor, self._read = descriptor, read
+        self._is_file, self._follow = is_file, follow
+        self._left: int | None = None
 
     def fill(self, room: memoryview, stop: threading.Event) -> int:
         """Read until ``room`` is full, the stream ends, or ``stop`` is set; gives the bytes read.
 
         What has arrived when ``stop`` is set is read all the same.
-
-        Raises:
-            OSError: it cannot be read any more.
         """
         filled = 0
-        while filled < len(room):
+        while filled < len(room) and not self.ended:
             if self._left is None and stop.is_set():
                 self._left = self._arrived()
             if self._left == 0:
                 self.ended = "stopped"
-                break
-            if not self._is_ready():
-                continue
-            most = len(room) if self._left is None else filled + self._left
-            got = self._read(room[filled:most])
-            if got is None:
-                continue
-            if got == 0 and self._follow and not stop.wait(_GLANCE_S):
-                continue
-            if got == 0:
-                self.ended = "stopped" if self._follow else "end of the stream"
-                break
-            filled += got
-            self._left = None if self._left is None else self._left - got
+            elif self._is_ready():
+                most = len(room) if self._left is None else filled + self._left
+                got = self._read_some(room[filled:most], stop)
+                filled += got
+                self._left = None if self._left is None else self._left - got
         return filled
+
+    def _read_some(self, room: memoryview, stop: threading.Event) -> int:
+        try:
+            got = self._read(room)
+        except OSError as error:
+            self.ended, self.is_broken = error.strerror or str(error), True
+            return 0
+        if got == 0 and not (self._follow and self._left is None):
+            self.ended = "end of the stream"
+        elif got == 0:
+            stop.wait(_GLANCE_S)
+        return got or 0
 
     def _is_ready(self) -> bool:
         """Whether a read would not wait; gives up after a moment."""
@@ -102,10 +107,6 @@ class Incoming:
             return number[0]
         except (ImportError, OSError):
             return 0
-
-
-def _has_stat(read: Callable[[memoryview], int | None]) -> bool:
-    return not isinstance(getattr(read, "__self__", None), socket.socket)
 
 
 @contextlib.contextmanager
@@ -138,7 +139,8 @@ def open_incoming(
                 yield Incoming(connection.fileno(), _receiver(connection))
         else:
             with _opened(text) as file:
-                yield Incoming(file.fileno(), file.readinto, follow=follow)
+                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                yield Incoming(file.fileno(), file.readinto, is_file=is_file, follow=follow)
     except BlockingIOError as error:  # no connection came before the stop
         raise SpikeDataError(f"{text}: stopped before anybody connected") from error
 
@@ -170,7 +172,6 @@ def _receiver(connection: socket.socket) -> Callable[[memoryview], int | None]:
         except BlockingIOError:
             return None
 
-    receive.__self__ = connection  # type: ignore[attr-defined]
     return receive
 
 
@@ -181,7 +182,9 @@ def _connected(
     kind, _, rest = source.partition("://")
     host, _, port = rest.rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise SpikeDataError(f"{source}: expected {kind}://HOST:PORT, for example {kind}://127.0.0.1:9000")
+        raise SpikeDataError(
+            f"{source}: expected {kind}://HOST:PORT, for example {kind}://127.0.0.1:9000"
+        )
     place = host.strip("[]") or "127.0.0.1", int(port)
     try:
         if kind == "tcp":
@@ -237,8 +240,6 @@ class ReadAhead:
         """How long the reader has found no room."""
         self.most_waiting = 0
         """The most blocks that waited at a time."""
-        self.error: OSError | None = None
-        """Why the stream cannot be read any more, if that is why it ended."""
         self._ring_nb = np.empty((self.blocks, block_bytes), np.uint8)
         self._incoming, self._most_bytes, self._stop = incoming, most_bytes, stop
         self._free = list(range(self.blocks))
@@ -266,9 +267,12 @@ class ReadAhead:
     @property
     def ended(self) -> str:
         """Why there is no more, once that is so."""
-        if self.error is not None:
-            return self.error.strerror or str(self.error)
         return self._incoming.ended or "as many ticks as asked for"
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether that is an error."""
+        return self._incoming.is_broken
 
     @property
     def fill(self) -> float:
@@ -311,8 +315,6 @@ class ReadAhead:
                 self._hand_over(slot, count)
                 if count < asked:
                     break
-        except OSError as error:
-            self.error = error
         finally:
             with self._changed:
                 self._ended = True
@@ -333,6 +335,3 @@ class ReadAhead:
                 self._full.append((slot, count))
                 self.most_waiting = max(self.most_waiting, len(self._full))
             self._changed.notify_all()
-
-
-Told = dict[str, Any]

@@ -3,9 +3,11 @@
 Shapes: G groups of eight ticks, P pixels.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clip import Clip
 from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.frames import compress_frame
-from spikedata.clips.rules import as_json, pretty_json
+from spikedata.clips.rules import RuleBrokenError, as_json, pretty_json
 from spikedata.clips.store.layout import METADATA, ArrayLayout, StoreConfig
-from spikedata.clips.store.shard import ShardWriter
+from spikedata.clips.store.shard import ShardWriter, checksum_of_shard
+from spikedata.clips.store.sharded import read_groups
 from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
 from spikedata.outputs import sync
 
@@ -35,14 +38,19 @@ class Place:
     publish: Callable[[StoredClip], None]
     """Puts the folder, now whole, into its place."""
     give_up: Callable[[], None]
-    """Removes the folder."""
+    """Removes the folder, or leaves it to be gone on with."""
+
+
+_SYNCING = 2
+"""Shards that may be on their way to the disk while others are made."""
 
 
 class ClipWriter:
     """One clip that is being written; a context manager, used by one thread at a time.
 
     With a crew the chunks are compressed by all of its threads, and by the one that appends; the
-    bytes are the same. At most a few chunks for each thread are held.
+    bytes are the same. At most a few chunks for each thread are held. A thread of its own waits for
+    the disk.
     """
 
     def __init__(
@@ -65,11 +73,15 @@ class ClipWriter:
         self._waiting_gp = np.empty((self._layout.chunk_groups, pixels), np.uint8)
         self._waiting = 0
         self._coming: Chunks[bytes] = Chunks(crew, self._layout.bands)
-        self._coded = 0
+        self._added = self._coded = 0
         self._busy_pg: deque[NDArray[np.uint8]] = deque()
         self._free_pg: list[NDArray[np.uint8]] = []
         self._shard: ShardWriter | None = None
         self._shards_crc32c: list[int] = []
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._ahead: deque[BitsMeter] = deque()
+        self._syncing: deque[tuple[Future[None], BitsMeter]] = deque()
+        self._safe: tuple[int, BitsMeter] = (0, BitsMeter())
         self._flushed = False
         self._finished = False
 
@@ -78,10 +90,21 @@ class ClipWriter:
 
     def __exit__(self, *exc: object) -> None:
         self._coming.drop()
+        self._disk.shutdown()
         if not self._finished:
             if self._shard is not None:
                 self._shard.abandon()
             self._place.give_up()
+
+    @property
+    def ticks(self) -> int:
+        """Ticks of all whole groups so far."""
+        return self._groups * TICKS_PER_GROUP
+
+    @property
+    def spikes(self) -> int:
+        """Ones in all whole chunks so far."""
+        return self._meter.spikes
 
     def append(self, packed_ghw: NDArray[np.uint8]) -> None:
         """Add whole groups of ticks; only the clip's very last group may be part used.
@@ -103,7 +126,6 @@ class ClipWriter:
         if not len(packed_ghw):
             return
         packed_gp = np.ascontiguousarray(packed_ghw).reshape(len(packed_ghw), -1)
-        self._meter.update(packed_gp)
         self._groups += len(packed_gp)
         self._last_p = packed_gp[-1].copy()
         self._buffer(packed_gp)
@@ -115,10 +137,70 @@ class ClipWriter:
         """
         if self._waiting:
             self._waiting_gp[self._waiting :] = 0
-            self._add_chunk(self._waiting_gp)
+            self._add_chunk(self._waiting_gp, self._waiting)
             self._waiting = 0
         self._write(self._coming.rest())
         self._flushed = True
+
+    def cut_back(self) -> int:
+        """Go back to the last shard that is on the disk, after an error; gives the ticks kept.
+
+        Nothing can be appended after that; if there are any ticks, :meth:`finish` may follow.
+        """
+        self._coming.drop()
+        if self._shard is not None:
+            self._shard.abandon()
+            self._shard = None
+        with contextlib.suppress(OSError):
+            self._settle(0)
+        shards, self._meter = self._safe
+        for lost in range(shards, len(self._shards_crc32c)):
+            (self._place.folder / self._layout.shard_key(lost)).unlink(missing_ok=True)
+        del self._shards_crc32c[shards:]
+        kept = shards * self._layout.shard_groups
+        if kept < self._groups:
+            self._groups, self._last_p = kept, np.zeros(1, np.uint8)
+        self._waiting, self._flushed = 0, True
+        return self.ticks
+
+    def go_on(self) -> None:
+        """Take up the whole shards that lie in the folder already, in place of a killed writer.
+
+        What is not whole is removed.
+
+        Raises:
+            OSError: a shard cannot be read.
+        """
+        keys = [self._layout.shard_key(n) for n in range(len(list(self._place.folder.iterdir())))]
+        for key in keys:
+            try:
+                self._take_up(key)
+            except RuleBrokenError:  # it is the one that was being written
+                break
+        for key in keys[len(self._shards_crc32c) :]:
+            (self._place.folder / key).unlink(missing_ok=True)
+
+    def _take_up(self, key: str) -> None:
+        """Read a whole shard of whole chunks, its checksums compared, as if it had been appended.
+
+        Raises:
+            RuleBrokenError: it is none.
+        """
+        path, number = self._place.folder / key, len(self._shards_crc32c)
+        if not path.is_file():
+            raise RuleBrokenError("shard_missing", f"shard {key} is missing")
+        noted = (*self._shards_crc32c, checksum_of_shard(path, self._layout))
+        groups = (number + 1) * self._layout.shard_groups
+        layout = replace(self._layout, groups=groups, shards_crc32c=noted)
+        size = layout.chunk_groups
+        meter = self._meter.copy()
+        for first in range(self._groups, groups, size):
+            meter.update(read_groups(self._place.folder, layout, first, first + size))
+        self._groups, self._meter = groups, meter
+        self._last_p = np.zeros(1, np.uint8)
+        self._shards_crc32c.append(noted[-1])
+        self._added += layout.chunks_per_shard // layout.bands
+        self._safe = number + 1, meter.copy()
 
     def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
         """Write what is left and put the clip in its place.
@@ -133,6 +215,7 @@ class ClipWriter:
             OSError: the disk is full, or the like.
         """
         self._check_ticks(ticks)
+        self.flush()
         stored = StoredClip(
             clip=self._clip,
             ticks=ticks,
@@ -144,9 +227,9 @@ class ClipWriter:
             attributes=as_json(dict(attributes)),
         )
         layout = ArrayLayout.plan(*self._size_px, self._groups, self._place.options)
-        self.flush()
         if self._shard is not None:
             self._close_shard()
+        self._settle(0)
         attributes = stored.array_attributes() | {SHARDS_DIGEST: self._shards_crc32c}
         meta = layout.metadata(attributes, self._place.options.zstd_level)
         file = self._place.folder / METADATA
@@ -168,7 +251,7 @@ class ClipWriter:
         at, size = 0, len(self._waiting_gp)
         while at < len(packed_gp):
             if not self._waiting and len(packed_gp) - at >= size:
-                self._add_chunk(packed_gp[at : at + size])
+                self._add_chunk(packed_gp[at : at + size], size)
                 at += size
                 continue
             taken = min(size - self._waiting, len(packed_gp) - at)
@@ -176,12 +259,19 @@ class ClipWriter:
             self._waiting += taken
             at += taken
             if self._waiting == size:
-                self._add_chunk(self._waiting_gp)
+                self._add_chunk(self._waiting_gp, size)
                 self._waiting = 0
 
-    def _add_chunk(self, packed_gp: NDArray[np.uint8]) -> None:
-        """Have one chunk's ticks compressed, band by band, and write what has been by now."""
+    def _add_chunk(self, packed_gp: NDArray[np.uint8], used: int) -> None:
+        """Have one chunk's ticks compressed, band by band, and write what has been by now.
+
+        Of the chunk's groups the first ``used`` are the clip's.
+        """
         layout = self._layout
+        self._meter.update(packed_gp[:used])
+        self._added += 1
+        if self._added * layout.bands % layout.chunks_per_shard == 0:
+            self._ahead.append(self._meter.copy())
         if self._free_pg:  # memory that was used before need not be found by the system
             chunk_pg = self._free_pg.pop()
         else:
@@ -206,5 +296,15 @@ class ClipWriter:
 
     def _close_shard(self) -> None:
         assert self._shard is not None
-        self._shards_crc32c.append(self._shard.close())
+        self._shards_crc32c.append(self._shard.end())
+        mark = self._ahead.popleft() if self._ahead else self._meter
+        self._syncing.append((self._disk.submit(self._shard.close), mark))
         self._shard = None
+        self._settle(_SYNCING)
+
+    def _settle(self, most: int) -> None:
+        """Wait until at most ``most`` shards are not on the disk yet."""
+        while len(self._syncing) > most:
+            future, mark = self._syncing.popleft()
+            future.result()
+            self._safe = self._safe[0] + 1, mark

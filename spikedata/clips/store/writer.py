@@ -4,6 +4,7 @@ Clips and files are written under ``.partial/``, brought to the disk, and rename
 crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -40,6 +41,7 @@ from spikedata.clips.store.layout import (
     RootInfo,
     StoreConfig,
 )
+from spikedata.clips.store.unfinished import Unfinished, clear_partial, cut_off, note_of
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, HeldFolder, acquire, release, sync, write_whole
@@ -88,7 +90,7 @@ def create_store(
         path.mkdir(exist_ok=True)
         if (path / METADATA).exists():
             return _continued(path, wanted, resume=resume)
-        _clear_partial(path)
+        clear_partial(path)
         _write_group(path / CLIPS, path)
         _write_root(path, wanted)
         return wanted
@@ -97,19 +99,27 @@ def create_store(
     return _begun(path, begin, options)
 
 
-def change_store(path: Path | str) -> "StoreWriter":
+def change_store(
+    path: Path | str, *, options: StoreConfig | None = None, goes_on: bool = False
+) -> "StoreWriter":
     """Open a store that is there to take clips out, make them again, or write its catalogue anew.
 
+    Args:
+        path: of the store.
+        options: how arrays are cut and compressed; default as the store's were.
+        goes_on: whether recordings that were cut off are seen to, see :meth:`StoreWriter.cut_off`.
+
     Raises:
-        StoreError: there is no store, it is malformed, or another process is writing it.
+        StoreError: there is no store, it is malformed, or another process is writing it; or it
+            holds a recording that was cut off, and nobody sees to it.
     """
     path = Path(path)
     config = _root_of(path).config
     try:
-        options = StoreConfig(**config)
+        options = options or StoreConfig(**config)
     except (TypeError, ValueError):  # it only informs, and clips say themselves how they are cut
         options = StoreConfig()
-    return _begun(path, lambda: _root_of(path), options)
+    return _begun(path, lambda: _root_of(path), options, goes_on=goes_on)
 
 
 def _root_of(path: Path) -> RootInfo:
@@ -119,12 +129,16 @@ def _root_of(path: Path) -> RootInfo:
         raise error.at(path) from error
 
 
-def _begun(path: Path, begin: Callable[[], RootInfo], options: StoreConfig) -> "StoreWriter":
+def _begun(
+    path: Path, begin: Callable[[], RootInfo], options: StoreConfig, *, goes_on: bool = False
+) -> "StoreWriter":
     """A writer that has the lock, of the store that ``begin`` finds or makes."""
     lock = acquire(path)
     try:
         root = begin()
-        _clear_partial(path)
+        if not goes_on:
+            _refuse_cut_off(path)
+        clear_partial(path, cut_off(path))
         return StoreWriter(path, root, options, lock)
     except RuleBrokenError as error:
         release(lock)
@@ -141,13 +155,13 @@ class StoreWriter:
         self.path = path
         self._root = root
         self._options = options
-        self._class_names = frozenset(root.class_names)
         listing = list_clips(path, root)
         self.lost = listing.left_out
         """Clips that were there once, or are there and cannot be read."""
         self._lines, self._gone = listing.lines, listing.gone
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
-        self._numbers = itertools.count()
+        left = [int(folder.name) for folder in cut_off(path)]
+        self._numbers = itertools.count(max(left, default=-1) + 1)
         self._mutex = threading.Lock()
         self._lock: FileLock | None = lock
         self._folder = HeldFolder(path)
@@ -171,6 +185,12 @@ class StoreWriter:
     def root(self) -> RootInfo:
         """What the store says of itself."""
         return self._root
+
+    @property
+    def taken(self) -> list[str]:
+        """Ids that no further clip can have."""
+        there = (path.name for path in (self.path / CLIPS).iterdir() if path.is_dir())
+        return [*self._taken.values(), *self._gone, *there]
 
     @property
     def ids(self) -> list[str]:
@@ -204,11 +224,14 @@ class StoreWriter:
         width_px: int,
         tick_rate_hz: float,
         crew: Crew | None = None,
+        live: Mapping[str, Any] | None = None,
     ) -> ClipWriter:
         """Begin a clip; use the result in a ``with`` statement.
 
         Leaving the statement before :meth:`ClipWriter.finish` was called removes what was written.
-        A ``crew`` compresses chunks beside the thread that appends; the bytes are the same.
+        A ``crew`` compresses chunks beside the thread that appends; the bytes are the same. A clip
+        that comes ``live``, which is what its attributes would be if it ended at once, is cut into
+        shards of a second at most and never removed: :meth:`go_on` takes up what is left of it.
 
         Raises:
             StoreError: the store has that clip, whole or damaged, or one whose id differs only in
@@ -216,7 +239,7 @@ class StoreWriter:
                 meanwhile.
             ValueError: a size is out of range.
         """
-        check_label(clip, self._class_names)
+        check_label(clip, self._root.class_names)
         if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
             raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
         if not tick_rate_hz > 0:
@@ -225,24 +248,84 @@ class StoreWriter:
         with self._mutex:
             if self._lock is None:
                 raise ValueError("the writer is closed")
-            other = self._taken.get(clip.id.casefold())
-            if other is not None:
-                raise StoreError(f"{self.path}: clip {clip.id} cannot be added beside {other}")
-            if (self.path / CLIPS / clip.id).exists():
-                raise StoreError(
-                    f"{self.path}: clip {clip.id} is there and cannot be read. Run `spikedata "
-                    "repair` with the videos"
-                )
-            self._taken[clip.id.casefold()] = clip.id
+            self._take_id(clip.id)
             folder = self.path / PARTIAL / str(next(self._numbers))
         folder.mkdir()
+        about = Unfinished(
+            clip=clip,
+            height_px=height_px,
+            width_px=width_px,
+            tick_rate_hz=float(tick_rate_hz),
+            options=self._options,
+            attributes=dict(live or {}),
+        )
+        if live is None:
+            return self._clip_writer(folder, about, crew)
+        about = replace(about, options=replace(about.options, shard_ticks=int(tick_rate_hz)))
+        about.write(folder)
+        return self._clip_writer(folder, about, crew, is_live=True)
+
+    def cut_off(self) -> list[Path]:
+        """Folders of the recordings that were cut off, in the order in which they began."""
+        return cut_off(self.path)
+
+    def go_on(self, folder: Path) -> tuple[ClipWriter, Unfinished]:
+        """Take up a recording that was cut off; nothing can be appended to what is whole of it.
+
+        Raises:
+            StoreError: what is noted of it is damaged, or the store has another clip of that id.
+            OSError: it cannot be read.
+        """
+        about = Unfinished.read(folder)
+        check_label(about.clip, self._root.class_names)
+        self._begin_change()
+        with self._mutex:
+            self._take_id(about.clip.id)
+        target = self._clip_writer(folder, about, None, is_live=True)
+        target.go_on()
+        return target, about
+
+    def add_class(self, name: str) -> None:
+        """Have the store know a class name, after those that it knows.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+        """
+        if name not in self._root.class_names:
+            self.check_in_place()
+            with self._mutex:
+                names = (*self._root.class_names, name)
+                self._root = replace(self._root, class_names=names, clips=None, catalog_sha256=None)
+                _write_root(self.path, self._root)
+
+    def _clip_writer(
+        self, folder: Path, about: Unfinished, crew: Crew | None, *, is_live: bool = False
+    ) -> ClipWriter:
+        leave = functools.partial(self._leave, about.clip, folder)
         place = Place(
             folder=folder,
-            options=self._options,
+            options=about.options,
             publish=functools.partial(self._publish, folder),
-            give_up=functools.partial(self._give_up, clip, folder),
+            give_up=leave if is_live else functools.partial(self._give_up, about.clip, folder),
         )
-        return ClipWriter(place, clip, (height_px, width_px), float(tick_rate_hz), crew)
+        size_px = about.height_px, about.width_px
+        return ClipWriter(place, about.clip, size_px, about.tick_rate_hz, crew)
+
+    def _take_id(self, clip_id: str) -> None:
+        """Note an id as taken.
+
+        Raises:
+            StoreError: it is taken.
+        """
+        other = self._taken.get(clip_id.casefold())
+        if other is not None:
+            raise StoreError(f"{self.path}: clip {clip_id} cannot be added beside {other}")
+        if (self.path / CLIPS / clip_id).exists():
+            raise StoreError(
+                f"{self.path}: clip {clip_id} is there and cannot be read. Run `spikedata "
+                "repair` with the videos"
+            )
+        self._taken[clip_id.casefold()] = clip_id
 
     def copy(self, source: ClipSource, stored: StoredClip, crew: Crew | None = None) -> StoredClip:
         """Add one clip of another set, its digest checked before it is there.
@@ -317,10 +400,12 @@ class StoreWriter:
             return
         try:
             self.check_in_place()
-            _clear_partial(self.path)  # first: it may make the room that the catalogue needs
+            # First: it may make the room that the catalogue needs.
+            clear_partial(self.path, cut_off(self.path))
             # What is gone stays listed until it is made again or given up: else nobody would know.
             _write_catalog(self.path, self._root, self._gone | self._lines)
-            (self.path / PARTIAL).rmdir()
+            if not cut_off(self.path):
+                (self.path / PARTIAL).rmdir()
             sync(self.path / CLIPS)
             sync(self.path)
         finally:
@@ -339,11 +424,20 @@ class StoreWriter:
         line = stored.catalog_line()
         self.check_in_place()
         folder.rename(self.path / CLIPS / stored.clip.id)
+        note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._lines[stored.clip.id] = line
 
     def _give_up(self, clip: Clip, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
+        self._leave(clip, folder)
+
+    def _leave(self, clip: Clip, folder: Path) -> None:
+        """Leave a folder to be gone on with, unless nothing is in it."""
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        if not folder.exists():
+            note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._taken.pop(clip.id.casefold(), None)
 
@@ -374,6 +468,15 @@ def _write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> No
         _write_root(path, replace(root, clips=None, catalog_sha256=None))
     write_whole(path / CATALOG, data, within=path / PARTIAL)
     _write_root(path, known)
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """Refuse to begin where another writer would clear away what can still be kept."""
+    if folders := cut_off(path):
+        raise StoreError(
+            f"{path}: holds a recording that was cut off. `spikedata record --resume --out {path}` "
+            f"keeps what is whole of it; to give it up, remove {folders[0]}"
+        )
 
 
 def _continued(path: Path, wanted: RootInfo, *, resume: bool) -> RootInfo:
@@ -422,10 +525,3 @@ def _write_group(folder: Path, store: Path) -> None:
     folder.mkdir(exist_ok=True)
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     write_whole(folder / METADATA, pretty_json(group), within=store / PARTIAL)
-
-
-def _clear_partial(path: Path) -> None:
-    """An empty folder for what is not yet whole."""
-    if (path / PARTIAL).exists():
-        shutil.rmtree(path / PARTIAL)
-    (path / PARTIAL).mkdir()
