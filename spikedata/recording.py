@@ -417,7 +417,7 @@ class _Run:
             else {
                 "reader_waited_s": round(ring.waited_s, 3),
                 "ring_bytes": ring.bytes,
-                "ring_fullest": round(ring.fullest, 4),
+                "ring_fullest": round(ring.fullest, 6),
             }
         )
 
