@@ -328,13 +328,13 @@ class _Run:
     def keep_cut_off(self, writer: StoreWriter) -> None:
         """Make clips of recordings that were cut off, as far as they are whole."""
         for folder in writer.cut_off():
-            target, about = writer.go_on(folder)
+            target, ticks, about = writer.go_on(folder)
             with target:
-                if not target.ticks:
+                if not ticks:
                     self._tell(f"{about.clip.id} was cut off before any of it was on the disk")
                     continue
-                target.finish(ticks=target.ticks, attributes=about.attributes)
-            self._tell(f"{about.clip.id} was cut off; {target.ticks:,} ticks of it are kept")
+                target.finish(ticks=ticks, attributes=about.attributes)
+            self._tell(f"{about.clip.id} was cut off; {ticks:,} ticks of it are kept")
             self.kept.append(about.clip.id)
 
     def all_clips(self, writer: StoreWriter, crew: Crew, source: str) -> None:
@@ -377,7 +377,6 @@ class _Run:
                     rest_ghw = block_ghw[most:]
                     return rest_ghw if len(rest_ghw) else next(self._groups, None)
                 block_ghw = next(self._groups, None)
-            take.target.flush()
         except OSError as error:
             self.error = error
         return None

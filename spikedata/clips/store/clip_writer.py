@@ -39,6 +39,8 @@ class Place:
     """Puts the folder, now whole, into its place."""
     give_up: Callable[[], None]
     """Removes the folder, or leaves it to be gone on with."""
+    ending: Callable[[int], None] = lambda _: None
+    """Told of the number of ticks before a last shard is written that is not full of them."""
 
 
 _SYNCING = 2
@@ -163,24 +165,28 @@ class ClipWriter:
         self._waiting, self._flushed = 0, True
         return self.ticks
 
-    def go_on(self) -> None:
+    def go_on(self, ticks: int | None) -> int:
         """Take up the whole shards that lie in the folder already, in place of a killed writer.
 
-        What is not whole is removed.
+        What is not whole is removed. Gives the ticks that are there, of the ``ticks`` that there
+        were, if that is known.
 
         Raises:
             OSError: a shard cannot be read.
         """
+        last = None if ticks is None else group_count(ticks)
         keys = [self._layout.shard_key(n) for n in range(len(list(self._place.folder.iterdir())))]
         for key in keys:
             try:
-                self._take_up(key)
+                self._take_up(key, last)
             except RuleBrokenError:  # it is the one that was being written
                 break
         for key in keys[len(self._shards_crc32c) :]:
             (self._place.folder / key).unlink(missing_ok=True)
+        self._flushed = True
+        return self.ticks if ticks is None else min(self.ticks, ticks)
 
-    def _take_up(self, key: str) -> None:
+    def _take_up(self, key: str, last: int | None) -> None:
         """Read a whole shard of whole chunks, its checksums compared, as if it had been appended.
 
         Raises:
@@ -191,15 +197,19 @@ class ClipWriter:
             raise RuleBrokenError("shard_missing", f"shard {key} is missing")
         noted = (*self._shards_crc32c, checksum_of_shard(path, self._layout))
         groups = (number + 1) * self._layout.shard_groups
+        groups = groups if last is None else min(groups, last)
+        if groups <= self._groups:
+            raise RuleBrokenError("shards_disagree", f"shard {key} lies past the last tick")
         layout = replace(self._layout, groups=groups, shards_crc32c=noted)
         size = layout.chunk_groups
         meter = self._meter.copy()
         for first in range(self._groups, groups, size):
-            meter.update(read_groups(self._place.folder, layout, first, first + size))
+            end = min(first + size, groups)
+            packed_ghw = read_groups(self._place.folder, layout, first, end)
+            meter.update(packed_ghw)
         self._groups, self._meter = groups, meter
-        self._last_p = np.zeros(1, np.uint8)
+        self._last_p = packed_ghw[-1].reshape(-1)
         self._shards_crc32c.append(noted[-1])
-        self._added += layout.chunks_per_shard // layout.bands
         self._safe = number + 1, meter.copy()
 
     def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
@@ -215,6 +225,8 @@ class ClipWriter:
             OSError: the disk is full, or the like.
         """
         self._check_ticks(ticks)
+        if ticks % (self._layout.shard_groups * TICKS_PER_GROUP):
+            self._place.ending(ticks)
         self.flush()
         stored = StoredClip(
             clip=self._clip,

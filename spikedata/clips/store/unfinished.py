@@ -14,7 +14,7 @@ from spikedata.clip import Clip
 from spikedata.clips.rules import RuleBrokenError, check_id, check_shape, pretty_json, read_json
 from spikedata.clips.store.layout import PARTIAL, StoreConfig
 from spikedata.errors import StoreError
-from spikedata.outputs import remove, sync
+from spikedata.outputs import remove, write_whole
 from spikedata.stream import check_tick_rate_hz
 
 
@@ -30,6 +30,9 @@ class Unfinished:
     """How its array is cut and compressed."""
     attributes: dict[str, Any]
     """How it came, as far as that is known at its beginning."""
+    ticks: int | None = None
+    """How many there are in all, once the last ones are there: else what fills up the last chunk
+    would be taken for some."""
 
     def write(self, folder: Path) -> None:
         """Note it beside the clip's folder, on the disk.
@@ -45,11 +48,9 @@ class Unfinished:
             "zstd_level": self.options.zstd_level,
             "shard_ticks": self.options.shard_ticks,
             "attributes": self.attributes,
+            "ticks": self.ticks,
         }
-        note = note_of(folder)
-        note.write_bytes(pretty_json(told))
-        sync(note)
-        sync(note.parent)
+        write_whole(note_of(folder), pretty_json(told))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -76,6 +77,7 @@ class Unfinished:
                     shard_ticks=told["shard_ticks"],
                 ),
                 attributes=dict(told["attributes"]),
+                ticks=None if told["ticks"] is None else int(told["ticks"]),
             )
         except (KeyError, TypeError, ValueError, RuleBrokenError) as error:
             raise StoreError(f"{note}: does not tell of a recording: {error}") from error

@@ -269,8 +269,10 @@ class StoreWriter:
         """Folders of the recordings that were cut off, in the order in which they began."""
         return cut_off(self.path)
 
-    def go_on(self, folder: Path) -> tuple[ClipWriter, Unfinished]:
+    def go_on(self, folder: Path) -> tuple[ClipWriter, int, Unfinished]:
         """Take up a recording that was cut off; nothing can be appended to what is whole of it.
+
+        Gives its writer, the ticks that are whole, and what was noted of it.
 
         Raises:
             StoreError: what is noted of it is damaged, or the store has another clip of that id.
@@ -282,8 +284,7 @@ class StoreWriter:
         with self._mutex:
             self._take_id(about.clip.id)
         target = self._clip_writer(folder, about, None, is_live=True)
-        target.go_on()
-        return target, about
+        return target, target.go_on(about.ticks), about
 
     def add_class(self, name: str) -> None:
         """Have the store know a class name, after those that it knows.
@@ -301,12 +302,16 @@ class StoreWriter:
     def _clip_writer(
         self, folder: Path, about: Unfinished, crew: Crew | None, *, is_live: bool = False
     ) -> ClipWriter:
+        def ending(ticks: int) -> None:
+            replace(about, ticks=ticks).write(folder)
+
         leave = functools.partial(self._leave, about.clip, folder)
         place = Place(
             folder=folder,
             options=about.options,
             publish=functools.partial(self._publish, folder),
             give_up=leave if is_live else functools.partial(self._give_up, about.clip, folder),
+            ending=ending if is_live else lambda _: None,
         )
         size_px = about.height_px, about.width_px
         return ClipWriter(place, about.clip, size_px, about.tick_rate_hz, crew)
