@@ -82,15 +82,13 @@ def record(
     if source is None and not resume:
         fail("give --from, or --resume to keep what was cut off", 2)
     with errors_in_one_line(), _asked_to_stop() as stop, _Told() as told:
-        from spikedata import Clip, available_cores, record_stream
+        from spikedata import Clip, RecordingConfig, available_cores, record_stream
 
         with usage_errors_in_one_line():
             about = Clip(
                 id=clip, label=label, captions=tuple(caption or ()), split=split, group=group
             )
-            report = record_stream(
-                source,
-                out,
+            config = RecordingConfig(
                 camera=camera,
                 clip=about,
                 flip=flip,
@@ -98,14 +96,13 @@ def record(
                 ticks=ticks,
                 duration_s=seconds,
                 split_ticks=split_every,
-                resume=resume,
                 follow=follow,
                 level=level,
                 ring_bytes=ring_mb << 20,
                 workers=workers or available_cores(),
-                progress=told.step,
-                tell=told.note,
-                stop=stop,
+            )
+            report = record_stream(
+                source, out, config, resume=resume, progress=told.step, tell=told.note, stop=stop
             )
     print_result(asdict(report), as_json)
     if report.is_broken:

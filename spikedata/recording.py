@@ -36,10 +36,6 @@ from spikedata.incoming import Incoming, ReadAhead, open_incoming
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
-RING_BYTES = 256 << 20
-"""Bytes that may wait to be decoded: a second of 250x400 at 20 kHz."""
-LEVEL = 1
-"""Effort of compression that two cores can keep up with; ``pack`` makes it smaller later."""
 _BLOCK_TICKS = 128
 """Ticks read at a time: a chunk of the store."""
 _LEAST_BLOCKS = 4
@@ -92,46 +88,98 @@ class RecordingReport:
     """What did not arrive between, as far as the stream tells; ticks count from its beginning."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordingConfig:
+    """What is to be taken of a stream, and as what.
+
+    Raises:
+        RecordingError: there is no such camera.
+        ValueError: a number is out of range, or the camera's files are no streams.
+    """
+
+    camera: str = "vidar"
+    """Whose planes they are: a name, or HxW; see :func:`find_camera`."""
+    clip: Clip = Clip(id="recording")
+    """Id, label and what else is known. Where there is such a clip, and for all clips of a split,
+    the id gets a number."""
+    flip: bool | None = None
+    """Turn rows upside down; None: as the camera needs."""
+    tick_rate_hz: float | None = None
+    """Ticks a second; None: the camera's."""
+    ticks: int | None = None
+    """How many to take; None: all."""
+    duration_s: float | None = None
+    """How many seconds of ticks to take, if that is less."""
+    split_ticks: int | None = None
+    """Begin another clip after so many, a multiple of eight."""
+    follow: bool = False
+    """Wait for more at the end of a file, until told to stop."""
+    level: int = 1
+    """Effort of compression, 1 to 19: two cores keep up with 1; ``pack`` makes it smaller later."""
+    ring_bytes: int = 256 << 20
+    """Memory for what waits to be decoded: of 250x400 at 20 kHz, a second."""
+    workers: int = 1
+    """Threads that decode and compress; another one reads."""
+
+    def __post_init__(self) -> None:
+        if self.layout.is_array:
+            raise ValueError(f"camera {self.camera}: its files are arrays, no stream")
+        if self.tick_rate_hz is not None:
+            check_tick_rate_hz(self.tick_rate_hz)
+        split, most = self.split_ticks, self.most_ticks
+        if most is not None and most < 1:
+            raise ValueError(f"ticks must be positive, got {most}")
+        if split is not None and (split < 1 or split % TICKS_PER_GROUP):
+            raise ValueError(f"a split must be after a multiple of 8 ticks, got {split}")
+        if self.ring_bytes < 1 or self.workers < 1:
+            raise ValueError(
+                f"ring_bytes and workers must be positive, got {self.ring_bytes}, {self.workers}"
+            )
+
+    @property
+    def layout(self) -> Camera:
+        """The camera."""
+        return find_camera(self.camera)
+
+    @property
+    def is_flipped(self) -> bool:
+        """Whether rows are turned upside down."""
+        return self.layout.bottom_up if self.flip is None else self.flip
+
+    @property
+    def rate_hz(self) -> float:
+        """Ticks a second."""
+        return self.layout.tick_rate_hz if self.tick_rate_hz is None else self.tick_rate_hz
+
+    @property
+    def most_ticks(self) -> int | None:
+        """How many to take; None: all."""
+        if self.duration_s is None:
+            return self.ticks
+        lasting = round(self.duration_s * self.rate_hz)
+        return lasting if self.ticks is None else min(self.ticks, lasting)
+
+
 def record_stream(
     source: Path | str | None,
     out: Path | str,
+    config: RecordingConfig | None = None,
     *,
-    camera: str | Camera = "vidar",
-    clip: Clip | None = None,
-    flip: bool | None = None,
-    tick_rate_hz: float | None = None,
-    ticks: int | None = None,
-    duration_s: float | None = None,
-    split_ticks: int | None = None,
     resume: bool = False,
-    follow: bool = False,
-    level: int = LEVEL,
-    ring_bytes: int = RING_BYTES,
-    workers: int = 1,
-    progress: Callable[[RecordingStep], object] | None = None,
+    progress: Callable[[RecordingStep], object] = lambda _: None,
     tell: Callable[[str], object] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> RecordingReport:
     """Take a camera's stream into a store until it ends, every whole tick of it.
 
     Args:
-        source: where it comes from, see :func:`spikedata.incoming.open_incoming`; None: nowhere,
-            to keep what was cut off and no more.
+        source: a path (a named pipe, a device, a file), ``-`` for standard input,
+            ``tcp://HOST:PORT`` to connect to, ``tcp-listen://HOST:PORT`` to wait for a connection
+            at; None: nowhere, to keep what was cut off and no more.
         out: store to write.
-        camera: whose planes they are, a name (see :func:`find_camera`) or a camera.
-        clip: id, label and what else is known of it; default ``recording``. Where there is such a
-            clip, and for all clips after a split, the id gets a number.
-        flip: turn rows upside down; default what the camera needs.
-        tick_rate_hz: default the camera's.
-        ticks: how many to take; default all.
-        duration_s: how many seconds of ticks to take, if that is less.
-        split_ticks: begin another clip after so many, a multiple of eight.
+        config: what to take, and as what.
         resume: go on with a store that is there: what is whole of recordings that were cut off is
             kept as clips of their own, and what comes now is further clips.
-        follow: wait for more at the end of a file, until ``stop`` is set.
-        level: effort of compression, 1 to 19.
-        ring_bytes: memory for what waits to be decoded.
-        workers: threads that decode and compress; another one reads.
         progress: called in this thread after each block.
         tell: told what a user should know while it runs.
         stop: set it to end: what has arrived until then is kept.
@@ -139,103 +187,64 @@ def record_stream(
     Raises:
         SpikeDataError: the source or the store cannot be opened, no whole plane arrived, or the
             disk is full and nothing could be kept.
-        ValueError: an option is out of range, or the camera's files are no streams.
+        ValueError: an option is out of range.
     """
-    camera = find_camera(camera) if isinstance(camera, str) else camera
-    rate_hz = check_tick_rate_hz(camera.tick_rate_hz if tick_rate_hz is None else tick_rate_hz)
-    if duration_s is not None:
-        lasting = round(duration_s * rate_hz)
-        ticks = lasting if ticks is None else min(ticks, lasting)
-    plan = _Plan(
-        camera=camera,
-        clip=clip or Clip(id="recording"),
-        flip=camera.bottom_up if flip is None else flip,
-        tick_rate_hz=rate_hz,
-        ticks=ticks,
-        split_ticks=split_ticks,
-    )
-    if ring_bytes < 1 or workers < 1:
-        raise ValueError(f"ring_bytes and workers must be positive, got {ring_bytes}, {workers}")
-    out, stop = Path(out), stop or threading.Event()
-    options = StoreConfig(zstd_level=level)
+    config, out, stop = config or RecordingConfig(), Path(out), stop or threading.Event()
+    options = StoreConfig(zstd_level=config.level)
     if out.exists() and not resume:
         raise StoreError(f"{out}: exists. Give --resume to go on with it, or choose another --out")
-    run = _Run(plan, progress or (lambda _: None), tell)
+    run = _Run(config, progress, tell)
     with _told_of(out):
         if source is None:
-            with _opened(out, plan, options, resume=resume) as writer:
+            with _opened(out, config, options, resume=resume) as writer:
                 run.keep_cut_off(writer)
                 return run.report(out)
         # Before the store: where nothing comes there is none.
-        with open_incoming(source, follow=follow, stop=stop, tell=tell) as incoming:
-            tell(f"recording {source} as {camera.name}")
-            run.ring = plan.ring(incoming, ring_bytes, stop)
-            with run.ring, Crew(workers - 1) as crew:
+        with open_incoming(source, follow=config.follow, stop=stop, tell=tell) as incoming:
+            tell(f"recording {source} as {config.camera}")
+            run.ring = _ring(config, incoming, stop)
+            with run.ring, Crew(config.workers - 1) as crew:
                 if run.has_begun() or resume:
-                    with _opened(out, plan, options, resume=resume) as writer:
+                    with _opened(out, config, options, resume=resume) as writer:
                         run.keep_cut_off(writer)
                         run.all_clips(writer, crew, str(source))
     report = run.report(out)
     if not report.ticks:
         raise SpikeDataError(
-            f"{source}: {report.ended}, before {camera.plane_bytes:,} bytes of a whole plane were "
-            f"kept ({report.bytes:,} bytes came). Wrong --camera? See `spikedata cameras`"
+            f"{source}: {report.ended}, before {config.layout.plane_bytes:,} bytes of a whole "
+            f"plane were kept ({report.bytes:,} bytes came). Wrong --camera? See `spikedata "
+            "cameras`"
         )
     return report
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Plan:
-    """What is to be taken, and as what.
-
-    Raises:
-        ValueError: a number is out of range, or the camera's files are no streams.
-    """
-
-    camera: Camera
-    clip: Clip
-    flip: bool
-    tick_rate_hz: float
-    ticks: int | None
-    split_ticks: int | None
-
-    def __post_init__(self) -> None:
-        if self.camera.is_array:
-            raise ValueError(f"camera {self.camera.name}: its files are arrays, no stream")
-        if self.ticks is not None and self.ticks < 1:
-            raise ValueError(f"ticks must be positive, got {self.ticks}")
-        split = self.split_ticks
-        if split is not None and (split < 1 or split % TICKS_PER_GROUP):
-            raise ValueError(f"a split must be after a multiple of 8 ticks, got {split}")
-
-    def ring(self, incoming: Incoming, ring_bytes: int, stop: threading.Event) -> ReadAhead:
-        """A reader of whole planes, as far as the layout tells where they begin."""
-        plane_bytes = self.camera.plane_bytes
-        fitting = ring_bytes // _LEAST_BLOCKS // plane_bytes // TICKS_PER_GROUP
-        block_ticks = TICKS_PER_GROUP * max(1, min(_BLOCK_TICKS // TICKS_PER_GROUP, fitting))
-        marked = self.camera.layout == "half_rows"  # a plane is not as many bytes as came for it
-        most = None if self.ticks is None or marked else self.ticks * plane_bytes
-        return ReadAhead(
-            incoming,
-            block_bytes=block_ticks * plane_bytes,
-            ring_bytes=ring_bytes,
-            most_bytes=most,
-            stop=stop,
-        )
+def _ring(config: RecordingConfig, incoming: Incoming, stop: threading.Event) -> ReadAhead:
+    """A reader of whole planes, as far as the layout tells where they begin."""
+    plane_bytes, most = config.layout.plane_bytes, config.most_ticks
+    fitting = config.ring_bytes // _LEAST_BLOCKS // plane_bytes // TICKS_PER_GROUP
+    block_ticks = TICKS_PER_GROUP * max(1, min(_BLOCK_TICKS // TICKS_PER_GROUP, fitting))
+    marked = config.layout.layout == "half_rows"  # a plane is not as many bytes as came for it
+    return ReadAhead(
+        incoming,
+        block_bytes=block_ticks * plane_bytes,
+        ring_bytes=config.ring_bytes,
+        most_bytes=None if most is None or marked else most * plane_bytes,
+        stop=stop,
+    )
 
 
 class _Planes:
     """Whole planes of a stream, as packed groups; fed block by block."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, config: RecordingConfig) -> None:
         self.ticks = 0
         """Whole planes so far."""
         self.cut_bytes = 0
         self.lost: list[LostSpan] = []
-        self._plan, self._most = plan, plan.ticks
-        self._decoder = PlaneDecoder(plan.camera, plan.flip)
-        self._finder = FrameFinder() if plan.camera.layout == "half_rows" else None
-        self._rest_nb = np.empty((TICKS_PER_GROUP, plan.camera.plane_bytes), np.uint8)
+        self._camera, self._most = config.layout, config.most_ticks
+        self._decoder = PlaneDecoder(self._camera, config.is_flipped)
+        self._finder = FrameFinder() if self._camera.layout == "half_rows" else None
+        self._rest_nb = np.empty((TICKS_PER_GROUP, self._camera.plane_bytes), np.uint8)
         self._rest = 0
 
     @property
@@ -245,7 +254,7 @@ class _Planes:
 
     def feed(self, block_b: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         """Whole groups, uint8 (g, H, W), of the next bytes, uint8 (bytes,)."""
-        size = self._plan.camera.plane_bytes
+        size = self._camera.plane_bytes
         if self._finder is not None:
             for _, frames_nb in self._finder.feed(block_b):
                 self.lost = self._finder.lost
@@ -285,7 +294,7 @@ class _Planes:
 
     def _decoded(self, planes_nb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         groups = len(planes_nb) // TICKS_PER_GROUP
-        packed_ghw = np.empty((groups, *self._plan.camera.size), np.uint8)
+        packed_ghw = np.empty((groups, *self._camera.size), np.uint8)
         self._decoder.decode(np.ascontiguousarray(planes_nb), packed_ghw)
         return packed_ghw
 
@@ -305,12 +314,12 @@ class _Run:
 
     def __init__(
         self,
-        plan: _Plan,
+        config: RecordingConfig,
         progress: Callable[[RecordingStep], object],
         tell: Callable[[str], object],
     ) -> None:
-        self.plan = plan
-        self.planes = _Planes(plan)
+        self.config = config
+        self.planes = _Planes(config)
         self.stored: list[StoredClip] = []
         self.kept: list[str] = []
         self.ring: ReadAhead | None = None
@@ -347,7 +356,7 @@ class _Run:
             with writer.clip(
                 clip,
                 **size,
-                tick_rate_hz=self.plan.tick_rate_hz,
+                tick_rate_hz=self.config.rate_hz,
                 crew=crew,
                 live=about,
             ) as target:
@@ -367,7 +376,7 @@ class _Run:
 
     def _fill(self, take: _Take, block_ghw: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
         """Append until the clip is as long as it may be; gives what is of the next one."""
-        split = self.plan.split_ticks
+        split = self.config.split_ticks
         try:
             while block_ghw is not None:
                 most = None if split is None else (split - take.target.ticks) // TICKS_PER_GROUP
@@ -396,7 +405,7 @@ class _Run:
 
     def _finish(self, take: _Take, ticks: int, *, is_last: bool) -> None:
         about = take.about
-        camera = {"name": self.plan.camera.name, "flip": self.plan.flip}
+        camera = {"name": self.config.camera, "flip": self.config.is_flipped}
         camera["skipped"] = self.planes.cut_bytes if is_last else 0
         end = take.first_tick + ticks
         lost = [
@@ -440,14 +449,14 @@ class _Run:
             told["continues"] = {"clip": self.stored[-1].id, "gap": False}
         elif self.kept:
             told["continues"] = {"clip": self.kept[-1], "gap": True}
-        camera = {"name": self.plan.camera.name, "flip": self.plan.flip, "skipped": 0}
+        camera = {"name": self.config.camera, "flip": self.config.is_flipped, "skipped": 0}
         return {"camera": camera, "recording": told, "versions": versions()}
 
     def _next_clip(self, writer: StoreWriter, source: str) -> Clip:
         """The next clip, under an id that is free."""
-        clip, number = self.plan.clip, 1
+        clip, number = self.config.clip, 1
         source_of = clip.source or {"name": source}
-        clip_id = clip.id if self.plan.split_ticks is None else f"{clip.id}_{number:04d}"
+        clip_id = clip.id if self.config.split_ticks is None else f"{clip.id}_{number:04d}"
         taken = {clip_id.casefold() for clip_id in writer.taken}
         while clip_id.casefold() in taken:
             number += 1
@@ -460,7 +469,7 @@ class _Run:
             RecordingStep(
                 clip_id=take.clip.id,
                 ticks=self.planes.ticks,
-                duration_s=self.planes.ticks / self.plan.tick_rate_hz,
+                duration_s=self.planes.ticks / self.config.rate_hz,
                 bytes=self._bytes,
                 ring_fill=0.0 if self.ring is None else self.ring.fill,
                 spikes_per_tick=spikes,
@@ -478,7 +487,7 @@ class _Run:
             clips=tuple(stored.id for stored in self.stored),
             kept=tuple(self.kept),
             ticks=ticks,
-            duration_s=ticks / self.plan.tick_rate_hz,
+            duration_s=ticks / self.config.rate_hz,
             bytes=self._bytes,
             spikes=sum(stored.spikes or 0 for stored in self.stored),
             ended=self._ended(is_last=True),
@@ -503,16 +512,18 @@ def _told_of(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _opened(out: Path, plan: _Plan, options: StoreConfig, *, resume: bool) -> StoreWriter:
+def _opened(
+    out: Path, config: RecordingConfig, options: StoreConfig, *, resume: bool
+) -> StoreWriter:
     """A store for the clips, new or there."""
-    label = plan.clip.label
+    label = config.clip.label
     if resume and format_at(out) == "zarr":
         writer = change_store(out, options=options, goes_on=True)
         if label is not None:
             writer.add_class(label)
         return writer
     names = [] if label is None else [label]
-    recipe = {"cameras": [plan.camera.name]}
+    recipe = {"cameras": [config.camera]}
     return create_store(
         out, recipe=recipe, class_names=names, name=out.stem, options=options, resume=resume
     )

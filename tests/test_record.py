@@ -20,6 +20,7 @@ from tools import BIN, one_line_error, run_program
 
 from spikedata import (
     Clip,
+    RecordingConfig,
     SpikeDataError,
     open_recording,
     open_store,
@@ -35,6 +36,13 @@ from spikedata.errors import StoreError
 from spikedata.incoming import Incoming, ReadAhead, open_incoming
 
 CAMERA, HEIGHT, WIDTH, PLANE = "16x20", 16, 20, 40
+
+
+def record(source, out, *, resume=False, progress=None, tell=None, stop=None, **options):
+    """Record with some options and without what else a caller may give."""
+    told = {"progress": progress, "tell": tell, "stop": stop}
+    given = {name: value for name, value in told.items() if value is not None}
+    return record_stream(source, out, RecordingConfig(**options), resume=resume, **given)
 
 
 def planes_of(seed, ticks):
@@ -86,7 +94,7 @@ def test_what_is_recorded_is_what_came(
     sent = np.packbits(planes_thw.reshape(ticks, -1), axis=1, bitorder="little")
     cut = min(cut, sent.shape[1] - 1)
     (tmp_path / "s.dat").write_bytes(sent.tobytes() + b"\xff" * cut)
-    report = record_stream(
+    report = record(
         tmp_path / "s.dat",
         tmp_path / "s.zarr",
         camera=f"{size[0]}x{size[1]}",
@@ -112,7 +120,7 @@ def test_a_camera_s_stream_has_the_bits_that_packing_its_file_has(tmp_path, monk
     write_recording("v.dat", [packed], camera, ticks=300)
     pack_clips(["v.dat"], camera=camera, out="packed.zarr")
     with pipe_of(tmp_path, Path("v.dat").read_bytes()) as fifo:
-        report = record_stream(fifo, "live.zarr", camera=camera, clip=Clip(id="v"), workers=2)
+        report = record(fifo, "live.zarr", camera=camera, clip=Clip(id="v"), workers=2)
     there, live = open_store("packed.zarr").clips["v"], open_store("live.zarr").clips["v"]
     assert (live.bits_sha256, live.spikes, live.ticks) == (there.bits_sha256, there.spikes, 300)
     assert live.attributes["camera"] == there.attributes["camera"]
@@ -126,7 +134,7 @@ def test_lost_half_rows_are_told_as_opening_the_file_tells_them(tmp_path, seed):
     (tmp_path / "s.dat").write_bytes(damaged.data)
     file = open_recording(tmp_path / "s.dat", "sps100")
     with pipe_of(tmp_path, damaged.data) as fifo:
-        record_stream(fifo, tmp_path / "s.zarr", camera="sps100", ring_bytes=3 << 20)
+        record(fifo, tmp_path / "s.zarr", camera="sps100", ring_bytes=3 << 20)
     assert np.array_equal(recorded(tmp_path / "s.zarr"), damaged.survivors_thw)
     told = open_store(tmp_path / "s.zarr").clips["recording"].attributes["camera"]
     lost = [[span.tick, span.ticks, span.bytes] for span in file.losses]
@@ -137,21 +145,19 @@ def test_lost_half_rows_are_told_as_opening_the_file_tells_them(tmp_path, seed):
 def test_it_ends_after_as_many_ticks_or_seconds_as_asked_for(tmp_path):
     planes_thw = stream_file(tmp_path / "s.dat", 500)
     for name, asked in (("t", {"ticks": 123}), ("s", {"duration_s": 0.123, "tick_rate_hz": 1000})):
-        report = record_stream(
-            tmp_path / "s.dat", tmp_path / f"{name}.zarr", camera=CAMERA, **asked
-        )
+        report = record(tmp_path / "s.dat", tmp_path / f"{name}.zarr", camera=CAMERA, **asked)
         assert (report.ticks, report.ended) == (123, "as many ticks as asked for")
         assert np.array_equal(recorded(tmp_path / f"{name}.zarr"), planes_thw[:123])
     damaged = damage(1)
     (tmp_path / "h.dat").write_bytes(damaged.data)
-    report = record_stream(tmp_path / "h.dat", tmp_path / "h.zarr", camera="sps100", ticks=1)
+    report = record(tmp_path / "h.dat", tmp_path / "h.zarr", camera="sps100", ticks=1)
     assert np.array_equal(recorded(tmp_path / "h.zarr"), damaged.survivors_thw[:1])
 
 
 def test_what_is_known_of_the_clip_and_how_it_came_is_kept(tmp_path):
     stream_file(tmp_path / "s.dat", 20, more=b"123")
     clip = Clip(id="a", label="wave", captions=("Someone waves.",), split="test", group="g")
-    record_stream(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, clip=clip)
+    record(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, clip=clip)
     stored = open_store(tmp_path / "s.zarr").clips["a"]
     assert (stored.label, stored.clip.captions) == ("wave", ("Someone waves.",))
     assert (stored.clip.split, stored.clip.group) == ("test", "g")
@@ -178,7 +184,7 @@ def test_a_file_that_grows_is_followed_until_it_is_enough(tmp_path):
         if step.ticks >= 256:
             stop.set()
 
-    report = record_stream(
+    report = record(
         file,
         tmp_path / "s.zarr",
         camera=CAMERA,
@@ -206,7 +212,7 @@ def test_it_connects_to_a_camera(tmp_path):
         thread = threading.Thread(target=serve)
         thread.start()
         source = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        report = record_stream(source, tmp_path / "s.zarr", camera=CAMERA, ring_bytes=1)
+        report = record(source, tmp_path / "s.zarr", camera=CAMERA, ring_bytes=1)
         thread.join()
     assert (report.ticks, report.ended) == (1000, "end of the stream")
     assert np.array_equal(recorded(tmp_path / "s.zarr"), planes_thw)
@@ -227,7 +233,7 @@ def test_it_waits_for_a_camera_to_connect(tmp_path):
             threads[-1].start()
 
     source = "tcp-listen://127.0.0.1:0"
-    record_stream(source, tmp_path / "s.zarr", camera=CAMERA, tell=told)
+    record(source, tmp_path / "s.zarr", camera=CAMERA, tell=told)
     threads[0].join()
     assert np.array_equal(recorded(tmp_path / "s.zarr"), planes_thw)
 
@@ -251,13 +257,13 @@ def test_nobody_answers_at_a_port_that_is_closed(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(SpikeDataError, match=f"tcp://127.0.0.1:{port}: Connection refused"):
-        record_stream(f"tcp://127.0.0.1:{port}", tmp_path / "s.zarr")
+        record(f"tcp://127.0.0.1:{port}", tmp_path / "s.zarr")
 
 
 def test_waiting_for_a_camera_can_be_stopped(tmp_path):
     stop = threading.Event()
     with pytest.raises(SpikeDataError, match="stopped before anybody connected"):
-        record_stream(
+        record(
             "tcp-listen://127.0.0.1:0", tmp_path / "s.zarr", stop=stop, tell=lambda _: stop.set()
         )
 
@@ -336,9 +342,10 @@ def test_a_signal_ends_it_with_all_that_came(tmp_path, number):
 
 KILLED = f"""
 import sys
-from spikedata import Clip, record_stream
+from spikedata import Clip, RecordingConfig, record_stream
+config = RecordingConfig(camera="{CAMERA}", tick_rate_hz=128, clip=Clip(id="cut", label="a"))
 record_stream(
-    "-", sys.argv[1], camera="{CAMERA}", tick_rate_hz=128, clip=Clip(id="cut", label="a"),
+    "-", sys.argv[1], config,
     progress=lambda step: print(step.ticks, flush=True),
 )
 """
@@ -365,7 +372,7 @@ def test_what_a_killed_one_left_is_kept_by_resume_and_by_nobody_cleared_away(tmp
     with pytest.raises(StoreError, match="holds a recording that was cut off"):
         change_store(store)
     with pytest.raises(StoreError, match="Give --resume"):
-        record_stream("-", store)
+        record("-", store)
     more_thw = stream_file(tmp_path / "more.dat", 77, seed=1)
     words = ("--from", "more.dat", "--camera", CAMERA, "--clip", "cut", "--label", "b")
     done = run_program(
@@ -427,9 +434,7 @@ def test_what_is_noted_of_a_cut_off_recording_is_not_trusted(tmp_path, text):
 def test_a_store_goes_on_with_further_clips(tmp_path):
     for number in range(3):
         stream_file(tmp_path / "s.dat", 10 + number, seed=number)
-        report = record_stream(
-            tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, resume=number > 0
-        )
+        report = record(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, resume=number > 0)
         assert report.clips == (("recording", "recording_0002", "recording_0003")[number],)
     assert [c.ticks for c in open_store(tmp_path / "s.zarr").clips.values()] == [10, 11, 12]
     assert validate(tmp_path / "s.zarr") == []
@@ -461,7 +466,7 @@ def test_less_than_a_plane_is_an_error_and_leaves_no_store(tmp_path, size):
 )
 def test_an_option_that_is_out_of_range_is_refused(tmp_path, options, told):
     with pytest.raises(ValueError, match=told):
-        record_stream("-", tmp_path / "s.zarr", **options)
+        record("-", tmp_path / "s.zarr", **options)
 
 
 def test_neither_a_source_nor_resume_is_an_error_of_usage(tmp_path):
@@ -481,7 +486,7 @@ def test_how_far_it_is_is_told_on_a_terminal_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(recording.time, "monotonic", iter(range(100)).__next__)
     stream_file(tmp_path / "s.dat", 300)
     with recording._Told() as told:
-        record_stream(
+        record(
             tmp_path / "s.dat",
             tmp_path / "s.zarr",
             camera=CAMERA,

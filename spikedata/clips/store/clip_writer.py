@@ -6,7 +6,7 @@ Shapes: G groups of eight ticks, P pixels.
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,8 @@ class ClipWriter:
             self._shard = None
         with contextlib.suppress(OSError):
             self._settle(0)
+        wait([future for future, _ in self._syncing])
+        self._syncing.clear()
         shards, self._meter = self._safe
         for lost in range(shards, len(self._shards_crc32c)):
             (self._place.folder / self._layout.shard_key(lost)).unlink(missing_ok=True)
@@ -317,6 +319,7 @@ class ClipWriter:
     def _settle(self, most: int) -> None:
         """Wait until at most ``most`` shards are not on the disk yet."""
         while len(self._syncing) > most:
-            future, mark = self._syncing.popleft()
-            future.result()
+            future, mark = self._syncing[0]
+            future.result()  # one that failed stays the first: none after it counts
+            self._syncing.popleft()
             self._safe = self._safe[0] + 1, mark
