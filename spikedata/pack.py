@@ -16,6 +16,7 @@ from spikedata.clips import (
     CHUNK_TICKS,
     CameraOptions,
     ClipSource,
+    Crew,
     Done,
     Failed,
     Format,
@@ -127,7 +128,7 @@ def pack_clips(
         label_names: names of classes that are only numbered, see ``read_label_names``.
         level: effort of compression; see :data:`LEVELS`, :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
-        workers: clips packed at once, one thread each.
+        workers: threads; several clips are packed at once, or several chunks of one.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
@@ -339,14 +340,18 @@ class _Run:
                 f"{path}: {len(back.clips)} of {len(self.written)} clips read back{told}"
             )
 
-        def check(stored: StoredClip) -> None:
-            for _ in back.checked_blocks(stored):
-                pass
+        with Crew(self.workers) as crew:
 
-        for stored, outcome in in_order(check, self.written.values(), self.workers):
-            if isinstance(outcome, Exception):
-                raise StoreError(f"{path}: does not read back: {outcome}") from outcome
-            self._step("verify", stored, len(self.written))
+            def check(stored: StoredClip) -> None:
+                there = back.clips[stored.id]
+                if (there.bits_sha256, there.spikes) != (stored.bits_sha256, stored.spikes):
+                    raise StoreError(f"clip {stored.id} is noted with another digest")
+                back.verify(stored.id, crew)
+
+            for stored, outcome in in_order(check, self.written.values(), crew):
+                if isinstance(outcome, Exception):
+                    raise StoreError(f"{path}: does not read back: {outcome}") from outcome
+                self._step("verify", stored, len(self.written))
 
     def report(self, out: Path) -> PackReport:
         """What was done, and now lies at ``out``; failures are written beside it."""
@@ -417,15 +422,18 @@ class _DatLayouts:
 def _write_zarr(
     source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
 ) -> None:
-    with create_store(
-        path,
-        recipe=source.recipe,
-        class_names=source.class_names,
-        name=source.name,
-        options=StoreConfig(zstd_level=level),
-    ) as writer:
+    with (
+        create_store(
+            path,
+            recipe=source.recipe,
+            class_names=source.class_names,
+            name=source.name,
+            options=StoreConfig(zstd_level=level),
+        ) as writer,
+        Crew(workers) as crew,
+    ):
         clips = source.clips.values()
-        for stored in encode_all(lambda s: writer.copy(source, s), clips, workers, failed):
+        for stored in encode_all(lambda s: writer.copy(source, s, crew), clips, crew, failed):
             done(stored)
 
 

@@ -1,4 +1,5 @@
 from .accounts import RunNotes as RunNotes
+from .crew import Crew as Crew
 from .dat import write_dat as write_dat
 from .encoding import Done as Done
 from .encoding import Failed as Failed

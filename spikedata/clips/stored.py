@@ -233,6 +233,12 @@ class BitsMeter:
         self._hasher = BitsHasher()
         self.spikes = 0
 
+    def copy(self) -> "BitsMeter":
+        """One that has been fed the same, and goes on by itself."""
+        other = BitsMeter()
+        other._hasher, other.spikes = self._hasher.copy(), self.spikes
+        return other
+
     def update(self, packed_ghw: NDArray[np.uint8]) -> None:
         """Add the next whole groups (only the last block may end inside a group)."""
         packed_ghw = np.ascontiguousarray(packed_ghw)
