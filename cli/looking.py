@@ -19,10 +19,14 @@ from .common import (
     print_result,
     say,
     usage_errors_in_one_line,
+    which_clip,
 )
 from .options import CLIPS_HELP, SPIKES, AsJson, Camera, ClipsArgument, Flip, Overwrite, TickRate
 
-Clip = Annotated[str | None, typer.Argument(help="Id of a clip.  [default: the only one]")]
+Clip = Annotated[
+    str | None,
+    typer.Argument(help="Id of a clip, or a file or folder of one clip.  [default: the only one]"),
+]
 Store = Annotated[Path, typer.Option(metavar="CLIPS", help=CLIPS_HELP)]
 Out = Annotated[Path | None, typer.Option(help="File: .png, .gif or .mp4.  [default: CLIP.png]")]
 Picture = Annotated[
@@ -66,6 +70,7 @@ def view(
     true one.
     """
     with errors_in_one_line():
+        store, clip = which_clip(store, clip)
         opened = open_set(store, camera, flip)
         clip = opened.only(clip)
         out = out or Path(f"{clip}.png")

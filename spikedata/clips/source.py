@@ -287,6 +287,10 @@ class ClipSource(ABC):
             found.update(stored.losses)
         return dict(sorted(found.items()))
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A line about each clip, plain JSON, in order of id; no bits are read."""
+        return (stored.row() for stored in self.clips.values())
+
     def summary(self) -> dict[str, Any]:
         """What there is, in plain JSON values: counts, geometry, rates, losses, recipe.
 
