@@ -86,7 +86,8 @@ def _lines(stored: StoredClip) -> list[str]:
     if stored.camera:
         lines.append(f"camera {_brief(stored.camera)}")
     if spans := stored.losses.get("lost spans"):
-        lines.append(f"{stored.losses.get('ticks lost', 0):,} ticks lost in {spans:,} places")
+        places = "place" if spans == 1 else "places"
+        lines.append(f"{stored.losses.get('ticks lost', 0):,} ticks lost in {spans:,} {places}")
     lines += [_brief(text) for text in clip.captions[:_MOST_CAPTIONS]]
     if len(clip.captions) > _MOST_CAPTIONS:
         lines.append(f"and {len(clip.captions) - _MOST_CAPTIONS} more captions")

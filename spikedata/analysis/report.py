@@ -95,25 +95,32 @@ def report_html(
     check_pages(out, overwrite=overwrite)
     report = _Report(store, progress or (lambda _stage, _done, _total: None))
     report.count_intervals(sample_clips, sample_ticks)
+    with locked(out):
+        _write(report, out, thumbnails, threads, overwrite)
+    return out
+
+
+def _write(
+    report: "_Report", out: Path, thumbnails: int | None, threads: int, overwrite: bool
+) -> None:
+    """Write the page, after the pages beside it if the clips are many."""
     clip_ids = list(report.source.clips)
     moving = clip_ids if thumbnails is None else choose_clips(report.source, thumbnails)
     pages = ClipPages(clip_ids, out) if len(clip_ids) > PAGE_CLIPS else None
     shown = clip_ids if pages is None else choose_clips(report.source, _SHOWN_CLIPS)
     steps = report.steps("clips", len(shown) + (0 if pages is None else len(clip_ids)))
     tiles = ClipTiles(report.source, moving, threads, steps)
-    with locked(out):
-        page = report.page(pages)
-        if shown:
-            page.heading("Clips")
-        page.animations(tiles.of(shown))
-        if pages is not None:
-            page.text(f"{len(shown)} of {len(clip_ids):,} clips, classes taking turns. All, by id:")
-            page.table(("page", "from", "to"), pages.pages(), most_rows=_CLASS_ROWS)
-            _write_pages(pages, report.title, tiles)
-        write_whole(out, page.render(), overwrite=overwrite)
-        if pages is None:
-            remove_pages(out)
-    return out
+    page = report.page(pages)
+    if shown:
+        page.heading("Clips")
+    page.animations(tiles.of(shown))
+    if pages is not None:
+        page.text(f"{len(shown)} of {len(clip_ids):,} clips, classes taking turns. All, by id:")
+        page.table(("page", "from", "to"), pages.pages(), most_rows=_CLASS_ROWS)
+        _write_pages(pages, report.title, tiles)
+    write_whole(out, page.render(), overwrite=overwrite)
+    if pages is None:
+        remove_pages(out)
 
 
 def _write_pages(pages: ClipPages, title: str, tiles: ClipTiles) -> None:
@@ -273,13 +280,13 @@ def _add_lost(page: Page, store: ClipSource) -> None:
         spans = lost_spans(stored.attributes)
         number += len(spans)
         for tick, ticks, size in spans[: _MOST_LOSSY - len(rows)]:
-            at_s = f"{tick / stored.tick_rate_hz:.4f}"
-            rows.append((stored.id, f"{tick:,}", at_s, f"{ticks:,}", f"{size:,}"))
+            at_ms = f"{1000 * tick / stored.tick_rate_hz:,.2f}"
+            rows.append((stored.id, f"{tick:,}", at_ms, f"{ticks:,}", f"{size:,}"))
     if rows:
         page.heading("Lost spans")
         first = f"; the first {len(rows)}" if number > len(rows) else ""
         page.text(f"{number:,} in all{first}. How many ticks is estimated from the bytes.")
-        heads = ("clip", "before tick", "at, s", "ticks lost", "bytes")
+        heads = ("clip", "before tick", "at, ms", "ticks lost", "bytes")
         page.table(heads, rows, most_rows=_LOST_ROWS)
 
 
