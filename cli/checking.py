@@ -13,6 +13,7 @@ from .common import (
     open_set,
     print_notes,
     print_result,
+    print_rows,
     say,
     usage_errors_in_one_line,
 )
@@ -24,11 +25,17 @@ def info(
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
+    each: Annotated[
+        bool, typer.Option("--clips", help="List the clips instead, one a line; no bits are read.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what CLIPS holds: clips, classes, splits, geometry, firing rate, losses."""
     with errors_in_one_line():
         opened = open_set(clips, camera, flip, tick_rate)
+        if each:
+            print_rows(opened.rows, as_json)
+            return
         summary = opened.summary()
     print_result(summary | ({"notes": notes_of(opened)} if as_json else {}), as_json)
 

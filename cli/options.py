@@ -21,6 +21,25 @@ Flip = Annotated[
     bool | None,
     typer.Option("--flip/--no-flip", help="Turn their rows upside down.  [default: as needed]"),
 ]
+Cameras = Annotated[
+    list[str] | None,
+    typer.Option("--camera", help="Camera of recordings; twice: REAL's, then SIMULATED's."),
+]
+Flips = Annotated[
+    list[bool] | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Turn their rows upside down; twice: REAL's, then SIMULATED's.  [default: as needed]",
+    ),
+]
+TickRates = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--tick-rate",
+        help="Ticks a second of recordings, Hz; twice: REAL's, then SIMULATED's.  "
+        "[default: CAMERA's]",
+    ),
+]
 TickRate = Annotated[
     float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
 ]

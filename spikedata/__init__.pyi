@@ -1,3 +1,4 @@
+from .analysis import Health as Health
 from .analysis import Page as Page
 from .analysis import animate_clip as animate_clip
 from .analysis import calibrate_pixels as calibrate_pixels
@@ -6,6 +7,7 @@ from .analysis import comparison_html as comparison_html
 from .analysis import dots_of as dots_of
 from .analysis import draw_layouts as draw_layouts
 from .analysis import draw_picture as draw_picture
+from .analysis import measure_health as measure_health
 from .analysis import new_figure as new_figure
 from .analysis import picture_quality as picture_quality
 from .analysis import read_picture as read_picture

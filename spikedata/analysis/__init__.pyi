@@ -11,6 +11,8 @@ from .export import spike_events as spike_events
 from .export import write_dat_file as write_dat_file
 from .export import write_events as write_events
 from .export import write_npz as write_npz
+from .health import Health as Health
+from .health import measure_health as measure_health
 from .movies import animate_clip as animate_clip
 from .movies import view_clip as view_clip
 from .page import Page as Page

@@ -7,6 +7,7 @@ Shapes: T ticks, H rows, W columns, L lengths of an interval, K tiles of the pic
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,12 +145,12 @@ def _grain(rate_hw: Array) -> tuple[float, float]:
     inner_hw = rate_hw[1:-1, 1:-1]
     darkest, middle = np.quantile(inner_hw, [0.1, 0.5])
     bright_hw = inner_hw >= max(middle, 1e-9)
-    scale = 1 / _MEDIAN_OF_NORMAL / 6
+    scale = 1 / MEDIAN_OF_NORMAL / 6
     prnu = scale * _median(grain_hw[bright_hw] / inner_hw[bright_hw])
     return prnu, scale * _median(grain_hw[inner_hw <= darkest])
 
 
-_MEDIAN_OF_NORMAL = 0.6745
+MEDIAN_OF_NORMAL = 0.6745
 """Median of the absolute value of a normal variable with spread 1."""
 
 
@@ -159,7 +160,7 @@ def _line_noise(rate_n: Array) -> float:
     if len(rate_n) < 3 or not mean:
         return math.nan
     bend_n = np.abs(rate_n[:-2] - 2 * rate_n[1:-1] + rate_n[2:])
-    return float(np.median(bend_n) / _MEDIAN_OF_NORMAL / math.sqrt(6) / mean)
+    return float(np.median(bend_n) / MEDIAN_OF_NORMAL / math.sqrt(6) / mean)
 
 
 def _flicker(rate_t: Array, tick_rate_hz: float) -> float:
@@ -167,14 +168,26 @@ def _flicker(rate_t: Array, tick_rate_hz: float) -> float:
     mean = float(rate_t.mean())
     if not mean or len(rate_t) < tick_rate_hz / 100 or tick_rate_hz <= 240:
         return math.nan
-    return max(_amplitude(rate_t, hz / tick_rate_hz) for hz in (100, 120)) / mean
+    waves = [fit_waves(rate_t, [hz / tick_rate_hz])[0][0] for hz in MAINS_HZ]
+    return float(max(waves)) / mean
 
 
-def _amplitude(rate_t: Array, cycles_per_tick: float) -> float:
-    angle_t = 2 * np.pi * cycles_per_tick * np.arange(len(rate_t))
-    basis_tn = np.stack([np.ones_like(angle_t), np.cos(angle_t), np.sin(angle_t)], axis=1)
-    _, cosine, sine = np.linalg.lstsq(basis_tn, rate_t)[0]
-    return math.hypot(cosine, sine)
+MAINS_HZ = (100.0, 120.0)
+"""Lamps flicker at twice the frequency of the mains, of 50 or 60 Hz."""
+
+
+def fit_waves(rate_t: Array, cycles_per_tick_n: Sequence[float]) -> tuple[Array, Array]:
+    """Fit sine waves of given frequencies to a series, all at once, by least squares.
+
+    Returns:
+        amplitude_n: float64, of each wave.
+        rest_t: float64 (T,), the series without its mean and them.
+    """
+    angle_tn = 2 * np.pi * np.outer(np.arange(len(rate_t)), cycles_per_tick_n)
+    basis_tk = np.hstack([np.ones((len(rate_t), 1)), np.cos(angle_tn), np.sin(angle_tn)])
+    fitted_k = np.linalg.lstsq(basis_tk, rate_t)[0]
+    cosine_n, sine_n = np.split(fitted_k[1:], 2)
+    return np.hypot(cosine_n, sine_n), rate_t - basis_tk @ fitted_k
 
 
 def _octaves(rate_t: Array, segment_ticks: int) -> Array:

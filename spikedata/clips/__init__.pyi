@@ -1,4 +1,6 @@
+from .accounts import Lost as Lost
 from .accounts import RunNotes as RunNotes
+from .accounts import lost_spans as lost_spans
 from .crew import Crew as Crew
 from .dat import write_dat as write_dat
 from .encoding import Done as Done

@@ -10,15 +10,50 @@ from spikedata.video import cautions, losses
 def losses_of(attributes: Mapping[str, Any]) -> dict[str, int]:
     """What was lost, or made good, by the attributes of a clip; empty if nothing was.
 
-    See :func:`spikedata.video.losses`; and ``bytes skipped`` of a recording, outside its whole
-    frames.
+    See :func:`spikedata.video.losses`; and of a recording ``bytes skipped`` outside its whole
+    frames, ``lost spans`` between them and the ``ticks lost`` in those, which are estimated.
     """
     video, camera = (attributes.get(key) for key in ("video", "camera"))
     found: dict[str, int] = losses(video) if isinstance(video, dict) else {}
     skipped = camera.get("skipped") if isinstance(camera, dict) else None
     if type(skipped) is int and skipped > 0:
         found["bytes skipped"] = skipped
+    if spans := lost_spans(attributes):
+        found["lost spans"] = len(spans)
+        if ticks := sum(ticks for _, ticks, _ in spans):
+            found["ticks lost"] = ticks
     return found
+
+
+Lost = tuple[int, int, int]
+"""A span that was lost: the tick before which, how many ticks (estimated), in how many bytes."""
+
+
+def lost_spans(attributes: Mapping[str, Any]) -> tuple[Lost, ...]:
+    """What a recording lost between its whole frames, by the attributes of a clip, in order.
+
+    Attributes are anybody's: what is no span of three whole numbers is passed over.
+    """
+    camera = attributes.get("camera")
+    told = camera.get("lost") if isinstance(camera, dict) else None
+    spans = told if isinstance(told, list | tuple) else ()
+    return tuple(sorted(tuple(span) for span in spans if _is_lost(span)))
+
+
+def _is_lost(span: Any) -> bool:
+    """Whether it is one of :data:`Lost`, of sizes that can be."""
+    return (
+        isinstance(span, list | tuple)
+        and len(span) == 3
+        and all(type(number) is int and 0 <= number <= 1 << 62 for number in span)
+    )
+
+
+def camera_of(attributes: Mapping[str, Any]) -> str | None:
+    """Name of the camera whose file a clip was, by its attributes; None for a simulated one."""
+    camera = attributes.get("camera")
+    name = camera.get("name") if isinstance(camera, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def cautions_of(attributes: Mapping[str, Any]) -> list[str]:

@@ -307,6 +307,10 @@ class ClipSource(ABC):
             found.update(stored.losses)
         return dict(sorted(found.items()))
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A line about each clip, plain JSON, in order of id; no bits are read."""
+        return (stored.row() for stored in self.clips.values())
+
     def summary(self) -> dict[str, Any]:
         """What there is, in plain JSON values: counts, geometry, rates, losses, recipe.
 
@@ -384,6 +388,10 @@ class ClipStream:
     def blocks(self) -> Iterator[NDArray[np.uint8]]:
         """Packed blocks, uint8 (g, H, W)."""
         return self._source.blocks(self.stored.id)
+
+    def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
+        """Ticks ``start`` to ``start + ticks`` (to the end if None); see ``ClipSource.read``."""
+        return self._source.read(self.stored.id, start, ticks)
 
 
 def _number_of(label: str | None, class_names: Sequence[str]) -> int | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spikedata import bits
 from spikedata.bits import BitsHasher, group_count
 from spikedata.clip import SPLITS, Clip
-from spikedata.clips.accounts import losses_of
+from spikedata.clips.accounts import camera_of, losses_of, lost_spans
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -86,6 +86,26 @@ class StoredClip:
     def losses(self) -> dict[str, int]:
         """What was lost, or made good, on the way to the bits; empty if nothing was."""
         return losses_of(self.attributes)
+
+    @property
+    def camera(self) -> str | None:
+        """Name of the camera whose file it was; None of a simulated clip."""
+        return camera_of(self.attributes)
+
+    def row(self) -> dict[str, Any]:
+        """The clip's line in a list of clips, plain JSON."""
+        lost = lost_spans(self.attributes)
+        return {
+            "id": self.id,
+            "label": self.label,
+            "split": self.clip.split,
+            "size": self.size,
+            "ticks": self.ticks,
+            "tick_rate_hz": self.tick_rate_hz,
+            "camera": self.camera,
+            "ticks_lost": sum(ticks for _, ticks, _ in lost),
+            "lost_spans": len(lost),
+        }
 
     def facts(self) -> dict[str, Any]:
         """All that is known of the clip, plain JSON.
