@@ -312,6 +312,7 @@ class ClipSource(ABC):
             "firing_rate": round(spikes / pixel_ticks, 6) if clips else None,
             "bytes": size,
             "ratio": round(pixel_ticks / 8 / size, 3) if clips and size else None,
+            "annotations": sum(clip.annotations for clip in clips),
             "losses": self.losses(),
             "left_out": len(self.left_out),
             "recipe": self.recipe,
