@@ -16,6 +16,7 @@ from .common import (
     fail,
     notes_of,
     open_set,
+    print_notes,
     print_result,
     say,
     usage_errors_in_one_line,
@@ -134,6 +135,7 @@ def report(
         from spikedata import report_html
 
         opened = open_set(clips, camera, flip, tick_rate)
+        print_notes(opened.leaks())
         check_output(out, clips, overwrite=overwrite)
         written = report_html(opened, out, overwrite=overwrite)
     say(written)

@@ -282,7 +282,10 @@ def _number(path: Path) -> tuple[int, int]:
 def _name_too(old: Path, there: Path) -> None:
     """Give a file another name too; where it can have but one, copy it."""
     if there.exists():
-        raise SpikeDataError(f"{there}: is there already, and is no clip of the set. Move it away")
+        raise SpikeDataError(
+            f"{there.parent.name}/{there.name} is there already, and is no clip of the set. Move "
+            "it away"
+        )
     there.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(old, there)

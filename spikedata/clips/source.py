@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from spikedata import bits
 from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.leaks import leaks_of
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
@@ -287,6 +288,10 @@ class ClipSource(ABC):
         for stored in self.clips.values():
             found.update(stored.losses)
         return dict(sorted(found.items()))
+
+    def leaks(self) -> list[str]:
+        """Notes on groups on both sides of the split, and on clips of the same bits."""
+        return leaks_of(self.clips.values())
 
     def summary(self) -> dict[str, Any]:
         """What there is, in plain JSON values: counts, geometry, rates, losses, recipe.
