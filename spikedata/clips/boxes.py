@@ -151,7 +151,11 @@ def read_boxes(path: Path, *, ticks: int, tick_rate_hz: float) -> Boxes:
         raise CorpusError(str(error)) from error
     boxes = [box for box in told if box is not None]
     boxes.sort(key=lambda box: box.get("tick", box.get("start_tick", 0)))
-    return Boxes(annotations=boxes, columns=", ".join(names), outside=len(told) - len(boxes))
+    return Boxes(
+        annotations=boxes,
+        columns=", ".join(name for name in names if name in _NAMES),
+        outside=len(told) - len(boxes),
+    )
 
 
 class BoxNotes:
@@ -233,10 +237,11 @@ def _of_text(path: Path) -> tuple[list[str], Rows]:
     if not _is_number(cells[0][1][0]):
         names = _named(cells.pop(0)[1])
     rows: Rows = []
+    is_named = names is not None
     for number, values in cells:
         names = names or _layout(len(values))
-        if len(values) < len(names) or (len(values) != len(cells[0][1])):
-            raise ValueError(f"line {number}: {len(values)} values, expected {', '.join(names)}")
+        if len(values) != len(cells[0][1]) or (is_named and len(values) != len(names)):
+            raise ValueError(f"line {number}: {len(values)} values, expected {len(names)}")
         rows.append((number, dict(zip(names, values, strict=False))))
     if names == _LAYOUTS[5] and all(_is_fraction(value) for _, c in cells for value in c[1:]):
         raise ValueError(
@@ -307,14 +312,14 @@ def _layout(columns: int) -> tuple[str, ...]:
 
 
 def _named(names: Sequence[str]) -> list[str]:
-    """What named columns are called here; those that mean nothing keep their names.
+    """What named columns are called here; those that mean nothing by their place.
 
     Raises:
         ValueError: they are not those of boxes.
     """
     folded = [name.strip().casefold() for name in names]
     known = {word: key for key, words in _NAMES.items() for word in (key, *words)}
-    found = [known.get(name, f"_{name}") for name in folded]
+    found = [known.get(name, f"_{place}") for place, name in enumerate(folded)]
     if not {"x", "y", "width", "height"}.issubset(found) or len(set(found)) < len(found):
         raise ValueError(f"columns are {shown(list(names))}, expected x, y, width and height")
     return found
