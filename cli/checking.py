@@ -36,8 +36,10 @@ def info(
         if each:
             print_rows(opened.rows, as_json)
             return
-        summary = opened.summary()
-    print_result(summary | ({"notes": notes_of(opened)} if as_json else {}), as_json)
+        summary, leaks = opened.summary(), opened.leaks()
+    print_notes(leaks)
+    notes = {"notes": [*notes_of(opened), *leaks]} if as_json else {}
+    print_result(summary | notes, as_json)
 
 
 def validate(
@@ -82,7 +84,9 @@ def _told_of(
         opened = open_set(clips, camera, flip, tick_rate)
     except SpikeDataError:  # the problems that were found say why
         return [], {}
-    return notes_of(opened), opened.losses()
+    leaks = opened.leaks()
+    print_notes(leaks)
+    return [*notes_of(opened), *leaks], opened.losses()
 
 
 def cameras(as_json: AsJson = False) -> None:

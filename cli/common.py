@@ -192,7 +192,7 @@ def failure_line(failure: "Failure") -> str:
     """What failed, and why."""
     from spikedata import one_line
 
-    return one_line(f"failed: {failure.id}: {failure.error}")
+    return one_line(f"failed: {failure.told()}")
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from .common import (
     is_number,
     notes_of,
     open_set,
+    print_notes,
     print_result,
     progress_bar,
     say,
@@ -239,6 +240,7 @@ def report(
         from spikedata import available_cores, report_html
 
         opened = open_set(clips, camera, flip, tick_rate)
+        print_notes(opened.leaks())
         check_output(out, clips, overwrite=overwrite)
         written = report_html(
             opened,

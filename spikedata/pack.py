@@ -29,6 +29,7 @@ from spikedata.clips import (
     create_store,
     encode_all,
     in_order,
+    leaks_of,
     open_any,
     read_label_names,
     size_on_disk,
@@ -36,6 +37,7 @@ from spikedata.clips import (
     write_hdf5,
     write_parquet,
 )
+from spikedata.corpora import count
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import (
     Failure,
@@ -47,6 +49,7 @@ from spikedata.outputs import (
     write_failures,
     write_whole,
 )
+from spikedata.wording import located
 
 DEFAULT_SOURCE = "spikes.zarr"
 DEFAULT_OUT: dict[Format, str] = {
@@ -263,8 +266,11 @@ def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> 
             left_out.append(Failure(id=str(path), path=str(path), error=str(error)))
     clips = JoinedClips(opened, check=_CHECKS.get(to, _any_clip), left_out=tuple(left_out))
     if not clips.clips:
-        reason = clips.left_out[0].error if clips.left_out else "no clips in it"
-        raise CorpusError(f"{', '.join(map(str, sources))}: {reason}")
+        if len(sources) == 1 and clips.left_out:
+            raise CorpusError(located(sources[0], clips.left_out[0].error))
+        reasons = [located(lost.path, lost.error) for lost in clips.left_out[:3]]
+        reasons = reasons or ["no clips in them"]
+        raise CorpusError(f"{count(len(sources), 'source')}, nothing to pack: {'; '.join(reasons)}")
     recordings = tuple(source.path for source in opened if source.format == "dat")
     return _Found(clips, tuple(map(Path, sources)), recordings)
 
@@ -314,7 +320,8 @@ class _Run:
         told = {"done": self.done, "failed": self.failed, "workers": self.workers}
         self.writing(self.clips, path, **told)
         if not self.written:
-            raise CorpusError(f"{path}: nothing could be packed: {self.failures[0].error}")
+            first = self.failures[0]
+            raise CorpusError(f"nothing could be packed: {located(first.path, first.error)}")
 
     def done(self, stored: StoredClip) -> None:
         self.written[stored.id] = stored
@@ -363,7 +370,11 @@ class _Run:
             stored_bytes=size_on_disk(out),
             failures=tuple(self.failures),
             failure_file=failure_file(out),
-            notes=(*self.clips.notes, *self.writing.layouts.notes()),
+            notes=(
+                *self.clips.notes,
+                *self.writing.layouts.notes(),
+                *leaks_of(self.written.values()),
+            ),
         )
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:

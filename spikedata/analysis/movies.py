@@ -81,8 +81,8 @@ def view_clip(
         exposure_ticks: ticks of a picture's window, at most those shown.
         step_ticks: from one picture of a movie to the next.
         frame_rate: pictures a second of a movie.
-        white: spikes a tick that are white; if None, the rate that all but the brightest pixels of
-            a few pictures spread over the clip stay below.
+        white: spikes a tick that are white; if None, what all but the brightest pixels of a few
+            pictures spread over the clip stay below.
         plain: write nothing beside the pictures.
         overwrite: replace ``out``, once the new one is whole.
 
@@ -92,8 +92,7 @@ def view_clip(
     Raises:
         ValueError: another suffix, or a number that is not positive.
         StoreError: there is no such clip, or it is shorter than asked for.
-        SpikeDataError: ``out`` is there, and ``overwrite`` is False; there is no such function; or
-            the movie cannot be written.
+        SpikeDataError: ``out`` is there, or cannot be written; or there is no such function.
     """
     out = Path(out)
     if out.suffix not in (".png", *_CODECS):

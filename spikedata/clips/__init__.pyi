@@ -13,6 +13,7 @@ from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
 from .labels import FolderLabels as FolderLabels
+from .leaks import leaks_of as leaks_of
 from .naming import read_label_names as read_label_names
 from .opening import check_replaceable as check_replaceable
 from .opening import open_any as open_any

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from spikedata import bits
 from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.crew import Chunks, Crew
+from spikedata.clips.leaks import leaks_of
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
@@ -311,6 +312,10 @@ class ClipSource(ABC):
         """A line about each clip, plain JSON, in order of id; no bits are read."""
         return (stored.row() for stored in self.clips.values())
 
+    def leaks(self) -> list[str]:
+        """Notes on groups on both sides of the split, and on clips of the same bits."""
+        return leaks_of(self.clips.values())
+
     def summary(self) -> dict[str, Any]:
         """What there is, in plain JSON values: counts, geometry, rates, losses, recipe.
 
@@ -335,6 +340,7 @@ class ClipSource(ABC):
             "firing_rate": round(spikes / pixel_ticks, 6) if clips else None,
             "bytes": size,
             "ratio": round(pixel_ticks / 8 / size, 3) if clips and size else None,
+            "annotations": sum(clip.annotations for clip in clips),
             "losses": self.losses(),
             "left_out": len(self.left_out),
             "recipe": self.recipe,

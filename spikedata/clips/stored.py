@@ -83,6 +83,12 @@ class StoredClip:
         return None if self.spikes is None else self.spikes / self.pixel_ticks
 
     @property
+    def annotations(self) -> int:
+        """How many boxes or the like are noted of parts of it."""
+        told = self.attributes.get("annotations")
+        return len(told) if isinstance(told, list) else 0
+
+    @property
     def losses(self) -> dict[str, int]:
         """What was lost, or made good, on the way to the bits; empty if nothing was."""
         return losses_of(self.attributes)

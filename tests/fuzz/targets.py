@@ -293,6 +293,53 @@ def _read_numbered(place: Place, told: Told) -> None:
         _read_source(open_clips(place.home / "set", camera=f"{HEIGHT}x{WIDTH}"), told)
 
 
+_BOXES = "tick,x,y,w,h,class\n0,1,2,3,4,car\n69,0.5,0,9,5,bus\n"
+
+
+def _beside_recordings(name: str, text: str) -> Callable[[Path], list[Place]]:
+    """Two archives in class folders, and a file of text that says more of them."""
+
+    def build(home: Path) -> list[Place]:
+        import numpy as np
+
+        for number in range(2):
+            file = home / "set" / "wave" / f"{number}.npz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(file, spk=_planes(number), label=np.int64(number))
+        (home / name).write_text(text, encoding="utf-8")
+        return [Place(file=home / name, home=home)]
+
+    return build
+
+
+def _read_archives(place: Place, told: Told) -> None:
+    from spikedata.clips import open_clips
+
+    names = place.file if place.file.parent == place.home else None
+    with told.refusing():
+        source = open_clips(place.home / "set", camera="uhsr", label_names=names)
+        _read_source(source, told)
+
+
+def _build_labels(home: Path) -> list[Place]:
+    _store(home)
+    table = home / "labels.csv"
+    table.write_text("id,label,caption,split,group\nc0,z,one,train,g\nc1,,two,val,\n")
+    return [Place(file=table, home=home)]
+
+
+def _read_labels(place: Place, told: Told) -> None:
+    """What a table says, told to a store, which is sound whatever it says."""
+    from spikedata import read_labels, relabel, validate
+
+    with told.refusing():
+        changes, failures = read_labels(place.file)
+        told.lines(failure.note() for failure in failures)
+        report = relabel(place.home / "set.zarr", changes)
+        told.lines((*report.warnings, *(failure.note() for failure in report.failures)))
+    assert validate(place.home / "set.zarr") == []
+
+
 def _read_recordings(place: Place, told: Told) -> None:
     """A folder of camera files, with what tells of them."""
     _read_set(place.home / "set.dat", told)
@@ -959,6 +1006,22 @@ TARGETS: dict[str, Target] = {
     "hdf5_raw_spike": _array(".h5", "thw"),
     "hdf5_raw_spike_chunks": _array(".h5", "hwt", chunked=True),
     "npz_uhsr": _npz("uhsr"),
+    "boxes_text": Target(
+        kind="csv", build=_beside_recordings("set/wave/0.txt", _BOXES), read=_read_archives
+    ),
+    "boxes_json": Target(
+        kind="json",
+        build=_beside_recordings(
+            "set/wave/0.json", '[{"tick": 3, "x": 1, "y": 2, "w": 3, "h": 4, "class": "car"}]'
+        ),
+        read=_read_archives,
+    ),
+    "label_names": Target(
+        kind="csv",
+        build=_beside_recordings("names.csv", "number,name\n0,plane\n1,kite\n"),
+        read=_read_archives,
+    ),
+    "labels_table": Target(kind="csv", build=_build_labels, read=_read_labels),
     "metadata_jsonl": Target(
         kind="jsonl",
         build=_corpus_with(
