@@ -21,6 +21,7 @@ from spikedata.clips import (
     Format,
     JoinedClips,
     Layout,
+    LayoutDoubt,
     StoreConfig,
     StoredClip,
     check_chunk,
@@ -31,6 +32,7 @@ from spikedata.clips import (
     open_any,
     read_label_names,
     size_on_disk,
+    tell_doubts,
     write_dat,
     write_hdf5,
     write_parquet,
@@ -307,6 +309,7 @@ class _Run:
         self.workers = workers
         self.written: dict[str, StoredClip] = {}
         self.failures = list(clips.left_out)
+        self._doubts: list[LayoutDoubt] = []
         self._progress = progress
         self._steps = 0
 
@@ -319,6 +322,9 @@ class _Run:
 
     def done(self, stored: StoredClip) -> None:
         self.written[stored.id] = stored
+        doubt = self.clips.layout_doubt(stored.id)  # while the next ones are encoded
+        if doubt is not None:
+            self._doubts.append(doubt)
         self._step("write", stored, len(self.clips.clips))
 
     def failed(self, stored: StoredClip, error: Exception) -> None:
@@ -359,7 +365,11 @@ class _Run:
             stored_bytes=size_on_disk(out),
             failures=tuple(self.failures),
             failure_file=failure_file(out),
-            notes=(*self.clips.notes, *self.writing.layouts.notes()),
+            notes=(
+                *self.clips.notes,
+                *tell_doubts(self._doubts),
+                *self.writing.layouts.notes(),
+            ),
         )
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:

@@ -1,5 +1,7 @@
 from .accounts import RunNotes as RunNotes
 from .dat import write_dat as write_dat
+from .doubts import LayoutDoubt as LayoutDoubt
+from .doubts import tell_doubts as tell_doubts
 from .encoding import Done as Done
 from .encoding import Failed as Failed
 from .encoding import encode_all as encode_all
