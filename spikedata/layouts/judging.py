@@ -102,6 +102,11 @@ class Ranking:
         is_clear = self.certainty >= _CERTAIN and self.score(0) >= _CERTAIN_SCORE
         return "certain" if is_clear and sure_of_plane and not is_close else "likely"
 
+    @property
+    def worth(self) -> float:
+        """Of two stretches of a file the one with more of it tells more."""
+        return self.certainty * self.score(0)
+
     def score(self, place: int) -> float:
         """Of the layout at a place, 0 the best: see :attr:`LayoutCandidate.score`."""
         return self._ranked[place].value / self._variance

@@ -62,20 +62,23 @@ def rank_layouts(
         PackedSetError: it is a set of clips of ours.
     """
     path = Path(path)
+    if not path.is_file():
+        raise RecordingError(f"{path}: no such file")
     given = None if cameras is None else [as_camera(camera) for camera in cameras]
     told = looked_as_told(path, given)
     if told:
         return Ranking(told, sure_of_plane=True).candidates()
     size = size_of(path)
-    known = known_cameras() if given is None else given
-    known = [camera for camera in known if _fits(camera, size)]
+    known = [camera for camera in given or known_cameras() if _fits(camera, size)]
     sizes = _plane_sizes(size) if given is None else []
-    if not known and not sizes:
-        raise RecordingError(f"{path}: {_why_none(path, size)}")
-    ranking = _rank(stretch_of(path, 0, _SAMPLE_BYTES), size, known, sizes)
-    if ranking.verdict == "cannot tell" and size > 2 * _SAMPLE_BYTES:
-        later = _rank(stretch_of(path, size // 2, _SAMPLE_BYTES), size, known, sizes)
-        ranking = max(ranking, later, key=lambda found: found.certainty * found.score(0))
+    length = max([_SAMPLE_BYTES, *(2 * camera.plane_bytes for camera in known)])
+    ranking = _rank(stretch_of(path, 0, length), size, known, sizes)
+    if ranking is None:
+        raise RecordingError(f"{path}: {_why_none(path, size, given)}")
+    if ranking.verdict == "cannot tell" and size > 2 * length:
+        later = _rank(stretch_of(path, size // 2, length), size, known, sizes)
+        if later is not None and later.worth > ranking.worth:
+            ranking = later
     return ranking.candidates()
 
 
@@ -106,7 +109,7 @@ def better_layout(
     known = list({**others, **given}.values())
     stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
     ranking = _rank(stretch, size, known, [camera.plane_bytes], alone=camera.plane_bytes)
-    if ranking.verdict != "certain" or ranking.place_of(camera) == 0:
+    if ranking is None or ranking.verdict != "certain" or ranking.place_of(camera) == 0:
         return None
     # It is worth a second look, at more of the file and at every size.
     ranked = rank_layouts(path)
@@ -140,9 +143,10 @@ def _plane_sizes(size: int) -> list[int]:
     return [n for n in found if n in _PLANE_BYTES and n <= most]
 
 
-def _why_none(path: Path, size: int) -> str:
+def _why_none(path: Path, size: int, given: Sequence[Camera] | None) -> str:
     """What to tell of a file that no layout fits; near ones, if its planes show."""
-    told = f"no layout has planes of which {size:,} bytes are whole ones"
+    layouts = "no layout known" if given is None else "none of the layouts given"
+    told = f"{layouts} has planes of which {size:,} bytes are whole ones"
     by_size = {camera.plane_bytes: camera for camera in reversed(known_cameras())}
     plane = find_plane_bytes(stretch_of(path, 0, _SAMPLE_BYTES), sorted(by_size))
     if plane is None:
@@ -163,8 +167,8 @@ def _rank(
     sizes: Sequence[int],
     *,
     alone: int | None = None,
-) -> Ranking:
-    """Look at known cameras and at what else planes of some sizes can be.
+) -> Ranking | None:
+    """Look at known cameras and at what else planes of some sizes can be; None if nothing fits.
 
     Planes of ``alone`` bytes are looked at alone if they turn out to be the right ones.
     """
@@ -181,6 +185,8 @@ def _rank(
         search = n in searched and n in sizes
         if (cameras or search) and (n == alone or plane is None or alone != plane):
             found += _look(stretch, size // n, n, cameras, search=search)
+    if not found:
+        return None
     if plane is None:
         found = _less_where_repeated(found)
     else:
