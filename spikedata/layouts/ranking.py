@@ -67,14 +67,17 @@ def rank_layouts(
     given = None if cameras is None else [as_camera(camera) for camera in cameras]
     told = looked_as_told(path, given)
     if told:
-        return Ranking(told, sure_of_plane=True).candidates()
+        return Ranking(told, plane_bytes=0).candidates()
     size = size_of(path)
     known = [camera for camera in given or known_cameras() if _fits(camera, size)]
     sizes = _plane_sizes(size) if given is None else []
     length = max([_SAMPLE_BYTES, *(2 * camera.plane_bytes for camera in known)])
     ranking = _rank(stretch_of(path, 0, length), size, known, sizes)
-    if ranking is None:
-        raise RecordingError(f"{path}: {_why_none(path, size, given)}")
+    near = _near(path, size) if ranking is None or ranking.plane_bytes is None else None
+    if ranking is None or near:
+        layouts = "no layout known" if given is None else "none of the layouts given"
+        told = f"{path}: {layouts} has planes of which {size:,} bytes are whole ones"
+        raise RecordingError(f"{told}. {near}" if near else told)
     if ranking.verdict == "cannot tell" and size > 2 * length:
         later = _rank(stretch_of(path, size // 2, length), size, known, sizes)
         if later is not None and later.worth > ranking.worth:
@@ -109,12 +112,16 @@ def better_layout(
     known = list({**others, **given}.values())
     stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
     ranking = _rank(stretch, size, known, [camera.plane_bytes], alone=camera.plane_bytes)
-    if ranking is None or ranking.verdict != "certain" or ranking.place_of(camera) == 0:
+    if ranking is None or ranking.place_of(camera) == 0:
+        return None
+    is_other_plane = ranking.plane_bytes not in (None, camera.plane_bytes)
+    enough = ("certain", "likely") if is_other_plane else ("certain",)
+    if ranking.verdict not in enough:
         return None
     # It is worth a second look, at more of the file and at every size.
     ranked = rank_layouts(path)
     best = ranked[0]
-    if best.verdict != "certain" or key_of(best.camera) == key_of(camera):
+    if best.verdict not in enough or key_of(best.camera) == key_of(camera):
         return None
     mine = [found for found in ranked if key_of(found.camera) == key_of(camera)]
     return (mine or rank_layouts(path, cameras=[camera]))[0], best
@@ -143,17 +150,16 @@ def _plane_sizes(size: int) -> list[int]:
     return [n for n in found if n in _PLANE_BYTES and n <= most]
 
 
-def _why_none(path: Path, size: int, given: Sequence[Camera] | None) -> str:
-    """What to tell of a file that no layout fits; near ones, if its planes show."""
-    layouts = "no layout known" if given is None else "none of the layouts given"
-    told = f"{layouts} has planes of which {size:,} bytes are whole ones"
+def _near(path: Path, size: int) -> str | None:
+    """What the content says of planes that do not fit a file's size; None if nothing."""
     by_size = {camera.plane_bytes: camera for camera in reversed(known_cameras())}
-    plane = find_plane_bytes(stretch_of(path, 0, _SAMPLE_BYTES), sorted(by_size))
+    near = sorted(n for n in by_size if size % n)
+    plane = find_plane_bytes(stretch_of(path, 0, _SAMPLE_BYTES), near)
     if plane is None:
-        return told
+        return None
     return (
-        f"{told}. Its content looks like planes of {plane:,} bytes ({by_size[plane].name}), of "
-        f"which {size % plane:,} are left over: it was cut off, or has a header"
+        f"Its content looks like planes of {plane:,} bytes ({by_size[plane].name}), of which "
+        f"{size % plane:,} are left over: it was cut off, or has a header"
     )
 
 
@@ -191,7 +197,7 @@ def _rank(
         found = _less_where_repeated(found)
     else:
         found = [_less_unless(looked, plane) for looked in found]
-    return Ranking(found, sure_of_plane=plane is not None)
+    return Ranking(found, plane)
 
 
 def _look(
