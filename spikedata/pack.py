@@ -14,6 +14,7 @@ from typing import Any, Literal
 from spikedata.camera import BOTTOM_UP, Camera, camera_to_write, find_camera
 from spikedata.clips import (
     CHUNK_TICKS,
+    MOST_DOUBTS,
     CameraOptions,
     ClipSource,
     Done,
@@ -322,9 +323,9 @@ class _Run:
 
     def done(self, stored: StoredClip) -> None:
         self.written[stored.id] = stored
-        doubt = self.clips.layout_doubt(stored.id)  # while the next ones are encoded
-        if doubt is not None:
-            self._doubts.append(doubt)
+        if len(self._doubts) < MOST_DOUBTS:  # while the next clips are encoded
+            doubt = self.clips.layout_doubt(stored.id)
+            self._doubts += [] if doubt is None else [doubt]
         self._step("write", stored, len(self.clips.clips))
 
     def failed(self, stored: StoredClip, error: Exception) -> None:

@@ -131,6 +131,7 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("calibrate", *flat_fields(corpus.parent), "--camera", "16x20", "--out", "../c.yaml"),
         ("label", store, clip, "--label", "class1"),
         ("repair", store, "--from", "."),
+        ("inspect", "../dark.dat", "--show", "--out", corpus.parent / "l.png"),
         ("cameras",),
     ):
         trapped.program("spikedata", *words)

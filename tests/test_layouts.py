@@ -386,6 +386,16 @@ def test_the_order_of_rows_is_no_other_layout(shared_data, given):
     assert better_layout(shared_data / "recordings" / "car_250x400.dat", given) is None
 
 
+def test_a_wrong_layout_is_compared_alone_whatever_else_the_content_looks_like(tmp_path):
+    """Planes of 2,400 bytes rest after 259,200 bytes too, which are those of 1080x1920."""
+    camera = find_camera("120x160")
+    packed = spikes_of(drawn(camera, 4), 1_000, 2.0, ticks_per_frame=200)
+    path = written(tmp_path / "a.dat", packed, camera, 1_000)
+    assert [found.name for found in rank_layouts(path, cameras=["400x250"])] == ["400x250"]
+    mine, better = better_layout(path, "400x250")
+    assert (mine.name, better.name) == ("400x250", "120x160")
+
+
 def test_a_camera_of_one_s_own_is_compared_too(tmp_path):
     mine = Camera(
         name="mine", description="rows of 16 bytes", height_px=96, width_px=100, row_bytes=16

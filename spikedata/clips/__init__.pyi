@@ -1,5 +1,6 @@
 from .accounts import RunNotes as RunNotes
 from .dat import write_dat as write_dat
+from .doubts import MOST_DOUBTS as MOST_DOUBTS
 from .doubts import LayoutDoubt as LayoutDoubt
 from .doubts import tell_doubts as tell_doubts
 from .encoding import Done as Done

@@ -9,6 +9,10 @@ from spikedata.corpora import as_text
 from spikedata.errors import SpikeDataError
 from spikedata.layouts import better_layout
 
+MOST_DOUBTS = 16
+"""Of a set; after so many no more files are checked, which takes some tens of milliseconds each
+where the layout is doubtful, and a few where it is not."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutDoubt:
@@ -51,7 +55,8 @@ def tell_doubts(doubts: Iterable[LayoutDoubt]) -> tuple[str, ...]:
 
 def _line(doubts: Sequence[LayoutDoubt]) -> str:
     first = doubts[0]
-    others = f" and {len(doubts) - 1} more" if len(doubts) > 1 else ""
+    least = "at least " if len(doubts) >= MOST_DOUBTS else ""
+    others = f" and {least}{len(doubts) - 1} more" if len(doubts) > 1 else ""
     looks = "look" if others else "looks"
     name = as_text(str(first.path))
     return (

@@ -35,7 +35,10 @@ class Looked:
     def weighed_s(self) -> NDArray[np.float64]:
         """Covariance of neighbours by strips, less where the factor says so."""
         alike_s = self.alike_s2.mean(axis=1)
-        return np.where(alike_s > 0, alike_s * self.factor, alike_s / self.factor)
+        weighed_s: NDArray[np.float64] = np.where(
+            alike_s > 0, alike_s * self.factor, alike_s / self.factor
+        )
+        return weighed_s
 
     @property
     def value(self) -> float:
@@ -125,9 +128,10 @@ class Ranking:
 
     def candidates(self) -> tuple[LayoutCandidate, ...]:
         """All of them, but for the last of many, with their pictures."""
-        return tuple(map(self._candidate, range(min(len(self._ranked), _MOST_CANDIDATES))))
+        return tuple(map(self.candidate, range(min(len(self._ranked), _MOST_CANDIDATES))))
 
-    def _candidate(self, place: int) -> LayoutCandidate:
+    def candidate(self, place: int) -> LayoutCandidate:
+        """The one at a place, with its picture."""
         looked = self._ranked[place]
         picture_hw = looked.picture()
         behind = self._ranked[0].ahead_of(looked) >= _LIKELY

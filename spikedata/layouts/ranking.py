@@ -65,23 +65,20 @@ def rank_layouts(
     if not path.is_file():
         raise RecordingError(f"{path}: no such file")
     given = None if cameras is None else [as_camera(camera) for camera in cameras]
-    told = looked_as_told(path, given)
-    if told:
-        return Ranking(told, plane_bytes=0).candidates()
+    looked = looked_as_told(path, given)
+    if looked:
+        return Ranking(looked, plane_bytes=0).candidates()
     size = size_of(path)
-    known = [camera for camera in given or known_cameras() if _fits(camera, size)]
+    known = known_cameras() if given is None else given
+    known = [camera for camera in known if _fits(camera, size)]
     sizes = _plane_sizes(size) if given is None else []
-    length = max([_SAMPLE_BYTES, *(2 * camera.plane_bytes for camera in known)])
-    ranking = _rank(stretch_of(path, 0, length), size, known, sizes)
-    near = _near(path, size) if ranking is None or ranking.plane_bytes is None else None
+    ranking = _rank_file(path, size, known, sizes)
+    is_doubtful = ranking is None or (given is None and ranking.plane_bytes is None)
+    near = _near(path, size) if is_doubtful else None
     if ranking is None or near:
         layouts = "no layout known" if given is None else "none of the layouts given"
         told = f"{path}: {layouts} has planes of which {size:,} bytes are whole ones"
         raise RecordingError(f"{told}. {near}" if near else told)
-    if ranking.verdict == "cannot tell" and size > 2 * length:
-        later = _rank(stretch_of(path, size // 2, length), size, known, sizes)
-        if later is not None and later.worth > ranking.worth:
-            ranking = later
     return ranking.candidates()
 
 
@@ -90,7 +87,7 @@ def better_layout(
 ) -> tuple[LayoutCandidate, LayoutCandidate] | None:
     """Whether the content of a file says clearly that it has another layout than the one given.
 
-    Where it does not, a quarter of a megabyte at the file's start is read, or four planes.
+    Most files are settled by a quarter of a megabyte at their start, or four planes.
 
     Args:
         path: a ``.dat`` file.
@@ -109,22 +106,23 @@ def better_layout(
         return None
     given = {key_of(camera): camera}
     others = {key_of(found): found for found in known_cameras() if _fits(found, size)}
-    known = list({**others, **given}.values())
-    stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
-    ranking = _rank(stretch, size, known, [camera.plane_bytes], alone=camera.plane_bytes)
-    if ranking is None or ranking.place_of(camera) == 0:
-        return None
-    is_other_plane = ranking.plane_bytes not in (None, camera.plane_bytes)
-    enough = ("certain", "likely") if is_other_plane else ("certain",)
-    if ranking.verdict not in enough:
+    known, plane = list({**others, **given}.values()), camera.plane_bytes
+    stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * plane))
+    ranking = _rank(stretch, size, known, [plane], alone=plane)
+    if (
+        ranking is not None
+        and ranking.plane_bytes == plane
+        and (ranking.place_of(camera) == 0 or ranking.verdict != "certain")
+    ):
         return None
     # It is worth a second look, at more of the file and at every size.
-    ranked = rank_layouts(path)
-    best = ranked[0]
-    if best.verdict not in enough or key_of(best.camera) == key_of(camera):
+    ranking = _rank_file(path, size, known, _plane_sizes(size))
+    mine = None if ranking is None else ranking.place_of(camera)
+    if ranking is None or not mine:
         return None
-    mine = [found for found in ranked if key_of(found.camera) == key_of(camera)]
-    return (mine or rank_layouts(path, cameras=[camera]))[0], best
+    is_other_plane = ranking.plane_bytes not in (None, plane)
+    enough = ("certain", "likely") if is_other_plane else ("certain",)
+    return (ranking.candidate(mine), ranking.candidate(0)) if ranking.verdict in enough else None
 
 
 def as_camera(camera: str | Camera) -> Camera:
@@ -164,6 +162,19 @@ def _near(path: Path, size: int) -> str | None:
 
 
 # --- looking ------------------------------------------------------------------------------------
+
+
+def _rank_file(
+    path: Path, size: int, known: Sequence[Camera], sizes: Sequence[int]
+) -> Ranking | None:
+    """By the start of a file, or by its middle where that tells more and the start not enough."""
+    length = max([_SAMPLE_BYTES, *(2 * camera.plane_bytes for camera in known)])
+    ranking = _rank(stretch_of(path, 0, length), size, known, sizes)
+    if ranking is not None and ranking.verdict == "cannot tell" and size > 2 * length:
+        later = _rank(stretch_of(path, size // 2, length), size, known, sizes)
+        if later is not None and later.worth > ranking.worth:
+            return later
+    return ranking
 
 
 def _rank(
