@@ -14,6 +14,7 @@ from typing import Any, Literal
 from spikedata.camera import BOTTOM_UP, Camera, camera_to_write, find_camera
 from spikedata.clips import (
     CHUNK_TICKS,
+    MOST_DOUBTS,
     CameraOptions,
     ClipSource,
     Crew,
@@ -22,6 +23,7 @@ from spikedata.clips import (
     Format,
     JoinedClips,
     Layout,
+    LayoutDoubt,
     StoreConfig,
     StoredClip,
     check_chunk,
@@ -33,6 +35,7 @@ from spikedata.clips import (
     open_any,
     read_label_names,
     size_on_disk,
+    tell_doubts,
     write_dat,
     write_hdf5,
     write_parquet,
@@ -312,6 +315,7 @@ class _Run:
         self.workers = workers
         self.written: dict[str, StoredClip] = {}
         self.failures = list(clips.left_out)
+        self._doubts: list[LayoutDoubt] = []
         self._progress = progress
         self._steps = 0
 
@@ -325,6 +329,9 @@ class _Run:
 
     def done(self, stored: StoredClip) -> None:
         self.written[stored.id] = stored
+        if len(self._doubts) < MOST_DOUBTS:  # while the next clips are encoded
+            doubt = self.clips.layout_doubt(stored.id)
+            self._doubts += [] if doubt is None else [doubt]
         self._step("write", stored, len(self.clips.clips))
 
     def failed(self, stored: StoredClip, error: Exception) -> None:
@@ -372,6 +379,7 @@ class _Run:
             failure_file=failure_file(out),
             notes=(
                 *self.clips.notes,
+                *tell_doubts(self._doubts),
                 *self.writing.layouts.notes(),
                 *leaks_of(self.written.values()),
             ),

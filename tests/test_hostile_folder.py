@@ -133,6 +133,7 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("repair", store, "--from", "."),
         ("record", "--from", corpus.parent / "dark.dat", "--camera", "16x20", "--out", live),
         ("record", "--resume", "--out", live),
+        ("inspect", "../dark.dat", "--show", "--out", corpus.parent / "l.png"),
         ("cameras",),
     ):
         trapped.program("spikedata", *words)

@@ -3,6 +3,9 @@ from .accounts import RunNotes as RunNotes
 from .accounts import lost_spans as lost_spans
 from .crew import Crew as Crew
 from .dat import write_dat as write_dat
+from .doubts import MOST_DOUBTS as MOST_DOUBTS
+from .doubts import LayoutDoubt as LayoutDoubt
+from .doubts import tell_doubts as tell_doubts
 from .encoding import Done as Done
 from .encoding import Failed as Failed
 from .encoding import encode_all as encode_all

@@ -25,6 +25,7 @@ from spikedata.clips.boxes import (
     find_boxes,
     find_boxes_of_one,
 )
+from spikedata.clips.doubts import LayoutDoubt, doubt_about
 from spikedata.clips.naming import name_of
 from spikedata.clips.rules import (
     FACTS_DIGEST,
@@ -135,6 +136,7 @@ class Recordings(ClipSource):
         self.path = root
         self._recordings: dict[str, Recording] = {}
         self._boxes = BoxNotes()
+        self._given: dict[str, Path] = {}
         self._names = (items[0].options.label_names if items else None) or {}
         self.clips, unopened, no_recordings = self._opened(items)
         self.left_out = (*left_out, *unopened)
@@ -157,6 +159,14 @@ class Recordings(ClipSource):
     def stored_bytes(self, clip_id: str) -> int:
         """Size of the clip's file."""
         return size_on_disk(self._recordings[clip_id].path)
+
+    def layout_doubt(self, clip_id: str) -> LayoutDoubt | None:
+        """Whether the clip's file shows another layout than it was given; never of a set of ours.
+
+        Of a folder of numbered files the first is looked at.
+        """
+        path = self._given.get(clip_id)
+        return None if path is None else doubt_about(path, self._recordings[clip_id].camera)
 
     def _odd_labels(self) -> list[str]:
         """Notes on labels of files that count for nothing, or that the table does not name."""
@@ -197,6 +207,8 @@ class Recordings(ClipSource):
                     stored = self._boxes.annotated(stored, item.boxes)
                 self._recordings[item.clip.id], clips[item.clip.id] = recording, stored
                 taken[item.clip.id.casefold()] = item.clip
+                if item.measured is None:
+                    self._given[item.clip.id] = item.files[0] if item.files else item.path
             except PackedSetError as error:
                 no_recordings.append(str(error))
             except RuleBrokenError as error:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from spikedata import bits
 from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.crew import Chunks, Crew
+from spikedata.clips.doubts import LayoutDoubt
 from spikedata.clips.leaks import leaks_of
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
@@ -245,6 +246,10 @@ class ClipSource(ABC):
         return self.stored(next(iter(self.clips)) if clip_id is None else clip_id).id
 
     # --- checking and telling ---------------------------------------------------------------
+
+    def layout_doubt(self, clip_id: str) -> LayoutDoubt | None:  # noqa: ARG002
+        """Whether a clip's content shows another layout than it was given; formats tell theirs."""
+        return None
 
     def verify(self, clip_id: str, crew: Crew | None = None) -> None:
         """Read all of a clip and compare it with what was noted when it was written.

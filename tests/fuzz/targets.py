@@ -275,6 +275,34 @@ def _camera_read(camera: str) -> Callable[[Place, Told], None]:
     return read
 
 
+def _build_layouts(home: Path) -> list[Place]:
+    import numpy as np
+
+    from spikedata.bits import pack_ticks
+    from spikedata.camera import find_camera, write_recording
+
+    places = []
+    for number, camera in enumerate(("vidar", "sps100", "24x40")):
+        ticks, size = (12, 3, 300)[number], find_camera(camera).size
+        planes = np.random.default_rng(number).random((ticks, *size)) < 0.3
+        file = home / f"{number}.dat"
+        write_recording(file, [pack_ticks(planes)], camera, ticks=ticks)
+        places.append(Place(file=file, home=home))
+    return places
+
+
+def _read_layouts(place: Place, told: Told) -> None:
+    from spikedata.layouts import better_layout, rank_layouts
+
+    with told.refusing():
+        for found in rank_layouts(place.file):
+            told.lines((found.name, found.note))
+            if not 0 <= found.certainty <= 1 or found.picture_hw.shape != found.camera.size:
+                told.wrong = f"{found.name}: certainty {found.certainty}, {found.picture_hw.shape}"
+    with told.refusing():
+        better_layout(place.file, "400x250")
+
+
 def _build_numbered(home: Path) -> list[Place]:
     from spikedata.bits import pack_ticks
     from spikedata.camera import write_recording
@@ -999,6 +1027,7 @@ TARGETS: dict[str, Target] = {
     "dat_easy2spike": _dat("easy2spike"),
     "dat_sps100": _dat("sps100"),
     "dat_plain": _dat(_DOTS),
+    "dat_layouts": Target(kind="bytes", build=_build_layouts, read=_read_layouts),
     "dat_numbered": Target(kind="bytes", build=_build_numbered, read=_read_numbered),
     "npz_hwt": _npz("npz-hwt"),
     "npz_rsir": Target(kind="npz", build=_rsir, read=_camera_read("rsir")),
