@@ -13,6 +13,7 @@ from .common import (
     open_set,
     print_notes,
     print_result,
+    print_rows,
     say,
     usage_errors_in_one_line,
 )
@@ -24,13 +25,21 @@ def info(
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
+    each: Annotated[
+        bool, typer.Option("--clips", help="List the clips instead, one a line; no bits are read.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what CLIPS holds: clips, classes, splits, geometry, firing rate, losses."""
     with errors_in_one_line():
         opened = open_set(clips, camera, flip, tick_rate)
-        summary = opened.summary()
-    print_result(summary | ({"notes": notes_of(opened)} if as_json else {}), as_json)
+        if each:
+            print_rows(opened.rows, as_json)
+            return
+        summary, leaks = opened.summary(), opened.leaks()
+    print_notes(leaks)
+    notes = {"notes": [*notes_of(opened), *leaks]} if as_json else {}
+    print_result(summary | notes, as_json)
 
 
 def validate(
@@ -75,7 +84,9 @@ def _told_of(
         opened = open_set(clips, camera, flip, tick_rate)
     except SpikeDataError:  # the problems that were found say why
         return [], {}
-    return notes_of(opened), opened.losses()
+    leaks = opened.leaks()
+    print_notes(leaks)
+    return [*notes_of(opened), *leaks], opened.losses()
 
 
 def cameras(as_json: AsJson = False) -> None:

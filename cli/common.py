@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from spikedata import ClipSource, ClipStream, Corpus, Failure
+
 
 STATUS_ERROR = 1
 STATUS_USAGE = 2
@@ -88,11 +89,11 @@ def _check_whose_spikedata_this_is() -> None:
         raise SystemExit(STATUS_ERROR)
 
 
-def say(text: object, *, err: bool = False) -> None:
+def say(text: object, *, err: bool = False, end: str = "\n") -> None:
     """Print, and nothing that would steer the terminal: all printing goes through here."""
     from spikedata import printable_lines
 
-    typer.echo(printable_lines(str(text)), err=err)
+    typer.echo(printable_lines(str(text)) + end, err=err, nl=False)
 
 
 def fail(message: str, status: int = STATUS_ERROR) -> NoReturn:
@@ -112,6 +113,8 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except SpikeDataError as error:
         fail(str(error))
+    except BrokenPipeError:  # who read the output has seen enough
+        raise
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -149,6 +152,28 @@ def print_result(values: Mapping[str, Any], as_json: bool) -> None:
     say(json.dumps(values, indent=2, default=str) if as_json else as_table(values))
 
 
+def print_rows(read: Callable[[], Iterable[Mapping[str, Any]]], as_json: bool) -> None:
+    """Print rows of the same keys on stdout, one a line: a JSON list, or columns under a head.
+
+    They may be many: they are read twice, for the widths of the columns, rather than kept.
+    """
+    if as_json:
+        before = "["
+        for row in read():
+            say(before + json.dumps(row, default=str), end="")
+            before = ",\n "
+        say("[]" if before == "[" else "]")
+        return
+    widths: dict[str, int] = {}
+    for row in read():
+        for key, value in row.items():
+            widths[key] = max(widths.get(key, len(key)), len(_text(value)))
+    if widths:
+        say("  ".join(key.ljust(width) for key, width in widths.items()).rstrip())
+    for row in read():
+        say("  ".join(_text(row[key]).ljust(width) for key, width in widths.items()).rstrip())
+
+
 def print_failures(failures: "Iterable[Failure]") -> None:
     """Print on stderr what was left out, one line each."""
     for failure in failures:
@@ -167,7 +192,7 @@ def failure_line(failure: "Failure") -> str:
     """What failed, and why."""
     from spikedata import one_line
 
-    return one_line(f"failed: {failure.id}: {failure.error}")
+    return one_line(f"failed: {failure.told()}")
 
 
 def print_notes(notes: Iterable[str]) -> None:

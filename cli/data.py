@@ -14,6 +14,7 @@ from .labelling import label
 from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
+from .recording import record
 from .repairing import repair
 from .serving import serve
 from .simulating import simulate
@@ -29,7 +30,7 @@ app = new_app(
     "No data at hand? `spikedata demo` draws some and runs the whole chain on it."
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(simulate, pack, push_hub, pull),
+    *(simulate, record, pack, push_hub, pull),
     *(info, inspect, validate, label, repair),
     *(view, serve, report, compare_images),
     *(cameras, compare, calibrate, export),

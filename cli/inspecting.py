@@ -21,7 +21,7 @@ from .options import AsJson, Overwrite
 if TYPE_CHECKING:
     from spikedata import Failure, LayoutCandidate
 
-    Ranked = dict[Path, tuple[LayoutCandidate, ...]]
+    Seen = tuple[Path, Sequence[LayoutCandidate]]
 
 Files = Annotated[list[Path], typer.Argument(help="Camera files, or folders of them.")]
 Camera = Annotated[
@@ -35,7 +35,9 @@ _SHOWN = 3
 """Pictures side by side in a terminal ..."""
 _LETTERS = 26
 """... each so many letters wide: 80 with the gaps."""
-_DRAWN = 8
+_DRAWN, _DRAWN_FILES = 8, 64
+"""Layouts of one file on a sheet, and files on one."""
+_HEADINGS = ("layout", "size", "ticks", "score", "certainty", "verdict")
 
 
 def inspect(
@@ -55,71 +57,72 @@ def inspect(
     with errors_in_one_line():
         if out is not None:
             check_output(out, *files, overwrite=overwrite)
-        ranked, failures = _ranked(files, camera)
-        if out is not None and ranked:
-            _write_sheet(ranked, out, overwrite)
-        if as_json:
-            told = [_as_json(path, found) for path, found in ranked.items()]
-            print_result({"files": told, "sheet": out if ranked else None}, as_json)
-        elif len(ranked) == 1:
-            _print_all(*next(iter(ranked.items())))
-        else:
-            _print_best(ranked)
-        if show and not as_json:
-            _print_pictures(ranked)
-        if out is not None and ranked and not as_json:
+        found, failures = _found(files)
+        seen = _seen(found, camera, failures)
+        if out is not None and seen:
+            _write_sheet(seen, out, overwrite)
+    if as_json:
+        told = [_as_json(path, ranked) for path, ranked in seen]
+        print_result({"files": told, "sheet": out if seen else None}, as_json)
+    elif seen:
+        _print(seen, show=show, alone=len(found) == 1)
+        if out is not None:
             say(f"\npictures: {out}")
     print_failures(failures)
     if failures:
         fail(f"{len(failures)} files or folders could not be read as any layout")
 
 
-def _ranked(files: Sequence[Path], cameras: list[str] | None) -> "tuple[Ranked, list[Failure]]":
-    from spikedata import Failure, SpikeDataError, find_recordings, rank_layouts
+def _found(files: Sequence[Path]) -> "tuple[list[Path], list[Failure]]":
+    from spikedata import Failure, SpikeDataError, find_recordings
 
-    ranked: Ranked = {}
-    failures: list[Failure] = []
     found: list[Path] = []
+    failures: list[Failure] = []
     for path in files:
         try:
             found += find_recordings(path)
         except SpikeDataError as error:
             failures.append(Failure(id=str(path), path=str(path), error=str(error)))
+    return found, failures
+
+
+def _seen(found: list[Path], cameras: list[str] | None, failures: "list[Failure]") -> "list[Seen]":
+    """Each file with all its layouts, of several files the best alone; and what failed."""
+    from spikedata import Failure, SpikeDataError, rank_layouts
+
+    seen: list[Seen] = []
     with progress_bar(len(found), "file", "inspect") as bar:
         for path in found:
             try:
-                ranked[path] = rank_layouts(path, cameras=cameras)
+                ranked = rank_layouts(path, cameras=cameras)
+                seen.append((path, ranked if len(found) == 1 else ranked[:1]))
             except SpikeDataError as error:
                 failures.append(Failure(id=str(path), path=str(path), error=str(error)))
             bar.update()
-    return ranked, failures
+    return seen
 
 
-def _print_all(path: Path, found: "Sequence[LayoutCandidate]") -> None:
-    """A table of all layouts of one file, and what to do next."""
-    rows: list[tuple[str, ...]] = [("layout", "size", "ticks", "score", "strips", "verdict", "")]
-    rows += [(*_cells(one), one.note) for one in found]
-    _print_table(rows)
-    command = _command(path, found[0])
-    if found[0].verdict == "cannot tell":
-        say("\nThe content cannot tell: look at the pictures, with --show or --out FILE.png.")
-    if command:
-        say(f"\n{command}")
+def _print(seen: "list[Seen]", *, show: bool, alone: bool) -> None:
+    if alone:
+        _print_all(*seen[0])
     else:
-        say(f"\nNo --camera is called {found[0].name}; in Python it is a Camera.")
+        rows = [(str(path), *_cells(ranked[0])) for path, ranked in seen]
+        _print_table([("file", *_HEADINGS), *rows])
+    if show:
+        _print_pictures(seen)
 
 
-_BEST_HEADS = ("file", "layout", "size", "ticks", "score", "strips", "verdict")
-
-
-def _print_best(ranked: "Ranked") -> None:
-    """A line a file."""
-    rows: list[tuple[str, ...]] = [
-        ("file", "layout", "size", "ticks", "score", "strips", "verdict")
-    ]
-    rows += [(str(path), *_cells(found[0])) for path, found in ranked.items()]
-    if ranked:
-        _print_table(rows)
+def _print_all(path: Path, ranked: "Sequence[LayoutCandidate]") -> None:
+    """A table of all layouts of one file, and what to do next."""
+    _print_table([(*_HEADINGS, ""), *((*_cells(found), found.note) for found in ranked)])
+    command = _command(path, ranked[0])
+    if ranked[0].verdict == "cannot tell":
+        say("\nThe content cannot tell: look at the pictures, with --show or --out FILE.png.")
+    if command is None:
+        say(f"\nNo --camera is called {ranked[0].name}; in Python it is a Camera.")
+        return
+    turned = "--no-flip" if ranked[0].camera.bottom_up else "--flip"
+    say(f"\n{command}\nIf it is upside down, which no file tells: {turned}")
 
 
 def _cells(found: "LayoutCandidate") -> tuple[str, ...]:
@@ -138,13 +141,11 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
         say("  ".join(cells).rstrip())
 
 
-def _print_pictures(ranked: "Ranked") -> None:
+def _print_pictures(seen: "list[Seen]") -> None:
     """Of one file its first layouts side by side, of several the best of each."""
     from spikedata import dots_of, printable
 
-    shown = [(path.name, found[0]) for path, found in ranked.items()]
-    if len(ranked) == 1:
-        shown = [(found.name, found) for found in next(iter(ranked.values()))[:_SHOWN]]
+    shown = _captioned(seen)[:_SHOWN] if len(seen) == 1 else _captioned(seen)
     for first in range(0, len(shown), _SHOWN):
         some = shown[first : first + _SHOWN]
         pictures = [dots_of(found.picture_hw, _LETTERS) for _, found in some]
@@ -154,14 +155,19 @@ def _print_pictures(ranked: "Ranked") -> None:
             say(" ".join(lines).rstrip())
 
 
-def _write_sheet(ranked: "Ranked", out: Path, overwrite: bool) -> None:
+def _captioned(seen: "list[Seen]") -> "list[tuple[str, LayoutCandidate]]":
+    """The layouts of one file, or the best of each of several."""
+    if len(seen) == 1:
+        return [(f"{n + 1}. {found.name}", found) for n, found in enumerate(seen[0][1])]
+    return [(f"{path.name}: {ranked[0].name}", ranked[0]) for path, ranked in seen]
+
+
+def _write_sheet(seen: "list[Seen]", out: Path, overwrite: bool) -> None:
     from spikedata import draw_layouts, write_picture
 
-    if len(ranked) == 1:
-        sheet_hw = draw_layouts(next(iter(ranked.values()))[:_DRAWN])
-    else:
-        titles = [f"{path.name}: {found[0].name}" for path, found in ranked.items()]
-        sheet_hw = draw_layouts([found[0] for found in ranked.values()], titles=titles)
+    shown = _captioned(seen)[: _DRAWN if len(seen) == 1 else _DRAWN_FILES]
+    titles = [title for title, _ in shown]
+    sheet_hw = draw_layouts([found for _, found in shown], titles=titles)
     write_picture(out, sheet_hw, overwrite=overwrite)
 
 

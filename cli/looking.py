@@ -11,12 +11,16 @@ if TYPE_CHECKING:
 
 from .common import (
     STATUS_USAGE,
+    advance,
     check_output,
     errors_in_one_line,
     fail,
+    is_number,
     notes_of,
     open_set,
+    print_notes,
     print_result,
+    progress_bar,
     say,
     usage_errors_in_one_line,
 )
@@ -211,20 +215,39 @@ ReportPage = Annotated[
 ]
 
 
+Thumbnails = Annotated[
+    str, typer.Option(metavar="N|all", help="Clips whose picture moves; others have a still one.")
+]
+
+
 def report(
     clips: ClipsArgument = SPIKES,
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
+    thumbnails: Thumbnails = "1000",
     out: ReportPage = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a page about CLIPS: classes, firing rates, losses, intervals, a contact sheet."""
+    """Write a page about CLIPS: classes, losses, the camera's health, every clip in motion.
+
+    More than 100 clips stand on pages in a folder beside it, OUT with .report.
+    """
     out = out or clips.parent / f"{clips.absolute().stem}.html"
-    with errors_in_one_line():
-        from spikedata import report_html
+    if thumbnails != "all" and not is_number(thumbnails):
+        fail(f"--thumbnails: expected a number or all, got {thumbnails!r}", STATUS_USAGE)
+    with errors_in_one_line(), progress_bar(None, "clip", "report") as bar:
+        from spikedata import available_cores, report_html
 
         opened = open_set(clips, camera, flip, tick_rate)
+        print_notes(opened.leaks())
         check_output(out, clips, overwrite=overwrite)
-        written = report_html(opened, out, overwrite=overwrite)
+        written = report_html(
+            opened,
+            out,
+            thumbnails=None if thumbnails == "all" else int(thumbnails),
+            threads=available_cores(),
+            progress=lambda stage, done, total: advance(bar, stage, done, total),
+            overwrite=overwrite,
+        )
     say(written)

@@ -1,5 +1,6 @@
 """`spikedata compare`, `calibrate` and `export`: recordings beside cameras and other tools."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from .common import (
     say,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Camera, Flip, Overwrite, TickRate, ToCamera
+from .options import AsJson, Camera, Cameras, Flip, Flips, Overwrite, TickRate, TickRates, ToCamera
 
 Real = Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")]
 Simulated = Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")]
@@ -37,9 +38,10 @@ Out = Annotated[Path | None, typer.Option(help="Page with pictures to write, .ht
 def compare(
     real: Real,
     simulated: Simulated,
-    camera: Camera = None,
+    camera: Cameras = None,
     clip: Clip = None,
-    tick_rate: TickRate = None,
+    flip: Flips = None,
+    tick_rate: TickRates = None,
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -48,17 +50,17 @@ def compare(
 
     `spikedata simulate --like REAL --sensor vidar-20khz` makes one of the same scene. Of the longer
     one the first ticks are taken, as many as the other has.
+
+    --camera, --clip, --flip and --tick-rate hold for both; given twice, the first for REAL and the
+    second for SIMULATED.
     """
-    clips: list[str | None] = [*clip] if clip else [None]
-    if len(clips) > 2:
-        fail(f"--clip: at most two, REAL's and SIMULATED's, got {len(clips)}", STATUS_USAGE)
+    given = {"--clip": clip, "--camera": camera, "--flip": flip, "--tick-rate": tick_rate}
+    how = [_for_both(option, values) for option, values in given.items()]
     with errors_in_one_line():
         from spikedata import available_cores, compare_streams, comparison_html
 
-        sources = [
-            open_one(path, its_clip, camera, tick_rate=tick_rate)
-            for path, its_clip in ((real, clips[0]), (simulated, clips[-1]))
-        ]
+        both = zip((real, simulated), *how, strict=True)
+        sources = [open_one(*one) for one in both]
         if out is not None:
             check_output(out, real, simulated, overwrite=overwrite)
         with usage_errors_in_one_line():
@@ -71,6 +73,14 @@ def compare(
         if out is not None:
             title = f"{real.name} and {simulated.name}"
             comparison_html(comparison, out, title=title, overwrite=overwrite)
+
+
+def _for_both(option: str, given: Sequence[Any] | None) -> tuple[Any, Any]:
+    """What an option says of REAL and of SIMULATED: once for both, or twice."""
+    values = given or [None]
+    if len(values) > 2:
+        fail(f"{option}: at most two, REAL's and SIMULATED's, got {len(values)}", STATUS_USAGE)
+    return values[0], values[-1]
 
 
 Dark = Annotated[Path, typer.Argument(help="Recording in the dark.")]

@@ -10,7 +10,7 @@ SPIKES = Path("spikes.zarr")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Clips at once.  [default: all cores]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all cores]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
 CLIPS_HELP = "Store, Parquet folder or file, HDF5 file, folder of .dat; with --camera, recordings."
 ClipsArgument = Annotated[Path, typer.Argument(metavar="CLIPS", help=CLIPS_HELP)]
@@ -20,6 +20,25 @@ Camera = Annotated[
 Flip = Annotated[
     bool | None,
     typer.Option("--flip/--no-flip", help="Turn their rows upside down.  [default: as needed]"),
+]
+Cameras = Annotated[
+    list[str] | None,
+    typer.Option("--camera", help="Camera of recordings; twice: REAL's, then SIMULATED's."),
+]
+Flips = Annotated[
+    list[bool] | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Turn their rows upside down; twice: REAL's, then SIMULATED's.  [default: as needed]",
+    ),
+]
+TickRates = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--tick-rate",
+        help="Ticks a second of recordings, Hz; twice: REAL's, then SIMULATED's.  "
+        "[default: CAMERA's]",
+    ),
 ]
 TickRate = Annotated[
     float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")

@@ -74,6 +74,10 @@ from .pack import pack_clips as pack_clips
 from .recipe import from_dict as from_dict
 from .recipe import load_recipe as load_recipe
 from .recipe import to_dict as to_dict
+from .recording import RecordingConfig as RecordingConfig
+from .recording import RecordingReport as RecordingReport
+from .recording import RecordingStep as RecordingStep
+from .recording import record_stream as record_stream
 from .repair import RepairReport as RepairReport
 from .repair import repair_store as repair_store
 from .serving import ClipServer as ClipServer

@@ -118,7 +118,8 @@ class NpzArray:
         stated = math.prod(self.shape) * self.dtype.itemsize
         if stated != member.left:
             raise SpikeDataError(
-                f"cannot reshape {member.left:,} bytes to {self.dtype} {self.shape}"
+                f"is cut short or damaged: holds {member.left:,} bytes, expected {stated:,} for "
+                f"{self.dtype} {self.shape}"
             )
         if stated > max(_SWOLLEN_BYTES, _SWOLLEN * member.coded_bytes):
             raise SpikeDataError(
@@ -167,7 +168,7 @@ def _members(file: FileIO) -> dict[str, zipfile.ZipInfo]:
     except SpikeDataError:
         raise
     except Exception as error:  # whatever a damaged directory makes zipfile raise
-        raise SpikeDataError(f"no archive: {error}") from error
+        raise SpikeDataError(f"is no .npz archive, or was cut short: {error}") from error
     twice = [name for name, count in Counter(info.filename for info in every).items() if count > 1]
     if twice:
         raise SpikeDataError(f"holds {twice[0]!r:.60} twice")

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spikedata.errors import SpikeDataError, StoreError
-from spikedata.wording import one_line
+from spikedata.wording import located, one_line
 
 
 @contextlib.contextmanager
@@ -313,9 +313,13 @@ class Failure:
     def __post_init__(self) -> None:
         object.__setattr__(self, "error", one_line(self.error))
 
+    def told(self) -> str:
+        """What failed, and why; a path once."""
+        return located(self.id, self.error)
+
     def note(self) -> str:
         """That it was left out, and why."""
-        return f"left out: {self.id}: {self.error}"
+        return f"left out: {self.told()}"
 
 
 def failure_file(out: Path) -> Path:

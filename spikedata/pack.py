@@ -14,13 +14,16 @@ from typing import Any, Literal
 from spikedata.camera import BOTTOM_UP, Camera, camera_to_write, find_camera
 from spikedata.clips import (
     CHUNK_TICKS,
+    MOST_DOUBTS,
     CameraOptions,
     ClipSource,
+    Crew,
     Done,
     Failed,
     Format,
     JoinedClips,
     Layout,
+    LayoutDoubt,
     StoreConfig,
     StoredClip,
     check_chunk,
@@ -28,13 +31,16 @@ from spikedata.clips import (
     create_store,
     encode_all,
     in_order,
+    leaks_of,
     open_any,
     read_label_names,
     size_on_disk,
+    tell_doubts,
     write_dat,
     write_hdf5,
     write_parquet,
 )
+from spikedata.corpora import count
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import (
     Failure,
@@ -46,6 +52,7 @@ from spikedata.outputs import (
     write_failures,
     write_whole,
 )
+from spikedata.wording import located
 
 DEFAULT_SOURCE = "spikes.zarr"
 DEFAULT_OUT: dict[Format, str] = {
@@ -127,7 +134,7 @@ def pack_clips(
         label_names: names of classes that are only numbered, see ``read_label_names``.
         level: effort of compression; see :data:`LEVELS`, :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
-        workers: clips packed at once, one thread each.
+        workers: threads; several clips are packed at once, or several chunks of one.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
@@ -262,8 +269,11 @@ def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> 
             left_out.append(Failure(id=str(path), path=str(path), error=str(error)))
     clips = JoinedClips(opened, check=_CHECKS.get(to, _any_clip), left_out=tuple(left_out))
     if not clips.clips:
-        reason = clips.left_out[0].error if clips.left_out else "no clips in it"
-        raise CorpusError(f"{', '.join(map(str, sources))}: {reason}")
+        if len(sources) == 1 and clips.left_out:
+            raise CorpusError(located(sources[0], clips.left_out[0].error))
+        reasons = [located(lost.path, lost.error) for lost in clips.left_out[:3]]
+        reasons = reasons or ["no clips in them"]
+        raise CorpusError(f"{count(len(sources), 'source')}, nothing to pack: {'; '.join(reasons)}")
     recordings = tuple(source.path for source in opened if source.format == "dat")
     return _Found(clips, tuple(map(Path, sources)), recordings)
 
@@ -305,6 +315,7 @@ class _Run:
         self.workers = workers
         self.written: dict[str, StoredClip] = {}
         self.failures = list(clips.left_out)
+        self._doubts: list[LayoutDoubt] = []
         self._progress = progress
         self._steps = 0
 
@@ -313,10 +324,14 @@ class _Run:
         told = {"done": self.done, "failed": self.failed, "workers": self.workers}
         self.writing(self.clips, path, **told)
         if not self.written:
-            raise CorpusError(f"{path}: nothing could be packed: {self.failures[0].error}")
+            first = self.failures[0]
+            raise CorpusError(f"nothing could be packed: {located(first.path, first.error)}")
 
     def done(self, stored: StoredClip) -> None:
         self.written[stored.id] = stored
+        if len(self._doubts) < MOST_DOUBTS:  # while the next clips are encoded
+            doubt = self.clips.layout_doubt(stored.id)
+            self._doubts += [] if doubt is None else [doubt]
         self._step("write", stored, len(self.clips.clips))
 
     def failed(self, stored: StoredClip, error: Exception) -> None:
@@ -339,14 +354,18 @@ class _Run:
                 f"{path}: {len(back.clips)} of {len(self.written)} clips read back{told}"
             )
 
-        def check(stored: StoredClip) -> None:
-            for _ in back.checked_blocks(stored):
-                pass
+        with Crew(self.workers) as crew:
 
-        for stored, outcome in in_order(check, self.written.values(), self.workers):
-            if isinstance(outcome, Exception):
-                raise StoreError(f"{path}: does not read back: {outcome}") from outcome
-            self._step("verify", stored, len(self.written))
+            def check(stored: StoredClip) -> None:
+                there = back.clips[stored.id]
+                if (there.bits_sha256, there.spikes) != (stored.bits_sha256, stored.spikes):
+                    raise StoreError(f"clip {stored.id} is noted with another digest")
+                back.verify(stored.id, crew)
+
+            for stored, outcome in in_order(check, self.written.values(), crew):
+                if isinstance(outcome, Exception):
+                    raise StoreError(f"{path}: does not read back: {outcome}") from outcome
+                self._step("verify", stored, len(self.written))
 
     def report(self, out: Path) -> PackReport:
         """What was done, and now lies at ``out``; failures are written beside it."""
@@ -358,7 +377,12 @@ class _Run:
             stored_bytes=size_on_disk(out),
             failures=tuple(self.failures),
             failure_file=failure_file(out),
-            notes=(*self.clips.notes, *self.writing.layouts.notes()),
+            notes=(
+                *self.clips.notes,
+                *tell_doubts(self._doubts),
+                *self.writing.layouts.notes(),
+                *leaks_of(self.written.values()),
+            ),
         )
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
@@ -417,15 +441,18 @@ class _DatLayouts:
 def _write_zarr(
     source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
 ) -> None:
-    with create_store(
-        path,
-        recipe=source.recipe,
-        class_names=source.class_names,
-        name=source.name,
-        options=StoreConfig(zstd_level=level),
-    ) as writer:
+    with (
+        create_store(
+            path,
+            recipe=source.recipe,
+            class_names=source.class_names,
+            name=source.name,
+            options=StoreConfig(zstd_level=level),
+        ) as writer,
+        Crew(workers) as crew,
+    ):
         clips = source.clips.values()
-        for stored in encode_all(lambda s: writer.copy(source, s), clips, workers, failed):
+        for stored in encode_all(lambda s: writer.copy(source, s, crew), clips, crew, failed):
             done(stored)
 
 

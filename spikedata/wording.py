@@ -42,6 +42,11 @@ def one_line(text: str) -> str:
     return _cut(printable(joined), MOST_LETTERS)
 
 
+def located(where: object, told: str) -> str:
+    """A message with where it happened in front, unless it begins with that itself."""
+    return told if told.startswith((f"{where}: ", f"{where}/")) else f"{where}: {told}"
+
+
 def markdown_text(text: str) -> str:
     """Text as Markdown that shows just it: no mark-up, one line."""
     return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", printable(" ".join(text.split())))

@@ -212,7 +212,9 @@ def test_npz_cut_short_is_an_error(tmp_path):
     with zipfile.ZipFile(path, "w") as archive, archive.open("spk.npy", "w") as member:
         np.lib.format.write_array_header_1_0(member, header)
         member.write(bytes(9))
-    with pytest.raises(RecordingError, match="cannot reshape"):
+    with pytest.raises(
+        RecordingError, match="is cut short or damaged: holds 9 bytes, expected 16 for uint8"
+    ):
         read_recording(path, "uhsr").read()
 
 

@@ -119,7 +119,7 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
     corpus, store, data = trapped.corpus, trapped.store, trapped.data
     clip = "class0__clip0"
     pack_clips([store], to="parquet", out=data)
-    dat = corpus.parent / "dat"
+    dat, live = corpus.parent / "dat", corpus.parent / "live.zarr"
     for words in (
         ("info", store),
         ("validate", store),
@@ -136,6 +136,9 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("calibrate", *flat_fields(corpus.parent), "--camera", "16x20", "--out", "../c.yaml"),
         ("label", store, clip, "--label", "class1"),
         ("repair", store, "--from", "."),
+        ("record", "--from", corpus.parent / "dark.dat", "--camera", "16x20", "--out", live),
+        ("record", "--resume", "--out", live),
+        ("inspect", "../dark.dat", "--show", "--out", corpus.parent / "l.png"),
         ("cameras",),
     ):
         trapped.program("spikedata", *words)

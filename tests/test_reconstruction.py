@@ -104,6 +104,19 @@ def test_pictures_are_the_slow_ones_to_the_bit_wherever_the_source_is_cut(
 
 
 @given(stream=streams(), data=st.data())
+def test_long_windows_are_counted_piece_by_piece(stream, data):
+    window_ticks = data.draw(st.integers(1, stream.ticks))
+    how = {"window_ticks": window_ticks, "start": data.draw(st.integers(0, stream.ticks - 1))}
+    want = list(reconstruct_frames(stream, "tfp", **how))
+    with mock.patch.object(reconstruction, "_LONG_TICKS", data.draw(st.integers(1, 20))):
+        for source in (stream, Blocks(stream, 2), Seeks(stream, 1)):
+            found = list(reconstruct_frames(source, "tfp", **how))
+            assert [tick for tick, _ in found] == [tick for tick, _ in want]
+            for (_, rate_hw), (_, want_hw) in zip(found, want, strict=True):
+                np.testing.assert_array_equal(rate_hw, want_hw)
+
+
+@given(stream=streams(), data=st.data())
 def test_windows_anywhere_in_order_give_what_each_gives_alone(stream, data):
     window_ticks = data.draw(st.integers(1, stream.ticks))
     last = stream.ticks - window_ticks
@@ -232,7 +245,8 @@ def test_a_function_of_one_s_own_sees_each_window(tmp_path, monkeypatch):
     [
         ({"window_ticks": 0}, "window_ticks and step_ticks must be at least 1, got 0"),
         ({"step_ticks": 0}, "window_ticks and step_ticks must be at least 1, got 32 and 0"),
-        ({"reach_ticks": 0}, "reach_ticks must be at least 1, got 0"),
+        ({"reach_ticks": 0}, "reach_ticks must be 1 to 2000, got 0"),
+        ({"reach_ticks": 2001}, "reach_ticks must be 1 to 2000, got 2001"),
         ({"start": -1}, "ticks -1 to 20 are not inside the source's 20"),
         ({"start": 20}, "ticks 20 to 20 are not inside"),
         ({"start": 5, "ticks": 16}, "ticks 5 to 21 are not inside"),

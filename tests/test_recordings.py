@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tools import one_line_error, run_program
+from tools import one_line_error, run_in_process, run_program
 
 from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
@@ -749,3 +750,120 @@ def test_a_class_comes_back_from_our_own_archives(tmp_path, monkeypatch):
     with np.load("again/a.npz") as made:
         assert (int(made["label"]), str(made["label_name"])) == (1, "kite")
     assert [s.label for s in open_clips("again", camera="uhsr").clips.values()] == ["kite"]
+
+
+# --- what leaks ----------------------------------------------------------------------------------
+
+
+def test_torn_groups_and_identical_recordings_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dats(tmp_path / "set", "train/wave/a.dat", "test/wave/b.dat", "train/clap/c.dat")
+    shutil.copy("set/train/wave/a.dat", "set/test/wave/d.dat")
+    shutil.copy("set/train/clap/c.dat", "set/train/clap/e.dat")
+    names = ["train/wave/a", "test/wave/b", "train/clap/c", "test/wave/d", "train/clap/e"]
+    lines = [
+        {"file_name": f"{name}.dat", "id": name[-1], "group": "man1" if name[-1] in "ab" else None}
+        for name in names
+    ]
+    write_metadata(tmp_path / "set", *lines)
+    want = [
+        "1 group on both sides of the split: man1",
+        "identical clips (on both sides of the split): a, d",
+        "identical clips: c, e",
+    ]
+    assert open_clips("set", camera="8x10").leaks() == want
+    report = pack_clips(["set"], camera="8x10")
+    assert [note for note in report.notes if note in want] == want
+    assert open_clips("packed.zarr").leaks() == want
+    for words in (
+        ("info", "packed.zarr"),
+        ("info", "set", "--camera", "8x10"),
+        ("validate", "packed.zarr", "--quick"),
+        ("report", "packed.zarr"),
+    ):
+        done = run_program("spikedata", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert [line[6:] for line in done.stderr.splitlines() if line[6:] in want] == want
+    done = run_program("spikedata", "info", "packed.zarr", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["notes"] == want
+
+
+def test_several_captions_come_with_recordings_and_into_every_format(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dats(tmp_path / "set", "a.dat", "b.dat")
+    write_metadata(
+        tmp_path / "set",
+        {"file_name": "a.dat", "captions": ["one", "two"], "caption": "three"},
+        {"file_name": "b.dat", "caption": "one"},
+        {"file_name": "b.dat", "caption": "two"},
+    )
+    want = {"a": ("one", "two", "three"), "b": ("one", "two")}
+    for to in ("zarr", "parquet", "hdf5", "dat"):
+        pack_clips(["set"], camera="8x10", to=to, out=to)
+        found = {key: stored.clip.captions for key, stored in open_clips(to).clips.items()}
+        assert found == want, to
+
+
+# --- a path is told once -------------------------------------------------------------------------
+
+
+def bad_recordings(root: Path) -> list[tuple[str, str]]:
+    """Recordings, each bad in its own way, and the camera that each is read as."""
+    write_dats(root, "good.dat")
+    np.savez(root / "good.npz", spk=planes_of(0), label=1)
+    whole = (root / "good.npz").read_bytes()
+    (root / "cut.npz").write_bytes(whole[:60])
+    (root / "half.npz").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.npz").write_bytes(b"")
+    (root / "empty.dat").write_bytes(b"")
+    (root / "odd.dat").write_bytes(b"abc")
+    np.savez(root / "float.npz", spk=np.zeros((2, 2, 2)))
+    np.savez(root / "high.npz", spk=np.full((2, 2, 2), 7, np.uint8))
+    np.savez(root / "other.npz", other=np.zeros(3))
+    header = np.lib.format.header_data_from_array_1_0(planes_of(0))
+    with zipfile.ZipFile(root / "short.npz", "w") as archive, archive.open("spk.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(9))
+    (root / "x_empty").mkdir()
+    (root / "x_wrong").mkdir()
+    write_dats(root, "x_wrong/a.dat", "x_listed/a.dat", "x_both/a.dat")
+    write_metadata(root / "x_listed", {"file_name": "b.dat"})
+    write_metadata(root / "x_both", {"file_name": "a.dat"})
+    (root / "x_both/metadata.csv").write_text("file_name\na.dat\n")
+    (root / "torn.zarr").mkdir()
+    (root / "torn.zarr/zarr.json").write_text("{")
+    (root / "no.h5").write_bytes(b"nothing")
+    (root / "no.parquet").write_bytes(b"nothing")
+    (root / "text.txt").write_bytes(b"nothing")
+    archives = ("cut", "half", "empty", "float", "high", "other", "short")
+    return [
+        *((f"{name}.npz", "uhsr") for name in archives),
+        *((f"{name}.npz", "npz-hwt") for name in ("cut", "empty", "float", "high", "short")),
+        *((name, "8x10") for name in ("empty.dat", "odd.dat", "x_empty", "x_listed", "x_both")),
+        *((name, "vidar") for name in ("odd.dat", "good.dat", "x_wrong", "nothing.dat")),
+        *((name, "sps100") for name in ("odd.dat", "good.dat")),
+        *((name, "none-such") for name in ("good.dat", "x_wrong")),
+        *((name, "uhsr") for name in ("torn.zarr", "no.h5", "no.parquet", "text.txt", "")),
+    ]
+
+
+def test_no_message_names_a_path_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    bad = bad_recordings(tmp_path)
+    assert len(bad) == 30
+    for name, camera in bad:
+        name = name or "absent"
+        said = []
+        for verb in ("pack", "info", "validate", "report"):
+            words = [verb, name, "--camera", camera]
+            assert run_in_process("spikedata", words) in (0, 1), words
+            said.append(capsys.readouterr().err)
+        others = () if name == "good.dat" else ("good.dat",)
+        assert run_in_process("spikedata", ["pack", name, *others, "--camera", camera]) in (0, 1)
+        said.append(capsys.readouterr().err)
+        shutil.rmtree("packed.zarr", ignore_errors=True)
+        lines = [line for text in said for line in text.splitlines()]
+        assert lines
+        for line in lines:
+            assert max(line.count(name), line.count("good.dat")) <= 1, line
+            assert "Traceback" not in line

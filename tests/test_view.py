@@ -268,8 +268,8 @@ def test_the_page_tells_counts_rates_and_escapes_names(store, tmp_path):
     assert "<tr><td>&lt;two&gt;</td><td>1</td><td>2</td><td>0.5000</td></tr>" in page
     rate = (23 + 22 + 23) / (3 * 90)
     assert f"<tr><td>one</td><td>1</td><td>2</td><td>{rate:.4f}</td></tr>" in page
-    assert page.count("data:image/png;base64,") == 1
-    assert page.count("<svg") == 1
+    assert page.count("data:image/webp;base64,") == 6  # each clip, moving
+    assert page.count("<svg") == 2  # the rate of every pixel, the intervals
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 

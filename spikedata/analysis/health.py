@@ -247,7 +247,7 @@ def _number(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _listed(found_n2: NDArray[np.int64], most: int = 8) -> str:
+def _listed(found_n2: NDArray[np.int64], most: int = 24) -> str:
     """Some places, for people."""
     told = ", ".join(f"({x}, {y})" for x, y in found_n2[:most])
     return f"{told} and {len(found_n2) - most:,} more" if len(found_n2) > most else f"at {told}"

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: .6rem 0 }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
 th:first-child, td:first-child { text-align: left } .small { color: #555; font-size: .9rem }
+td a { text-decoration: none } td { overflow-wrap: break-word; max-width: 36rem }
+.beside { display: flex; flex-wrap: wrap; gap: 0 1.5rem; align-items: flex-start; font-size: .8rem }
+.beside th, .beside td { padding: .1rem .4rem; max-width: 12rem } .beside th { max-width: 6rem }
+.links a { margin-right: .6rem }
 tr.marked { color: #b00020; font-weight: bold }
 img, svg { max-width: 100%; height: auto }
 .tiles { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) }
@@ -48,12 +53,19 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
 <ul>{% for item in part["items"] %}<li>{{ item }}</li>{% endfor %}</ul>
 {%- elif part.kind == "code" %}
 <pre>{{ part.text }}</pre>
+{%- elif part.kind == "links" %}
+<p class="links">{% for link in part.links %}<a href="{{ link.href }}">{{ link.text }}</a>
+{%- endfor %}</p>
 {%- elif part.kind == "table" %}
+{%- if part.pieces | length > 1 %}<div class="beside">{% endif %}
+{%- for piece in part.pieces %}
 <table><tr>{% for cell in part.heads %}<th>{{ cell }}</th>{% endfor %}</tr>
-{%- for row in part.rows %}
-<tr{% if loop.index0 in part.marked %} class="marked"{% endif %}>
-{%- for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- for row in piece %}
+<tr{% if row.marked %} class="marked"{% endif %}>
+{%- for cell in row.cells %}<td>{% if cell.href %}<a href="{{ cell.href }}">{{ cell.text }}</a>
+{%- else %}{{ cell }}{% endif %}</td>{% endfor %}</tr>
 {%- endfor %}</table>
+{%- endfor %}{% if part.pieces | length > 1 %}</div>{% endif %}
 {%- elif part.kind == "svg" %}
 {{ part.svg | safe }}
 {%- elif part.kind == "picture" %}
@@ -69,6 +81,15 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
 {%- endfor %}
 </body></html>
 """
+
+
+@dataclass(frozen=True)
+class Link:
+    """Words that lead to another page."""
+
+    text: str
+    href: str
+    """Relative to the page, with whatever is no letter or digit quoted."""
 
 
 class Page:
@@ -101,11 +122,28 @@ class Page:
         rows: Iterable[Sequence[Any]],
         *,
         marked: Collection[int] = (),
+        most_rows: int | None = None,
     ) -> None:
-        """A table; rows whose numbers, from 0, are ``marked`` stand out. Nothing without rows."""
-        if shown := [list(row) for row in rows]:
-            table = {"heads": list(heads), "rows": shown, "marked": set(marked)}
-            self._parts.append({"kind": "table", **table})
+        """A table; nothing without rows.
+
+        Args:
+            heads: of the columns.
+            rows: cells of each row; a :class:`Link` is one to follow.
+            marked: numbers, from 0, of rows that stand out.
+            most_rows: a longer table is cut in pieces, as long as one another, side by side.
+        """
+        shown = [{"cells": list(row), "marked": n in marked} for n, row in enumerate(rows)]
+        if not shown:
+            return
+        pieces = 1 if most_rows is None else -(-len(shown) // most_rows)
+        step = -(-len(shown) // pieces)
+        cut = [shown[first : first + step] for first in range(0, len(shown), step)]
+        self._parts.append({"kind": "table", "heads": list(heads), "pieces": cut})
+
+    def links(self, links: Iterable[Link]) -> None:
+        """A line of links; nothing without any."""
+        if shown := list(links):
+            self._parts.append({"kind": "links", "links": shown})
 
     def figure(self, figure: Any) -> None:
         """A ``matplotlib.figure.Figure``, drawn as SVG."""

@@ -15,7 +15,8 @@ Shapes: N pictures, T ticks, G groups of eight ticks, H rows, W columns, P = H W
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,8 @@ from spikedata.stream import SpikeSource, SpikeStream
 METHODS = ("tfp", "tfi", "adaptive")
 REACH_TICKS = 512
 """Intervals are looked for so far back and ahead."""
+_LONG_TICKS = 4096
+"""Longer windows are counted piece by piece, if they have nothing in common."""
 _READ_GROUPS = 64
 """Groups read at a time where pictures follow each other closely."""
 
@@ -74,16 +77,12 @@ def reconstruct(
         ValueError: a number is not positive, or the ticks are not the source's.
         SpikeDataError: there is no such function, or the source is damaged.
     """
-    frames = reconstruct_frames(
-        source,
-        method,
-        window_ticks=window_ticks,
-        start=start,
-        ticks=ticks,
-        step_ticks=step_ticks,
-        reach_ticks=reach_ticks,
-    )
-    return np.stack([rate_hw for _, rate_hw in frames])
+    firsts, window_ticks = _windows(source, window_ticks, start, ticks, step_ticks)
+    frames = pictures_at(source, method, firsts, window_ticks, reach_ticks)
+    rate_nhw = np.empty((len(firsts), source.height_px, source.width_px), np.float32)
+    for n, (_, rate_hw) in enumerate(frames):
+        rate_nhw[n] = rate_hw
+    return rate_nhw
 
 
 def reconstruct_frames(
@@ -115,6 +114,14 @@ def reconstruct_frames(
         ValueError: as for :func:`reconstruct`.
         SpikeDataError: likewise.
     """
+    firsts, window_ticks = _windows(source, window_ticks, start, ticks, step_ticks)
+    return pictures_at(source, method, firsts, window_ticks, reach_ticks)
+
+
+def _windows(
+    source: SpikeSource, window_ticks: int, start: int, ticks: int | None, step_ticks: int | None
+) -> tuple[range, int]:
+    """First ticks of the windows, and their length."""
     ticks = source.ticks - start if ticks is None else ticks
     step_ticks = window_ticks if step_ticks is None else step_ticks
     if min(window_ticks, step_ticks) < 1:
@@ -126,8 +133,7 @@ def reconstruct_frames(
             f"ticks {start} to {start + ticks} are not inside the source's {source.ticks}"
         )
     window_ticks = min(window_ticks, ticks)
-    firsts = range(start, start + ticks - window_ticks + 1, step_ticks)
-    return pictures_at(source, method, firsts, window_ticks, reach_ticks)
+    return range(start, start + ticks - window_ticks + 1, step_ticks), window_ticks
 
 
 def pictures_at(
@@ -138,11 +144,14 @@ def pictures_at(
     reach_ticks: int = REACH_TICKS,
 ) -> Iterator[tuple[int, Rates]]:
     """A picture of each window, given by its first tick, in order; see :func:`reconstruct`."""
-    if reach_ticks < 1:
-        raise ValueError(f"reach_ticks must be at least 1, got {reach_ticks}")
-    pixels = source.height_px * source.width_px
+    if not 1 <= reach_ticks <= bits.MOST_REACH_TICKS:
+        raise ValueError(f"reach_ticks must be 1 to {bits.MOST_REACH_TICKS}, got {reach_ticks}")
+    pixels = _room(source)
     method = find_method(method) if isinstance(method, str) else method
     picture: _Picture
+    apart = all(b - a >= window_ticks for a, b in itertools.pairwise(firsts))
+    if method == "tfp" and apart and window_ticks > _LONG_TICKS:
+        return _long_exposures(source, firsts, window_ticks)
     if method == "tfp":
         picture = _Playback(pixels, window_ticks)
     elif method == "tfi":
@@ -167,25 +176,60 @@ class _Picture(Protocol):
     """A way to make pictures of windows that come in order."""
 
     def span(self, first: int) -> tuple[int, int]:
-        """The ticks it must see for the window from ``first`` on, what leaves it among them."""
+        """The ticks it must see for the window from ``first`` on."""
 
     def at(self, first: int, packed_gp: NDArray[np.uint8], base: int) -> Rates:
-        """The picture, of any shape; ``base`` is the tick of the groups' first bit."""
+        """The picture (P,), or longer; ``base`` is the tick of the groups' first bit."""
 
 
 def _drawn(
     source: SpikeSource, picture: _Picture, firsts: Sequence[int], window_ticks: int
 ) -> Iterator[tuple[int, Rates]]:
-    before = [firsts[0], *firsts[:-1]] if firsts else []
-    spans = []
-    for old, first in zip(before, firsts, strict=True):
+    height, width = source.height_px, source.width_px
+    groups = _held_groups(source, _spans(picture, firsts, window_ticks))
+    for first, (packed_gp, base) in zip(firsts, groups, strict=True):
+        rate_p = picture.at(first, packed_gp, base)
+        yield first + window_ticks // 2, rate_p[: height * width].reshape(height, width)
+
+
+def _long_exposures(
+    source: SpikeSource, firsts: Sequence[int], window_ticks: int
+) -> Iterator[tuple[int, Rates]]:
+    """TFP pictures of windows too long to be held, which have no tick in common."""
+    height, width = source.height_px, source.width_px
+    total_p, part_p = np.zeros((2, _room(source)), np.int32)
+    parts = [
+        (begin, min(begin + _LONG_TICKS, first + window_ticks))
+        for first in firsts
+        for begin in range(first, first + window_ticks, _LONG_TICKS)
+    ]
+    last_ticks = {first + window_ticks: first for first in firsts}
+    groups = _held_groups(source, ((begin, end, end) for begin, end in parts))
+    for (begin, end), (packed_gp, base) in zip(parts, groups, strict=True):
+        bits.move_count(packed_gp, (0, 0), (begin - base, end - base), part_p)
+        total_p += part_p
+        if end in last_ticks:
+            rate_p = (total_p[: height * width] / window_ticks).astype(np.float32)
+            yield last_ticks[end] + window_ticks // 2, rate_p.reshape(height, width)
+            total_p[:] = 0
+
+
+def _spans(
+    picture: _Picture, firsts: Sequence[int], window_ticks: int
+) -> Iterator[tuple[int, int, int]]:
+    """For each picture the ticks it must see, and the tick up to which the next ones need more."""
+    for i, first in enumerate(firsts):
         begin, end = picture.span(first)
-        leaves = old < first < old + window_ticks
-        spans.append((min(begin, old) if leaves else begin, end))
-    shape_hw = (source.height_px, source.width_px)
-    for first, (packed_gp, base) in zip(firsts, _held_groups(source, spans), strict=True):
-        rate_hw = picture.at(first, packed_gp, base).reshape(shape_hw)
-        yield first + window_ticks // 2, rate_hw
+        old = firsts[i - 1] if i else first
+        if old < first < old + window_ticks:  # what leaves a count is looked at too
+            begin = min(begin, old)
+        follows = i + 1 < len(firsts) and picture.span(firsts[i + 1])[0] <= end
+        yield begin, end, picture.span(firsts[-1])[1] if follows else end
+
+
+def _room(source: SpikeSource) -> int:
+    """P, made a multiple of eight."""
+    return -(-source.height_px * source.width_px // 8) * 8
 
 
 class _Count:
@@ -219,35 +263,25 @@ class _Playback:
 class _Interval:
     def __init__(self, pixels: int, window_ticks: int, reach_ticks: int, ticks: int) -> None:
         self._middle, self._reach, self._ticks = window_ticks // 2, reach_ticks, ticks
-        self._spikes_3p = np.full((3, pixels), bits.NO_SPIKE, np.int64)
         self._interval_p = np.empty(pixels, np.int32)
-        self._searched = 0
+        self._rate_of_interval = np.zeros(2 * reach_ticks + 3, np.float32)
+        self._rate_of_interval[1:] = 1 / np.arange(1, 2 * reach_ticks + 3)
 
     def span(self, first: int) -> tuple[int, int]:
         tick = first + self._middle
         return max(0, tick - self._reach), min(self._ticks, tick + self._reach + 1)
 
     def at(self, first: int, packed_gp: NDArray[np.uint8], base: int) -> Rates:
-        known = self.span(first)
-        # Spikes that are known and too long ago do no harm; others begin where looking begins.
-        bits.move_intervals(
-            packed_gp,
-            base,
-            first + self._middle,
-            known,
-            max(self._searched, known[0]),
-            self._spikes_3p,
-            self._interval_p,
-        )
-        self._searched = known[1]
-        rate_p: Rates = (1 / self._interval_p).astype(np.float32)
-        return rate_p
+        begin, end = self.span(first)
+        tick, seen = first + self._middle - base, (begin - base, end - base)
+        bits.find_intervals(packed_gp, tick, seen, self._interval_p)
+        return self._rate_of_interval.take(self._interval_p)
 
 
 class _Adaptive:
     def __init__(self, source: SpikeSource, window_ticks: int, reach_ticks: int) -> None:
         self._shape_hw = (source.height_px, source.width_px)
-        pixels = source.height_px * source.width_px
+        pixels = _room(source)
         self._interval = _Interval(pixels, window_ticks, reach_ticks, source.ticks)
         self._ticks = window_ticks
         self._halves = [
@@ -260,15 +294,19 @@ class _Adaptive:
         return min(begin, first), max(end, first + self._ticks)
 
     def at(self, first: int, packed_gp: NDArray[np.uint8], base: int) -> Rates:
-        rate_hw = self._interval.at(first, packed_gp, base).reshape(self._shape_hw)
+        rate_hw = self._as_picture(self._interval.at(first, packed_gp, base))
         for begin, half, earlier, later in reversed(self._halves):
             counts_p = earlier.at(first + begin, packed_gp, base)
             later_p = later.at(first + begin + half, packed_gp, base)
-            change_hw = (later_p - counts_p).reshape(self._shape_hw)
+            change_hw = self._as_picture(later_p - counts_p)
             still_hw = np.abs(sum_around(change_hw)) <= MOST_DIFFERENCE
             mean_p = ((counts_p + later_p) / (2 * half)).astype(np.float32)
-            np.copyto(rate_hw, mean_p.reshape(self._shape_hw), where=still_hw)
-        return rate_hw
+            np.copyto(rate_hw, self._as_picture(mean_p), where=still_hw)
+        return rate_hw.reshape(-1)
+
+    def _as_picture(self, value_p: NDArray[Any]) -> NDArray[Any]:
+        height, width = self._shape_hw
+        return value_p[: height * width].reshape(height, width)
 
 
 class _Named:
@@ -282,7 +320,8 @@ class _Named:
         return first, first + self._shape_thw[0]
 
     def at(self, first: int, packed_gp: NDArray[np.uint8], base: int) -> Rates:
-        planes_tp = bits.unpack_window(packed_gp, first - base, self._shape_thw[0])
+        ticks, height, width = self._shape_thw
+        planes_tp = bits.unpack_window(packed_gp, first - base, ticks)[:, : height * width]
         made: Any = self._function(planes_tp.reshape(self._shape_thw))
         rate_hw = np.asarray(made)
         fits = rate_hw.shape == self._shape_thw[1:] and rate_hw.dtype.kind in "fiub"
@@ -291,33 +330,30 @@ class _Named:
                 f"the function must give finite numbers {self._shape_thw[1:]} (H, W), got "
                 f"{rate_hw.dtype} {rate_hw.shape}"
             )
-        return rate_hw.astype(np.float32)
+        return rate_hw.astype(np.float32).reshape(-1)
 
 
 def _held_groups(
-    source: SpikeSource, spans: Sequence[tuple[int, int]]
+    source: SpikeSource, spans: Iterable[tuple[int, int, int]]
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """For each span of ticks, in order, the groups (g, P) that hold it, and their first tick."""
-    read = _reader(source)
-    held_gp, at = np.empty((0, source.height_px * source.width_px), np.uint8), 0
-    for (first, end), run_end in zip(spans, _run_ends(spans), strict=True):
+    """For each span of ticks, in order, the groups (g, P) that hold it, and their first tick.
+
+    What makes P a multiple of eight is all ones, where no spike need be looked for.
+    """
+    read, pixels = _reader(source), source.height_px * source.width_px
+    held_gp, at = np.empty((0, _room(source)), np.uint8), 0
+    for first, end, later_end in spans:
         held_end, end_group = at + len(held_gp), group_count(end)
         if end_group > held_end:
             kept_gp = held_gp[max(0, first // TICKS_PER_GROUP - at) :]
             begin = max(first // TICKS_PER_GROUP, held_end)
-            ahead = min(begin + _READ_GROUPS, group_count(run_end))
-            parts = [kept_gp, *read(begin, max(end_group, ahead))]
-            held_gp, at = np.concatenate(parts), begin - len(kept_gp)
+            ahead = min(begin + _READ_GROUPS, group_count(later_end))
+            end_group = max(end_group, ahead)
+            at = begin - len(kept_gp)
+            held_gp = np.full((end_group - at, _room(source)), 255, np.uint8)
+            held_gp[: len(kept_gp)] = kept_gp
+            np.concatenate(read(begin, end_group), out=held_gp[len(kept_gp) :, :pixels])
         yield held_gp, at * TICKS_PER_GROUP
-
-
-def _run_ends(spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Of each span, the tick to which it and those after it leave no gap."""
-    ends: list[int] = []
-    for i in reversed(range(len(spans))):
-        joined = i + 1 < len(spans) and spans[i + 1][0] <= spans[i][1]
-        ends.append(ends[-1] if joined else spans[i][1])
-    return ends[::-1]
 
 
 def _reader(source: SpikeSource) -> Callable[[int, int], list[NDArray[np.uint8]]]:

@@ -7,9 +7,9 @@ from .groups import group_count as group_count
 from .groups import pack_ticks as pack_ticks
 from .groups import slice_ticks as slice_ticks
 from .groups import unpack_ticks as unpack_ticks
-from .sliding import NO_SPIKE as NO_SPIKE
+from .sliding import MOST_REACH_TICKS as MOST_REACH_TICKS
+from .sliding import find_intervals as find_intervals
 from .sliding import move_count as move_count
-from .sliding import move_intervals as move_intervals
 from .tensors import unpack_planes as unpack_planes
 from .time_order import count_ones as count_ones
 from .time_order import cut_window as cut_window

@@ -1,7 +1,11 @@
 from .accounts import Lost as Lost
 from .accounts import RunNotes as RunNotes
 from .accounts import lost_spans as lost_spans
+from .crew import Crew as Crew
 from .dat import write_dat as write_dat
+from .doubts import MOST_DOUBTS as MOST_DOUBTS
+from .doubts import LayoutDoubt as LayoutDoubt
+from .doubts import tell_doubts as tell_doubts
 from .encoding import Done as Done
 from .encoding import Failed as Failed
 from .encoding import encode_all as encode_all
@@ -12,6 +16,7 @@ from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
 from .labels import FolderLabels as FolderLabels
+from .leaks import leaks_of as leaks_of
 from .naming import read_label_names as read_label_names
 from .opening import check_replaceable as check_replaceable
 from .opening import open_any as open_any

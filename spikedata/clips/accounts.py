@@ -49,6 +49,13 @@ def _is_lost(span: Any) -> bool:
     )
 
 
+def camera_of(attributes: Mapping[str, Any]) -> str | None:
+    """Name of the camera whose file a clip was, by its attributes; None for a simulated one."""
+    camera = attributes.get("camera")
+    name = camera.get("name") if isinstance(camera, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def cautions_of(attributes: Mapping[str, Any]) -> list[str]:
     """What a user should know of how a clip's video was read, each a few words."""
     video, sensor = (attributes.get(key) for key in ("video", "sensor"))

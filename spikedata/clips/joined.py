@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.bits import group_count
+from spikedata.clips.doubts import LayoutDoubt
 from spikedata.clips.rules import check_label, check_shape
 from spikedata.clips.source import ClipBits, ClipSource
 from spikedata.clips.stored import StoredClip
@@ -65,6 +66,10 @@ class JoinedClips(ClipSource):
     def open_bits(self, clip_id: str) -> ClipBits:
         """Those of the set that has the clip."""
         return self._of[clip_id].open_bits(clip_id)
+
+    def layout_doubt(self, clip_id: str) -> LayoutDoubt | None:
+        """As the set that has the clip says."""
+        return self._of[clip_id].layout_doubt(clip_id)
 
     def origin(self, clip_id: str) -> str:
         """Path of the set that has the clip."""

@@ -25,6 +25,7 @@ from spikedata.clips.recordings import (
     is_ours,
     noted_clip,
     read_about,
+    unlisted_recordings,
 )
 from spikedata.clips.rules import FACTS_DIGEST, RuleBrokenError, digest_of, pretty_json
 from spikedata.clips.stored import RELABELLED_KEYS
@@ -36,7 +37,6 @@ from spikedata.corpora import (
     list_files,
     listed,
     read_entries,
-    read_folder,
     relisted,
 )
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
@@ -84,8 +84,9 @@ class FolderLabels:
             for entry in read_entries(self.path, self._files, is_owed=is_ours)[0]:
                 self._entries.setdefault(entry.item.clip.id, entry)
         else:
-            found = read_folder(self._files).clips
-            self._unlisted = [(item.clip, item.path) for item in found]
+            found = unlisted_recordings(self.path, self._camera)
+            # Captions that only name a class are made again.
+            self._unlisted = [(replace(item.clip, captions=()), item.path) for item in found]
         self._clips = {clip.id: clip for clip, _ in reversed(self._unlisted)}
         self._clips |= {key: entry.item.clip for key, entry in self._entries.items()}
         try:
@@ -282,7 +283,10 @@ def _number(path: Path) -> tuple[int, int]:
 def _name_too(old: Path, there: Path) -> None:
     """Give a file another name too; where it can have but one, copy it."""
     if there.exists():
-        raise SpikeDataError(f"{there}: is there already, and is no clip of the set. Move it away")
+        raise SpikeDataError(
+            f"{there.parent.name}/{there.name} is there already, and is no clip of the set. Move "
+            "it away"
+        )
     there.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(old, there)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spikedata.camera import list_hdf5
+from spikedata.clips.doubts import MOST_DOUBTS, tell_doubts
 from spikedata.clips.formats import format_at
 from spikedata.clips.naming import read_label_names
 from spikedata.clips.recordings import (
@@ -106,6 +107,9 @@ def open_clips(
     source = open_any(path, options)
     if not source.clips and source.left_out:
         raise CorpusError(source.left_out[0].error)
+    some = list(source.clips)[:: max(1, -(-len(source.clips) // MOST_DOUBTS))]
+    doubts = (source.layout_doubt(clip_id) for clip_id in some)
+    source.notes = (*source.notes, *tell_doubts(found for found in doubts if found is not None))
     return source
 
 

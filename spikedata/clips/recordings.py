@@ -18,6 +18,14 @@ from spikedata.camera import (
     open_recording,
 )
 from spikedata.clip import Clip
+from spikedata.clips.boxes import (
+    BOX_SUFFIXES,
+    BoxFile,
+    BoxNotes,
+    find_boxes,
+    find_boxes_of_one,
+)
+from spikedata.clips.doubts import LayoutDoubt, doubt_about
 from spikedata.clips.naming import name_of
 from spikedata.clips.rules import (
     FACTS_DIGEST,
@@ -31,9 +39,11 @@ from spikedata.clips.stored import CLIP_KEYS, MEASURED_KEYS, StoredClip
 from spikedata.corpora import (
     CAPTION_TEMPLATES,
     ListedFile,
+    Listing,
     RefusedEntry,
     as_text,
     captions_of,
+    class_of,
     class_order,
     clean_text,
     clip_id_of,
@@ -42,8 +52,10 @@ from spikedata.corpora import (
     list_files,
     note_unread,
     one_id,
+    passed_over,
     read_entries,
     read_folder,
+    some,
     with_captions,
 )
 from spikedata.errors import (
@@ -123,10 +135,12 @@ class Recordings(ClipSource):
     ) -> None:
         self.path = root
         self._recordings: dict[str, Recording] = {}
+        self._boxes = BoxNotes()
+        self._given: dict[str, Path] = {}
         self._names = (items[0].options.label_names if items else None) or {}
-        self.clips, unopened, passed_over = self._opened(items)
+        self.clips, unopened, no_recordings = self._opened(items)
         self.left_out = (*left_out, *unopened)
-        self.notes = (*notes, *passed_over, *self._odd_labels())
+        self.notes = (*notes, *no_recordings, *self._boxes.notes(), *self._odd_labels())
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
         stated = tuple(about.get("class_names", ()))
@@ -145,6 +159,14 @@ class Recordings(ClipSource):
     def stored_bytes(self, clip_id: str) -> int:
         """Size of the clip's file."""
         return size_on_disk(self._recordings[clip_id].path)
+
+    def layout_doubt(self, clip_id: str) -> LayoutDoubt | None:
+        """Whether the clip's file shows another layout than it was given; never of a set of ours.
+
+        Of a folder of numbered files the first is looked at.
+        """
+        path = self._given.get(clip_id)
+        return None if path is None else doubt_about(path, self._recordings[clip_id].camera)
 
     def _odd_labels(self) -> list[str]:
         """Notes on labels of files that count for nothing, or that the table does not name."""
@@ -172,7 +194,7 @@ class Recordings(ClipSource):
         """The clips that can be opened, what is left out, and notes on what is no recording."""
         clips: dict[str, StoredClip] = {}
         left_out: list[Failure] = []
-        passed_over: list[str] = []
+        no_recordings: list[str] = []
         taken: dict[str, Clip] = {}
         for item in items:
             other = taken.get(item.clip.id.casefold())
@@ -180,16 +202,21 @@ class Recordings(ClipSource):
                 if other is not None:
                     name = item.clip.source["name"]
                     raise CorpusError(f"{name!r} is left out: {one_id(item.clip, other)}")
-                self._recordings[item.clip.id], clips[item.clip.id] = item.open()
+                recording, stored = item.open()
+                if item.boxes is not None:
+                    stored = self._boxes.annotated(stored, item.boxes)
+                self._recordings[item.clip.id], clips[item.clip.id] = recording, stored
                 taken[item.clip.id.casefold()] = item.clip
+                if item.measured is None:
+                    self._given[item.clip.id] = item.files[0] if item.files else item.path
             except PackedSetError as error:
-                passed_over.append(str(error))
+                no_recordings.append(str(error))
             except RuleBrokenError as error:
                 left_out.append(_lost(self.path, item.clip.id, item.path, error.message))
             except (SpikeDataError, OSError) as error:
                 left_out.append(Failure(id=item.clip.id, path=str(item.path), error=str(error)))
         in_order = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
-        return in_order, tuple(left_out), passed_over
+        return in_order, tuple(left_out), no_recordings
 
 
 class RecordingBits(ClipBits):
@@ -224,6 +251,8 @@ class RecordingItem:
     """The numbered files of ``path``, if that is a folder of them."""
     is_listed: bool = False
     """Whether a list beside the files tells of it."""
+    boxes: BoxFile | None = None
+    """A file beside it that may hold boxes."""
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
@@ -371,7 +400,8 @@ def find_recordings(path: Path | str) -> tuple[Path, ...]:
 def one_recording(path: Path, options: CameraOptions) -> Recordings:
     """One camera file as a set of one clip, named after the file."""
     clip = Clip(id=clip_id_of(path.stem), source={"name": as_text(path.name)})
-    return Recordings([RecordingItem(clip, path, options)], path)
+    item = RecordingItem(clip, path, options, boxes=find_boxes_of_one(path))
+    return Recordings([item], path)
 
 
 def recordings_below(root: Path, options: CameraOptions) -> Recordings:
@@ -382,7 +412,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
         RuleBrokenError: what a set of ours says of itself is malformed, or was changed.
     """
     about = read_about(root)
-    listing = list_files(root, RECORDING_SUFFIXES)
+    listing = list_files(root, RECORDING_SUFFIXES, beside=BOX_SUFFIXES)
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
         raise CorpusError(f"{root}: holds no .dat or .npz file, no .npy or HDF5, {reasons}")
@@ -393,7 +423,59 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     else:
         items, notes = _found_items(listing.files, options)
         lost = _lost_of_set(root, about, [])
-    return Recordings(items, root, [*listing.notes, *unread, *notes], about, lost)
+    items, told = _with_boxes(items, listing, is_listed=bool(read))
+    return Recordings(items, root, [*listing.notes, *unread, *notes, *told], about, lost)
+
+
+def unlisted_recordings(root: Path, camera: str | None) -> list[RecordingItem]:
+    """Camera files in a folder without a list, and what its folders tell of them; none is opened.
+
+    Raises:
+        CorpusError: the folder cannot be read.
+    """
+    listing = list_files(root, RECORDING_SUFFIXES, beside=BOX_SUFFIXES)
+    items, _ = _found_items(listing.files, CameraOptions(camera=camera))
+    return _with_boxes(items, listing, is_listed=False)[0]
+
+
+def _with_boxes(
+    items: list[RecordingItem], listing: Listing, *, is_listed: bool
+) -> tuple[list[RecordingItem], list[str]]:
+    """The recordings with the files that may hold their boxes; other files are noted.
+
+    Where a folder of boxes stands in the place of the sensor's, what lies between that and the
+    recordings are sequences, each a group, and no classes.
+    """
+    parts_of = {file.path: file.parts for file in listing.files}
+    named = [
+        ListedFile(path=item.path, parts=parts_of.get(item.path, ()), is_folder=bool(item.files))
+        for item in items
+    ]
+    boxes = find_boxes([file for file in named if file.parts], listing.beside)
+    of = {box.path for box in boxes.values()}
+    notes = passed_over([file for file in listing.beside if file.path not in of])
+    sequences: dict[str, None] = {}
+    made = []
+    for item in items:
+        box = boxes.get(item.path)
+        parts = parts_of.get(item.path, ())
+        if box is not None and box.folder is not None and not is_listed:
+            clip, folder = _in_sequence(item.clip, parts[:-1], box.folder), parts[box.folder]
+            sequences |= {as_text(folder): None} if clip != item.clip else {}
+            item = replace(item, clip=clip)
+        made.append(replace(item, boxes=box))
+    if sequences:
+        told = f"folders in {some(list(sequences))} are sequences, as boxes lie beside it: no class"
+        notes.append(told)
+    return made, notes
+
+
+def _in_sequence(clip: Clip, folders: Sequence[str], sensor: int) -> Clip:
+    """A clip of a sequence, the folders below that of the sensor, as a group without a class."""
+    if clip.label is not None and clip.label in map(class_of, folders[:sensor]):
+        return clip  # the class stands above
+    sequence = "/".join(map(class_of, folders[sensor + 1 :]))
+    return replace(clip, label=None, captions=(), group=sequence or None)
 
 
 def is_ours(columns: Mapping[str, Any]) -> bool:

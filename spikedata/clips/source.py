@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from spikedata import bits
 from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.crew import Chunks, Crew
+from spikedata.clips.doubts import LayoutDoubt
+from spikedata.clips.leaks import leaks_of
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
@@ -57,17 +60,31 @@ class ClipBits(ABC):
             yield self.groups(first, min(first + step, last))
 
 
-def verify_bits(opened: ClipBits) -> None:
+def verify_bits(opened: ClipBits, crew: Crew | None = None) -> None:
     """Read every bit of a clip and compare with what was noted when it was written.
+
+    A ``crew`` decodes blocks ahead of the digest, which takes one after the other.
 
     Raises:
         StoreError: the clip is damaged.
         RuleBrokenError: it has another digest or count.
     """
     meter = BitsMeter()
-    for block_ghw in opened.blocks(opened.step):
+    for block_ghw in opened.blocks(opened.step) if crew is None else _ahead(opened, crew):
         meter.update(block_ghw)
     meter.check(opened.stored)
+
+
+def _ahead(opened: ClipBits, crew: Crew) -> Iterator[NDArray[np.uint8]]:
+    """All groups in order, several blocks of them decoded side by side."""
+    coming: Chunks[NDArray[np.uint8]] = Chunks(crew)
+    last = group_count(opened.stored.ticks)
+    try:
+        for first in range(0, last, opened.step):
+            yield from coming.add(opened.groups, first, min(first + opened.step, last))
+        yield from coming.rest()
+    finally:
+        coming.drop()
 
 
 class ClipSource(ABC):
@@ -230,14 +247,22 @@ class ClipSource(ABC):
 
     # --- checking and telling ---------------------------------------------------------------
 
-    def verify(self, clip_id: str) -> None:
+    def layout_doubt(self, clip_id: str) -> LayoutDoubt | None:  # noqa: ARG002
+        """Whether a clip's content shows another layout than it was given; formats tell theirs."""
+        return None
+
+    def verify(self, clip_id: str, crew: Crew | None = None) -> None:
         """Read all of a clip and compare it with what was noted when it was written.
+
+        Args:
+            clip_id: which clip.
+            crew: decodes several blocks of it at a time.
 
         Raises:
             StoreError: the clip is damaged, or its bits or their count differ.
         """
         with self._told(clip_id):
-            verify_bits(self._open(clip_id))
+            verify_bits(self._open(clip_id), crew)
 
     def measured(self, clip_id: str) -> StoredClip:
         """What is known of a clip, with digest and count; it is read if nobody has done so.
@@ -288,6 +313,14 @@ class ClipSource(ABC):
             found.update(stored.losses)
         return dict(sorted(found.items()))
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A line about each clip, plain JSON, in order of id; no bits are read."""
+        return (stored.row() for stored in self.clips.values())
+
+    def leaks(self) -> list[str]:
+        """Notes on groups on both sides of the split, and on clips of the same bits."""
+        return leaks_of(self.clips.values())
+
     def summary(self) -> dict[str, Any]:
         """What there is, in plain JSON values: counts, geometry, rates, losses, recipe.
 
@@ -312,6 +345,7 @@ class ClipSource(ABC):
             "firing_rate": round(spikes / pixel_ticks, 6) if clips else None,
             "bytes": size,
             "ratio": round(pixel_ticks / 8 / size, 3) if clips and size else None,
+            "annotations": sum(clip.annotations for clip in clips),
             "losses": self.losses(),
             "left_out": len(self.left_out),
             "recipe": self.recipe,

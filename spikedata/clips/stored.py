@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spikedata import bits
 from spikedata.bits import BitsHasher, group_count
 from spikedata.clip import SPLITS, Clip
-from spikedata.clips.accounts import losses_of
+from spikedata.clips.accounts import camera_of, losses_of, lost_spans
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -83,9 +83,35 @@ class StoredClip:
         return None if self.spikes is None else self.spikes / self.pixel_ticks
 
     @property
+    def annotations(self) -> int:
+        """How many boxes or the like are noted of parts of it."""
+        told = self.attributes.get("annotations")
+        return len(told) if isinstance(told, list) else 0
+
+    @property
     def losses(self) -> dict[str, int]:
         """What was lost, or made good, on the way to the bits; empty if nothing was."""
         return losses_of(self.attributes)
+
+    @property
+    def camera(self) -> str | None:
+        """Name of the camera whose file it was; None of a simulated clip."""
+        return camera_of(self.attributes)
+
+    def row(self) -> dict[str, Any]:
+        """The clip's line in a list of clips, plain JSON."""
+        lost = lost_spans(self.attributes)
+        return {
+            "id": self.id,
+            "label": self.label,
+            "split": self.clip.split,
+            "size": self.size,
+            "ticks": self.ticks,
+            "tick_rate_hz": self.tick_rate_hz,
+            "camera": self.camera,
+            "ticks_lost": sum(ticks for _, ticks, _ in lost),
+            "lost_spans": len(lost),
+        }
 
     def facts(self) -> dict[str, Any]:
         """All that is known of the clip, plain JSON.
@@ -232,6 +258,12 @@ class BitsMeter:
     def __init__(self) -> None:
         self._hasher = BitsHasher()
         self.spikes = 0
+
+    def copy(self) -> "BitsMeter":
+        """One that has been fed the same, and goes on by itself."""
+        other = BitsMeter()
+        other._hasher, other.spikes = self._hasher.copy(), self.spikes
+        return other
 
     def update(self, packed_ghw: NDArray[np.uint8]) -> None:
         """Add the next whole groups (only the last block may end inside a group)."""

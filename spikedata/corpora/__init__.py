@@ -15,6 +15,7 @@ from spikedata.corpora.corpus import (
     find_torn_groups,
     finish_corpus,
     one_id,
+    some,
     with_captions,
 )
 from spikedata.corpora.files import (
@@ -23,6 +24,7 @@ from spikedata.corpora.files import (
     Listing,
     list_files,
     note_unread,
+    passed_over,
 )
 from spikedata.corpora.folder import read_folder
 from spikedata.corpora.metadata import (
@@ -38,6 +40,7 @@ from spikedata.corpora.names import (
     as_text,
     captions_of,
     check_templates,
+    class_of,
     clean_text,
     clip_id_of,
     spoken_name,
@@ -55,10 +58,12 @@ __all__ = [
     "CorpusClip",
     "Entry",
     "ListedFile",
+    "Listing",
     "RefusedEntry",
     "as_text",
     "can_be_listed",
     "captions_of",
+    "class_of",
     "class_order",
     "clean_text",
     "clip_id_of",
@@ -73,10 +78,12 @@ __all__ = [
     "listed",
     "note_unread",
     "one_id",
+    "passed_over",
     "read_entries",
     "read_folder",
     "read_table",
     "relisted",
+    "some",
     "split_of",
     "spoken_name",
     "with_captions",

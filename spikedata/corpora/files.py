@@ -60,6 +60,8 @@ class Listing:
     """What was left out, if it was not hidden."""
     metadata: tuple[ListedFile, ...] = ()
     """Files called as metadata files are, sorted."""
+    beside: tuple[ListedFile, ...] = ()
+    """Files of the other suffixes that were asked for, sorted; not noted."""
     lists: tuple[ListedFile, ...] = ()
     """Files called as official lists are, sorted."""
 
@@ -77,7 +79,12 @@ class _Folder:
 
 
 def list_files(
-    root: Path, suffixes: Collection[str], *, pictures: bool = False, told: bool = True
+    root: Path,
+    suffixes: Collection[str],
+    *,
+    pictures: bool = False,
+    told: bool = True,
+    beside: Collection[str] = (),
 ) -> Listing:
     """Files below ``root`` whose suffix, in small letters, is one of ``suffixes``.
 
@@ -90,6 +97,7 @@ def list_files(
         suffixes: with their dots.
         pictures: also list folders of numbered pictures, each as one.
         told: note what other files there are, by suffix.
+        beside: suffixes of files that are something else, and wanted too.
 
     Raises:
         CorpusError: ``root`` is not there, or a folder cannot be read.
@@ -111,17 +119,19 @@ def list_files(
     if far:
         notes.append(f"folders behind more than {_MOST_LINKS} links, left out: {_names(far)}")
     sequences = _picture_folders(every) if pictures else []
+    others = [f for f in set(every) - set(files) if f.path.suffix.lower() in beside and _is_data(f)]
     if told:
         inside = {folder.parts for folder in sequences}
-        notes += _passed_over(
+        notes += passed_over(
             file
-            for file in set(every) - set(files)
+            for file in set(every) - {*files, *others}
             if file.path.suffix.lower() not in PICTURE_SUFFIXES or file.parts[:-1] not in inside
         )
     kept = {*files, *sequences} - set(irregular)
     return Listing(
         files=sorted(kept, key=_parts),
         notes=notes,
+        beside=tuple(sorted(others, key=_parts)),
         metadata=tuple(sorted(filter(_is_metadata, every), key=_parts)),
         lists=tuple(sorted(filter(_is_list, every), key=_parts)),
     )
@@ -164,15 +174,20 @@ def _picture_folders(files: Collection[ListedFile]) -> list[ListedFile]:
     ]
 
 
-def _passed_over(files: Iterable[ListedFile]) -> list[str]:
+def _is_data(file: ListedFile) -> bool:
+    """Whether a file may be data, and no list or housekeeping."""
+    return not (
+        file.path.name.lower() in _HOUSEKEEPING
+        or _is_metadata(file)
+        or _is_list(file)
+        or "__MACOSX" in file.parts
+    )
+
+
+def passed_over(files: Iterable[ListedFile]) -> list[str]:
     """One note on files that are not taken; none on what is never data."""
     kinds = Counter(
-        as_text(file.path.suffix.lower()) or "without a suffix"
-        for file in files
-        if file.path.name.lower() not in _HOUSEKEEPING
-        and not _is_metadata(file)
-        and not _is_list(file)
-        and "__MACOSX" not in file.parts
+        as_text(file.path.suffix.lower()) or "without a suffix" for file in files if _is_data(file)
     )
     if not kinds:
         return []

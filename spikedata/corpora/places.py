@@ -30,6 +30,9 @@ SPLIT_WORDS = {
 }
 """Words that mean a split, in folders' names and in metadata."""
 
+SENSOR_FOLDERS = frozenset(["vidar", "dvs", "davis"])
+"""Folders of data sets that several sensors recorded together, each in its own."""
+
 _FILLERS = frozenset(["set", "split", "data", "video", "videos", "clips", "frames", "rawframes"])
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+")
 
@@ -78,6 +81,8 @@ def find_places(files: Iterable[Sequence[str]]) -> Places:
         for path, split in named.items()
         if _is_doubtful(path, paths)
     ]
+    found, told = _without_sensors(found)
+    notes += told
     wrappers = _wrappers([place.folders for place in found.values() if place.folders])
     if wrappers:
         notes.append(f"folder {'/'.join(wrappers)!r} holds all others: no class")
@@ -87,6 +92,20 @@ def find_places(files: Iterable[Sequence[str]]) -> Places:
         }
     classes = {place.folders[0] for place in found.values() if place.folders}
     return Places(found, notes + _split_like(classes))
+
+
+def _without_sensors(
+    found: dict[tuple[str, ...], Place],
+) -> tuple[dict[tuple[str, ...], Place], list[str]]:
+    """Places without folders that name the sensor alone, if all files lie in such folders."""
+    names = {place.folders[0] if place.folders else "" for place in found.values()}
+    if not names or any(name.casefold() not in SENSOR_FOLDERS for name in names):
+        return found, []
+    called = ", ".join(map(repr, sorted(names)))
+    return (
+        {parts: Place(place.split, place.folders[1:]) for parts, place in found.items()},
+        [f"folder {called} is called as a sensor: no class"],
+    )
 
 
 def _is_doubtful(path: tuple[str, ...], files: Sequence[tuple[str, ...]]) -> bool:

@@ -32,9 +32,18 @@ class Looked:
     is_upright: bool = False
 
     @property
+    def weighed_s(self) -> NDArray[np.float64]:
+        """Covariance of neighbours by strips, less where the factor says so."""
+        alike_s = self.alike_s2.mean(axis=1)
+        weighed_s: NDArray[np.float64] = np.where(
+            alike_s > 0, alike_s * self.factor, alike_s / self.factor
+        )
+        return weighed_s
+
+    @property
     def value(self) -> float:
         """What it is ranked by."""
-        return float(self.alike_s2.mean()) * self.factor
+        return float(self.weighed_s.mean())
 
     @property
     def plane_bytes(self) -> int:
@@ -43,9 +52,7 @@ class Looked:
 
     def ahead_of(self, other: "Looked") -> float:
         """Share of the strips in which it is better."""
-        return _wins(
-            self.alike_s2.mean(axis=1) * self.factor, other.alike_s2.mean(axis=1) * other.factor
-        )
+        return _wins(self.weighed_s, other.weighed_s)
 
     def is_contradicted_by(self, other: "Looked", least: float) -> bool:
         """Whether the other one is clearly better in one of the two directions."""
@@ -77,21 +84,23 @@ class Ranking:
 
     Args:
         found: in any order, at least one.
-        sure_of_plane: the size of a plane is known, whatever the pictures show.
+        plane_bytes: the size of a plane, if it is known whatever the pictures show; 0 where the
+            file tells all.
     """
 
-    def __init__(self, found: Sequence[Looked], *, sure_of_plane: bool) -> None:
+    def __init__(self, found: Sequence[Looked], plane_bytes: int | None) -> None:
+        self.plane_bytes = plane_bytes
         self._ranked = _best_first(found)
         best, others = self._ranked[0], self._ranked[1:]
         self._variance = float(best.picture_hw.var()) or 1.0
         self.certainty = min((best.ahead_of(other) for other in others[:3]), default=1.0)
         """Share of the strips in which the best is ahead of those that follow it."""
-        self.verdict = self._verdict(sure_of_plane)
+        self.verdict = self._verdict()
         """On the best one."""
 
-    def _verdict(self, sure_of_plane: bool) -> Verdict:
+    def _verdict(self) -> Verdict:
         best, others = self._ranked[0], self._ranked[1:]
-        if sure_of_plane and best.is_upright and not others:
+        if best.is_upright and not others:
             return "certain"
         if self.score(0) < _LEAST_SCORE or self.certainty < _LIKELY:
             return "cannot tell"
@@ -100,7 +109,13 @@ class Ranking:
             return "cannot tell"
         is_close = bool(others) and best.value - others[0].value < least
         is_clear = self.certainty >= _CERTAIN and self.score(0) >= _CERTAIN_SCORE
-        return "certain" if is_clear and sure_of_plane and not is_close else "likely"
+        is_sure = is_clear and not is_close and self.plane_bytes is not None
+        return "certain" if is_sure else "likely"
+
+    @property
+    def worth(self) -> float:
+        """Of two stretches of a file the one with more of it tells more."""
+        return self.certainty * self.score(0)
 
     def score(self, place: int) -> float:
         """Of the layout at a place, 0 the best: see :attr:`LayoutCandidate.score`."""
@@ -113,9 +128,10 @@ class Ranking:
 
     def candidates(self) -> tuple[LayoutCandidate, ...]:
         """All of them, but for the last of many, with their pictures."""
-        return tuple(map(self._candidate, range(min(len(self._ranked), _MOST_CANDIDATES))))
+        return tuple(map(self.candidate, range(min(len(self._ranked), _MOST_CANDIDATES))))
 
-    def _candidate(self, place: int) -> LayoutCandidate:
+    def candidate(self, place: int) -> LayoutCandidate:
+        """The one at a place, with its picture."""
         looked = self._ranked[place]
         picture_hw = looked.picture()
         behind = self._ranked[0].ahead_of(looked) >= _LIKELY

@@ -62,20 +62,23 @@ def rank_layouts(
         PackedSetError: it is a set of clips of ours.
     """
     path = Path(path)
+    if not path.is_file():
+        raise RecordingError(f"{path}: no such file")
     given = None if cameras is None else [as_camera(camera) for camera in cameras]
-    told = looked_as_told(path, given)
-    if told:
-        return Ranking(told, sure_of_plane=True).candidates()
+    looked = looked_as_told(path, given)
+    if looked:
+        return Ranking(looked, plane_bytes=0).candidates()
     size = size_of(path)
     known = known_cameras() if given is None else given
     known = [camera for camera in known if _fits(camera, size)]
     sizes = _plane_sizes(size) if given is None else []
-    if not known and not sizes:
-        raise RecordingError(f"{path}: {_why_none(path, size)}")
-    ranking = _rank(stretch_of(path, 0, _SAMPLE_BYTES), size, known, sizes)
-    if ranking.verdict == "cannot tell" and size > 2 * _SAMPLE_BYTES:
-        later = _rank(stretch_of(path, size // 2, _SAMPLE_BYTES), size, known, sizes)
-        ranking = max(ranking, later, key=lambda found: found.certainty * found.score(0))
+    ranking = _rank_file(path, size, known, sizes)
+    is_doubtful = ranking is None or (given is None and ranking.plane_bytes is None)
+    near = _near(path, size) if is_doubtful else None
+    if ranking is None or near:
+        layouts = "no layout known" if given is None else "none of the layouts given"
+        told = f"{path}: {layouts} has planes of which {size:,} bytes are whole ones"
+        raise RecordingError(f"{told}. {near}" if near else told)
     return ranking.candidates()
 
 
@@ -84,7 +87,7 @@ def better_layout(
 ) -> tuple[LayoutCandidate, LayoutCandidate] | None:
     """Whether the content of a file says clearly that it has another layout than the one given.
 
-    Where it does not, a quarter of a megabyte at the file's start is read, or four planes.
+    Most files are settled by a quarter of a megabyte at their start, or four planes.
 
     Args:
         path: a ``.dat`` file.
@@ -103,18 +106,23 @@ def better_layout(
         return None
     given = {key_of(camera): camera}
     others = {key_of(found): found for found in known_cameras() if _fits(found, size)}
-    known = list({**others, **given}.values())
-    stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * camera.plane_bytes))
-    ranking = _rank(stretch, size, known, [camera.plane_bytes], alone=camera.plane_bytes)
-    if ranking.verdict != "certain" or ranking.place_of(camera) == 0:
+    known, plane = list({**others, **given}.values()), camera.plane_bytes
+    stretch = stretch_of(path, 0, max(_CHECK_BYTES, 4 * plane))
+    ranking = _rank(stretch, size, known, [plane], alone=plane)
+    if (
+        ranking is not None
+        and ranking.plane_bytes == plane
+        and (ranking.place_of(camera) == 0 or ranking.verdict != "certain")
+    ):
         return None
     # It is worth a second look, at more of the file and at every size.
-    ranked = rank_layouts(path)
-    best = ranked[0]
-    if best.verdict != "certain" or key_of(best.camera) == key_of(camera):
+    ranking = _rank_file(path, size, known, _plane_sizes(size))
+    mine = None if ranking is None else ranking.place_of(camera)
+    if ranking is None or not mine:
         return None
-    mine = [found for found in ranked if key_of(found.camera) == key_of(camera)]
-    return (mine or rank_layouts(path, cameras=[camera]))[0], best
+    is_other_plane = ranking.plane_bytes not in (None, plane)
+    enough = ("certain", "likely") if is_other_plane else ("certain",)
+    return (ranking.candidate(mine), ranking.candidate(0)) if ranking.verdict in enough else None
 
 
 def as_camera(camera: str | Camera) -> Camera:
@@ -140,20 +148,33 @@ def _plane_sizes(size: int) -> list[int]:
     return [n for n in found if n in _PLANE_BYTES and n <= most]
 
 
-def _why_none(path: Path, size: int) -> str:
-    """What to tell of a file that no layout fits; near ones, if its planes show."""
-    told = f"no layout has planes of which {size:,} bytes are whole ones"
+def _near(path: Path, size: int) -> str | None:
+    """What the content says of planes that do not fit a file's size; None if nothing."""
     by_size = {camera.plane_bytes: camera for camera in reversed(known_cameras())}
-    plane = find_plane_bytes(stretch_of(path, 0, _SAMPLE_BYTES), sorted(by_size))
+    near = sorted(n for n in by_size if size % n)
+    plane = find_plane_bytes(stretch_of(path, 0, _SAMPLE_BYTES), near)
     if plane is None:
-        return told
+        return None
     return (
-        f"{told}. Its content looks like planes of {plane:,} bytes ({by_size[plane].name}), of "
-        f"which {size % plane:,} are left over: it was cut off, or has a header"
+        f"Its content looks like planes of {plane:,} bytes ({by_size[plane].name}), of which "
+        f"{size % plane:,} are left over: it was cut off, or has a header"
     )
 
 
 # --- looking ------------------------------------------------------------------------------------
+
+
+def _rank_file(
+    path: Path, size: int, known: Sequence[Camera], sizes: Sequence[int]
+) -> Ranking | None:
+    """By the start of a file, or by its middle where that tells more and the start not enough."""
+    length = max([_SAMPLE_BYTES, *(2 * camera.plane_bytes for camera in known)])
+    ranking = _rank(stretch_of(path, 0, length), size, known, sizes)
+    if ranking is not None and ranking.verdict == "cannot tell" and size > 2 * length:
+        later = _rank(stretch_of(path, size // 2, length), size, known, sizes)
+        if later is not None and later.worth > ranking.worth:
+            return later
+    return ranking
 
 
 def _rank(
@@ -163,8 +184,8 @@ def _rank(
     sizes: Sequence[int],
     *,
     alone: int | None = None,
-) -> Ranking:
-    """Look at known cameras and at what else planes of some sizes can be.
+) -> Ranking | None:
+    """Look at known cameras and at what else planes of some sizes can be; None if nothing fits.
 
     Planes of ``alone`` bytes are looked at alone if they turn out to be the right ones.
     """
@@ -181,11 +202,13 @@ def _rank(
         search = n in searched and n in sizes
         if (cameras or search) and (n == alone or plane is None or alone != plane):
             found += _look(stretch, size // n, n, cameras, search=search)
+    if not found:
+        return None
     if plane is None:
         found = _less_where_repeated(found)
     else:
         found = [_less_unless(looked, plane) for looked in found]
-    return Ranking(found, sure_of_plane=plane is not None)
+    return Ranking(found, plane)
 
 
 def _look(

@@ -275,6 +275,34 @@ def _camera_read(camera: str) -> Callable[[Place, Told], None]:
     return read
 
 
+def _build_layouts(home: Path) -> list[Place]:
+    import numpy as np
+
+    from spikedata.bits import pack_ticks
+    from spikedata.camera import find_camera, write_recording
+
+    places = []
+    for number, camera in enumerate(("vidar", "sps100", "24x40")):
+        ticks, size = (12, 3, 300)[number], find_camera(camera).size
+        planes = np.random.default_rng(number).random((ticks, *size)) < 0.3
+        file = home / f"{number}.dat"
+        write_recording(file, [pack_ticks(planes)], camera, ticks=ticks)
+        places.append(Place(file=file, home=home))
+    return places
+
+
+def _read_layouts(place: Place, told: Told) -> None:
+    from spikedata.layouts import better_layout, rank_layouts
+
+    with told.refusing():
+        for found in rank_layouts(place.file):
+            told.lines((found.name, found.note))
+            if not 0 <= found.certainty <= 1 or found.picture_hw.shape != found.camera.size:
+                told.wrong = f"{found.name}: certainty {found.certainty}, {found.picture_hw.shape}"
+    with told.refusing():
+        better_layout(place.file, "400x250")
+
+
 def _build_numbered(home: Path) -> list[Place]:
     from spikedata.bits import pack_ticks
     from spikedata.camera import write_recording
@@ -291,6 +319,53 @@ def _read_numbered(place: Place, told: Told) -> None:
 
     with told.refusing():
         _read_source(open_clips(place.home / "set", camera=f"{HEIGHT}x{WIDTH}"), told)
+
+
+_BOXES = "tick,x,y,w,h,class\n0,1,2,3,4,car\n69,0.5,0,9,5,bus\n"
+
+
+def _beside_recordings(name: str, text: str) -> Callable[[Path], list[Place]]:
+    """Two archives in class folders, and a file of text that says more of them."""
+
+    def build(home: Path) -> list[Place]:
+        import numpy as np
+
+        for number in range(2):
+            file = home / "set" / "wave" / f"{number}.npz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(file, spk=_planes(number), label=np.int64(number))
+        (home / name).write_text(text, encoding="utf-8")
+        return [Place(file=home / name, home=home)]
+
+    return build
+
+
+def _read_archives(place: Place, told: Told) -> None:
+    from spikedata.clips import open_clips
+
+    names = place.file if place.file.parent == place.home else None
+    with told.refusing():
+        source = open_clips(place.home / "set", camera="uhsr", label_names=names)
+        _read_source(source, told)
+
+
+def _build_labels(home: Path) -> list[Place]:
+    _store(home)
+    table = home / "labels.csv"
+    table.write_text("id,label,caption,split,group\nc0,z,one,train,g\nc1,,two,val,\n")
+    return [Place(file=table, home=home)]
+
+
+def _read_labels(place: Place, told: Told) -> None:
+    """What a table says, told to a store, which is sound whatever it says."""
+    from spikedata import read_labels, relabel, validate
+
+    with told.refusing():
+        changes, failures = read_labels(place.file)
+        told.lines(failure.note() for failure in failures)
+        report = relabel(place.home / "set.zarr", changes)
+        told.lines((*report.warnings, *(failure.note() for failure in report.failures)))
+    assert validate(place.home / "set.zarr") == []
 
 
 def _read_recordings(place: Place, told: Told) -> None:
@@ -701,6 +776,47 @@ def _read_state(place: Place, told: Told) -> None:
         last_packed(place.home)
 
 
+def _cut_off(name: str) -> Callable[[Path], list[Place]]:
+    """A store with what a killed recording left, of which a file is changed."""
+
+    def build(home: Path) -> list[Place]:
+        import numpy as np
+
+        from spikedata.bits import pack_ticks
+        from spikedata.clip import Clip
+        from spikedata.clips import create_store
+
+        planes = np.random.default_rng(0).integers(0, 2, (300, HEIGHT, WIDTH), np.uint8)
+        size = {"height_px": HEIGHT, "width_px": WIDTH}
+        with create_store(home / "set.zarr", recipe={}, class_names=["x"]) as writer:
+            clip = Clip(id="c", label="x")
+            with writer.clip(clip, **size, tick_rate_hz=128, live={"a": 1}) as out:
+                out.append(pack_ticks(planes))
+        return [Place(file=home / "set.zarr/.partial" / name, home=home)]
+
+    return build
+
+
+def _read_cut_off(place: Place, told: Told) -> None:
+    import shutil
+
+    from spikedata import open_clips, record_stream
+
+    shutil.copytree(place.home / "set.zarr", told.scratch / "set.zarr")
+    with told.refusing():
+        record_stream(None, told.scratch / "set.zarr", resume=True, tell=told.line)
+        _read_source(open_clips(told.scratch / "set.zarr"), told)
+
+
+def _read_stream(place: Place, told: Told) -> None:
+    from spikedata import RecordingConfig, open_clips, record_stream
+
+    config = RecordingConfig(camera="sps100", ring_bytes=1 << 20)
+    with told.refusing():
+        record_stream(place.file, told.scratch / "set.zarr", config)
+        _read_source(open_clips(told.scratch / "set.zarr"), told)
+
+
 def _build_live(home: Path) -> list[Place]:
     _video(home / "corpus" / "wave" / "one.mkv")
     _video(home / "corpus" / "jump" / "two.mkv")
@@ -911,6 +1027,7 @@ TARGETS: dict[str, Target] = {
     "dat_easy2spike": _dat("easy2spike"),
     "dat_sps100": _dat("sps100"),
     "dat_plain": _dat(_DOTS),
+    "dat_layouts": Target(kind="bytes", build=_build_layouts, read=_read_layouts),
     "dat_numbered": Target(kind="bytes", build=_build_numbered, read=_read_numbered),
     "npz_hwt": _npz("npz-hwt"),
     "npz_rsir": Target(kind="npz", build=_rsir, read=_camera_read("rsir")),
@@ -918,6 +1035,22 @@ TARGETS: dict[str, Target] = {
     "hdf5_raw_spike": _array(".h5", "thw"),
     "hdf5_raw_spike_chunks": _array(".h5", "hwt", chunked=True),
     "npz_uhsr": _npz("uhsr"),
+    "boxes_text": Target(
+        kind="csv", build=_beside_recordings("set/wave/0.txt", _BOXES), read=_read_archives
+    ),
+    "boxes_json": Target(
+        kind="json",
+        build=_beside_recordings(
+            "set/wave/0.json", '[{"tick": 3, "x": 1, "y": 2, "w": 3, "h": 4, "class": "car"}]'
+        ),
+        read=_read_archives,
+    ),
+    "label_names": Target(
+        kind="csv",
+        build=_beside_recordings("names.csv", "number,name\n0,plane\n1,kite\n"),
+        read=_read_archives,
+    ),
+    "labels_table": Target(kind="csv", build=_build_labels, read=_read_labels),
     "metadata_jsonl": Target(
         kind="jsonl",
         build=_corpus_with(
@@ -978,6 +1111,9 @@ TARGETS: dict[str, Target] = {
     ),
     "run_answers": Target(kind="bytes", build=_build_answers, read=_read_answers, needs="torch"),
     "state_file": Target(kind="json", build=_build_state, read=_read_state),
+    "cut_off_note": Target(kind="json", build=_cut_off("0.json"), read=_read_cut_off),
+    "cut_off_shard": Target(kind="bytes", build=_cut_off("0/c.0.0.0"), read=_read_cut_off),
+    "stream_sps100": replace(_dat("sps100"), read=_read_stream),
     "live_index": Target(kind="jsonl", build=_build_live, read=_read_live),
     "hub_pull": Target(kind="json", build=_build_hub, read=_read_pull),
     "hub_push": Target(kind="json", build=_build_hub, read=_read_push),
