@@ -222,6 +222,11 @@ def test_text_of_files_is_shown_as_text(browser, tmp_path):
         browser.press("c", HOSTILE)
         browser.run("document.getElementById('edit-captions').blur()")
         browser.wait(IS_SAVED)
+        browser.press("g", "a\u202eb", "Enter")  # would be written backwards, with all that follows
+        told = browser.wait("document.querySelector('.error span')?.textContent")
+        assert "\u202e" not in told
+        assert "\\u202e" in told
+        assert ["400" in line for line in browser.errors()] == [True]
         browser.press("f")
         clip_id = browser.text("#clip-id")
         browser.press("Escape", "Escape")

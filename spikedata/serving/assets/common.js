@@ -72,9 +72,15 @@ export function hue(name) {
   return (Math.imul(hash, 2654435769) >>> 0) / 2 ** 32 * 360;
 }
 
+// Text without what would turn the order of writing, or is not seen; for lines made of several texts.
+export const harmless = (text) =>
+  text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g, (one) =>
+    `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+
 export function showError(text) {
   const close = make("button", { text: "×", title: "Close", className: "close" });
-  const line = make("div", { className: "error" }, make("span", { text }), close);
+  const line = make("div", { className: "error" }, make("span", { text: harmless(text) }), close);
   close.addEventListener("click", () => line.remove());
   at("errors").append(line);
   while (at("errors").childElementCount > 6) at("errors").firstElementChild.remove();

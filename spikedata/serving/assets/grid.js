@@ -1,6 +1,6 @@
 // The grid: tiles of clips, whose pictures are asked for as they come into sight.
 
-import { at, count, get, hue, make, milliseconds } from "./common.js";
+import { at, count, get, harmless, hue, make, milliseconds } from "./common.js";
 
 const AT_ONCE = 4;
 const SMALL_PX = 84; // below this a tile has no text of its own
@@ -233,7 +233,10 @@ export class Grid {
     const { id, label, split, group, captions, ticks, tick_rate_hz, camera } = tile.clip;
     const known = [id, label ?? "unlabelled", split, group, ...captions];
     const long = `${count(ticks)} ticks, ${milliseconds(ticks, tick_rate_hz)}`;
-    at("detail-text").textContent = [...known, camera, long].filter(Boolean).join("  ·  ");
+    at("detail-text").textContent = [...known, camera, long]
+      .filter(Boolean)
+      .map(harmless)
+      .join("  ·  ");
     if (this.tilePx < SMALL_PX) this.preview(tile);
   }
 

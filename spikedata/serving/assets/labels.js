@@ -1,7 +1,7 @@
 // Labels by keyboard. What is typed is shown at once and saved one after the other; what could not be
 // saved is told with its value, and the clip is shown as the server has it.
 
-import { at, getJson, hue, make, post, showError } from "./common.js";
+import { at, getJson, harmless, hue, make, post, showError } from "./common.js";
 
 const KEYS = ["label", "captions", "split", "group"];
 const SPLIT_KEYS = { t: "train", v: "validation", e: "test", x: null };
@@ -74,7 +74,7 @@ export class Labels {
     if (clip.torn) {
       const sides = Object.entries(clip.torn).map(([split, clips]) => `${split} ${clips}`);
       at("torn").textContent =
-        `Group ${clip.group} is on several sides of a split (${sides.join(", ")}): its clips share ` +
+        `Group ${harmless(clip.group)} is on several sides of a split (${sides.join(", ")}): its clips share ` +
         "a scene, so what is tested was seen in training.";
     }
   }

@@ -1,6 +1,6 @@
 // The page: what the address says is what is shown, so that a reload keeps it.
 
-import { at, count, counted, getJson, make, milliseconds, showError, significant } from "./common.js";
+import { at, count, counted, getJson, harmless, make, milliseconds, showError, significant } from "./common.js";
 import { Grid, pageSize } from "./grid.js";
 import { HealthPanel } from "./health.js";
 import { Labels } from "./labels.js";
@@ -237,7 +237,7 @@ function fillFilters() {
 function tellBanner() {
   const lines = set.notes.map((text) => make("div", { className: "note", text }));
   if (set.torn_groups) {
-    const some = Object.keys(set.torn).slice(0, 5).join(", ");
+    const some = Object.keys(set.torn).slice(0, 5).map(harmless).join(", ");
     const text = `${counted(set.torn_groups, "group is", "groups are")} on several sides of a split: ${some}`;
     lines.push(make("div", { className: "note warning", text }));
   }
