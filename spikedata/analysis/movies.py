@@ -68,8 +68,8 @@ def view_clip(
     """Show a clip as a file, whose kind its suffix says.
 
     ``.png`` is one sheet of pictures spread over the clip; ``.gif``, ``.webp`` and ``.mp4`` are
-    slow-motion movies, one picture every ``step_ticks``. Under each picture stand its middle tick
-    and the time of that; the rate that is white, the same in all of them, is told too.
+    slow-motion movies, one picture every ``step_ticks``. Each tells its middle tick, the time of
+    that, and the rate that is white, the same in all of them.
 
     Args:
         store: where the clip is.
@@ -81,8 +81,7 @@ def view_clip(
         exposure_ticks: ticks of a picture's window, at most those shown.
         step_ticks: from one picture of a movie to the next.
         frame_rate: pictures a second of a movie.
-        white: spikes a tick that are white; if None, what all but the brightest pixels of a few
-            pictures spread over the clip stay below.
+        white: spikes a tick that are white; if None, what all but the brightest pixels reach.
         plain: write nothing beside the pictures.
         overwrite: replace ``out``, once the new one is whole.
 
@@ -92,7 +91,7 @@ def view_clip(
     Raises:
         ValueError: another suffix, or a number that is not positive.
         StoreError: there is no such clip, or it is shorter than asked for.
-        SpikeDataError: ``out`` is there, or cannot be written; or there is no such function.
+        SpikeDataError: ``out`` is there or cannot be written, or there is no such function.
     """
     out = Path(out)
     if out.suffix not in (".png", *_CODECS):
@@ -106,8 +105,8 @@ def view_clip(
     shown = _Shown(store, clip_id, picture, exposure_ticks)
     with written_aside(out, overwrite=overwrite) as aside:
         if out.suffix == ".png":
-            sheet_hw = shown.sheet(_spread(start, last, _SHEET_PICTURES), white, plain)
-            aside.write_bytes(png_bytes(sheet_hw))
+            firsts = _spread(start, last, _SHEET_PICTURES)
+            aside.write_bytes(png_bytes(shown.sheet(firsts, white, plain)))
         else:
             frames = shown.frames(range(start, last + 1, step_ticks), white, plain)
             _write_movie(frames, out, aside, frame_rate)
