@@ -79,8 +79,8 @@ def view_clip(
         start: first tick shown.
         ticks: how many are shown; to the end if None.
         exposure_ticks: ticks of a picture's window, at most those shown.
-        step_ticks: from one picture of a movie to the next.
-        frame_rate: pictures a second of a movie.
+        step_ticks: ticks from one picture of a movie to the next.
+        frame_rate: its pictures a second.
         white: spikes a tick that are white; if None, what all but the brightest pixels reach.
         plain: write nothing beside the pictures.
         overwrite: replace ``out``, once the new one is whole.
@@ -105,8 +105,7 @@ def view_clip(
     shown = _Shown(store, clip_id, picture, exposure_ticks)
     with written_aside(out, overwrite=overwrite) as aside:
         if out.suffix == ".png":
-            firsts = _spread(start, last, _SHEET_PICTURES)
-            aside.write_bytes(png_bytes(shown.sheet(firsts, white, plain)))
+            aside.write_bytes(png_bytes(shown.sheet(start, last, white, plain)))
         else:
             frames = shown.frames(range(start, last + 1, step_ticks), white, plain)
             _write_movie(frames, out, aside, frame_rate)
@@ -129,8 +128,9 @@ class _Shown:
         self._made = name if name == "tfi" else f"{name} of {exposure_ticks} ticks"
         self._exposure_ticks = exposure_ticks
 
-    def sheet(self, firsts: Sequence[int], white: float | None, plain: bool) -> NDArray[np.uint8]:
-        """All pictures on one sheet."""
+    def sheet(self, start: int, last: int, white: float | None, plain: bool) -> NDArray[np.uint8]:
+        """Pictures that begin from ``start`` to ``last``, spread evenly, on one sheet."""
+        firsts = _spread(start, last, _SHEET_PICTURES)
         ticks, rates = zip(*self._pictures(firsts), strict=True)
         white = white_rate(rates) if white is None else white
         tiles = [
