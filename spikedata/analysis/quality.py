@@ -4,6 +4,7 @@ Shapes: H rows, W columns.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +46,18 @@ def picture_quality(grey_hw: NDArray[np.uint8], truth_hw: NDArray[np.uint8]) -> 
 
 
 def _psnr_db(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
-    from skimage.metrics import peak_signal_noise_ratio  # noqa: PLC0415  # loads slowly
+    from skimage import metrics  # noqa: PLC0415  # loads slowly
 
+    psnr: Any = metrics.peak_signal_noise_ratio
     if np.array_equal(one_hw, other_hw):  # which it divides by
         return math.inf
-    return float(peak_signal_noise_ratio(other_hw, one_hw, data_range=255))
+    return float(psnr(other_hw, one_hw, data_range=255))
 
 
 def _ssim(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
-    from skimage.metrics import structural_similarity  # noqa: PLC0415  # loads slowly
+    from skimage import metrics  # noqa: PLC0415  # loads slowly
 
+    structural_similarity: Any = metrics.structural_similarity
     return float(
         structural_similarity(
             one_hw,
