@@ -94,11 +94,7 @@ def view_clip(
         SpikeDataError: ``out`` is there or cannot be written, or there is no such function.
     """
     out = Path(out)
-    if out.suffix not in (".png", *_CODECS):
-        raise ValueError(f"{out}: expected a name that ends in .png, {', '.join(_CODECS)}")
-    if min(exposure_ticks, step_ticks, frame_rate) < 1:
-        raise ValueError("exposure_ticks, step_ticks and frame_rate must be at least 1")
-    check_white(white)
+    _check_shown(out, min(exposure_ticks, step_ticks, frame_rate), white)
     ticks = ticks_shown(store, clip_id, start, ticks)
     exposure_ticks = min(exposure_ticks, ticks)
     last = start + ticks - exposure_ticks
@@ -110,6 +106,14 @@ def view_clip(
             frames = shown.frames(range(start, last + 1, step_ticks), white, plain)
             _write_movie(frames, out, aside, frame_rate)
     return out
+
+
+def _check_shown(out: Path, least: int, white: float | None) -> None:
+    if out.suffix not in (".png", *_CODECS):
+        raise ValueError(f"{out}: expected a name that ends in .png, {', '.join(_CODECS)}")
+    if least < 1:
+        raise ValueError("exposure_ticks, step_ticks and frame_rate must be at least 1")
+    check_white(white)
 
 
 class _Shown:
