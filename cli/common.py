@@ -14,8 +14,6 @@ import typer
 if TYPE_CHECKING:
     from spikedata import ClipSource, ClipStream, Corpus, Failure
 
-from .options import SPIKES
-
 STATUS_ERROR = 1
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
@@ -241,20 +239,6 @@ def open_one(
         spikes = open_spikes(path, camera=camera, clip=clip, flip=flip, tick_rate_hz=tick_rate)
     print_notes(notes_of(spikes))
     return spikes
-
-
-def which_clip(store: Path, clip: str | None) -> tuple[Path, str | None]:
-    """The set and the clip's id, where CLIP may be the name of a set of one clip.
-
-    What is an id in the working store is taken for that; with another --store CLIP is an id.
-    """
-    if clip is None or store != SPIKES or not Path(clip).exists():
-        return store, clip
-    from spikedata import open_clips
-
-    if store.exists() and clip in open_clips(store).clips:
-        return store, clip
-    return Path(clip), None
 
 
 def check_output(out: Path, *read: Path, overwrite: bool) -> None:

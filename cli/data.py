@@ -9,9 +9,12 @@ from .checking import cameras, info, validate
 from .common import new_app, run, say
 from .demo import demo
 from .hub import pull, push_hub
-from .looking import report, view
+from .inspecting import inspect
+from .labelling import label
+from .looking import compare_images, report, view
 from .measuring import calibrate, compare, export
 from .packing import pack
+from .recording import record
 from .repairing import repair
 from .simulating import simulate
 
@@ -26,8 +29,10 @@ app = new_app(
     "No data at hand? `spikedata demo` draws some and runs the whole chain on it."
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(simulate, pack, push_hub, pull),
-    *(info, validate, repair, view, report, cameras, compare, calibrate, export),
+    *(simulate, record, pack, push_hub, pull),
+    *(info, inspect, validate, label, repair),
+    *(view, report, compare_images),
+    *(cameras, compare, calibrate, export),
     demo,
 )
 for _command in _COMMANDS:

@@ -1,8 +1,8 @@
-"""`spikedata view` and `report`: pictures, movies and pages of clips."""
+"""`spikedata view`, `compare-images` and `report`: pictures, movies and pages of clips."""
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,29 +22,51 @@ from .common import (
     progress_bar,
     say,
     usage_errors_in_one_line,
-    which_clip,
 )
 from .options import CLIPS_HELP, SPIKES, AsJson, Camera, ClipsArgument, Flip, Overwrite, TickRate
 
-Clip = Annotated[
+What = Annotated[
     str | None,
-    typer.Argument(help="Id of a clip, or a file or folder of one clip.  [default: the only one]"),
+    typer.Argument(
+        metavar="CLIP|PATH",
+        help="Id of a clip of --store; or a camera's file, a folder, any set of clips.  "
+        "[default: the only clip of --store]",
+    ),
 ]
-Store = Annotated[Path, typer.Option(metavar="CLIPS", help=CLIPS_HELP)]
-Out = Annotated[Path | None, typer.Option(help="File: .png, .gif or .mp4.  [default: CLIP.png]")]
+ClipOfPath = Annotated[
+    str | None,
+    typer.Argument(metavar="CLIP", help="Id of a clip of PATH.  [default: the only one]"),
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(metavar="CLIPS", help=f"{CLIPS_HELP}  [default: spikes.zarr]"),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="File: .png, .gif, .webp or .mp4.  [default: CLIP.png]")
+]
 Picture = Annotated[
-    Literal["tfp", "tfi"], typer.Option(help="Mean over a window, or inverse interval.")
+    str,
+    typer.Option(
+        metavar="METHOD",
+        help="tfp, mean of a window; tfi, inverse interval; adaptive, by motion; or "
+        "package.module:function, which is run.",
+    ),
 ]
 Start = Annotated[int, typer.Option(help="First tick.")]
 Ticks = Annotated[int | None, typer.Option(help="How many ticks.  [default: all]")]
 Window = Annotated[int, typer.Option(help="Ticks in one picture of a movie or sheet.")]
+Step = Annotated[int, typer.Option(help="Ticks from one picture of a movie to the next.")]
+Fps = Annotated[int, typer.Option(help="Pictures a second of a movie.")]
+Plain = Annotated[bool, typer.Option("--plain", help="No clock, scale and captions.")]
 Single = Annotated[
     bool,
     typer.Option("--single", help="One plain picture of all ticks given, pixel for pixel."),
 ]
 White = Annotated[
     float | None,
-    typer.Option(help="Spikes a tick that are white in a single picture.  [default: as it is]"),
+    typer.Option(
+        help="Spikes a tick that are white.  [default: what 99.5% of the pixels stay below]"
+    ),
 ]
 Against = Annotated[
     Path | None, typer.Option(help="True picture to compare a single one with: PSNR, SSIM.")
@@ -52,54 +74,89 @@ Against = Annotated[
 
 
 def view(
-    clip: Clip = None,
-    store: Store = SPIKES,
+    what: What = None,
+    clip: ClipOfPath = None,
+    store: Store = None,
     camera: Camera = None,
     flip: Flip = None,
+    tick_rate: TickRate = None,
     out: Out = None,
     picture: Picture = "tfp",
     start: Start = 0,
     ticks: Ticks = None,
     window: Window = 32,
-    single: Single = False,
+    step: Step = 8,
+    fps: Fps = 25,
     white: White = None,
+    plain: Plain = False,
+    single: Single = False,
     against: Against = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a clip as a picture or a movie of the light it recorded.
+    """Show a clip as pictures or a movie of the light it recorded.
 
     With --single the picture has the camera's own size, and --against tells how near it is to a
     true one.
-    """
+
+    \b
+      spikedata view car.dat --camera vidar
+      spikedata view wave__a --store packed.zarr --out wave.mp4 --picture adaptive --window 64
+      spikedata view packed.h5 wave__a --out wave.gif --step 4 --ticks 400 --fps 12
+      spikedata view car.dat --camera vidar --single --start 100 --ticks 1 --picture tfi
+    """  # noqa: D301  # the character that keeps a paragraph's lines apart
     with errors_in_one_line():
-        store, clip = which_clip(store, clip)
-        opened = open_set(store, camera, flip)
+        path, clip = _looked_at(what, clip, store)
+        opened = open_set(path, camera, flip, tick_rate)
         clip = opened.only(clip)
         out = out or Path(f"{clip}.png")
-        check_output(out, store, overwrite=overwrite)
-        if not single and (white is not None or against is not None):
-            fail("--white and --against mean something with --single alone", STATUS_USAGE)
-        shown = {"picture": picture, "start": start, "ticks": ticks}
+        check_output(out, path, overwrite=overwrite)
+        if not single and against is not None:
+            fail("--against means something with --single alone", STATUS_USAGE)
+        shown = {"picture": picture, "start": start, "ticks": ticks, "white": white}
+        movie = {"exposure_ticks": window, "step_ticks": step, "frame_rate": fps, "plain": plain}
         with usage_errors_in_one_line():
             if single:
-                told = _single(opened, clip, out, shown, white, against, overwrite)
+                told = _single(opened, clip, out, shown, against, overwrite)
             else:
-                _movie(opened, clip, out, shown, window, overwrite)
-                told = {}
-    if as_json:  # which knows no infinity, the PSNR of equal pictures
-        finite = {key: value if math.isfinite(value) else None for key, value in told.items()}
-        print_result({"out": out, **finite, "notes": notes_of(opened)}, as_json)
+                told = _movie(opened, clip, out, shown | movie, overwrite)
+    if as_json:
+        print_result({"out": out, **_finite(told), "notes": notes_of(opened)}, as_json)
     else:
-        say("\n".join([str(out), *(f"{key}  {value:.4f}" for key, value in told.items())]))
+        say("\n".join([str(out), *_lines(told)]))
+
+
+def _looked_at(what: str | None, clip: str | None, store: Path | None) -> tuple[Path, str | None]:
+    """The set and the clip of it that the words of a command name."""
+    if store is not None:
+        if clip is not None:
+            fail("with --store, give the id of one clip and no PATH", STATUS_USAGE)
+        return store, what
+    if clip is not None:
+        return Path(what or SPIKES), clip
+    if what is None or not Path(what).exists():
+        return SPIKES, _clip_or_path(what)
+    if SPIKES.exists() and Path(what) != SPIKES and what in open_set(SPIKES, None).clips:
+        fail(
+            f"{what}: a clip of {SPIKES}, and a file. Give --store {SPIKES}, or --store {what}",
+            STATUS_USAGE,
+        )
+    return Path(what), None
+
+
+def _clip_or_path(what: str | None) -> str | None:
+    if what is not None and not SPIKES.exists():
+        fail(f"{what}: no such file, and no {SPIKES} here that could hold a clip of that name")
+    return what
 
 
 def _movie(
-    source: "ClipSource", clip: str, out: Path, shown: dict[str, Any], window: int, overwrite: bool
-) -> None:
+    source: "ClipSource", clip: str, out: Path, shown: dict[str, Any], overwrite: bool
+) -> dict[str, float]:
     from spikedata import view_clip
 
-    view_clip(source, clip, out, exposure_ticks=window, overwrite=overwrite, **shown)
+    view_clip(source, clip, out, overwrite=overwrite, **shown)
+    return {}
 
 
 def _single(
@@ -107,7 +164,6 @@ def _single(
     clip: str,
     out: Path,
     shown: dict[str, Any],
-    white: float | None,
     against: Path | None,
     overwrite: bool,
 ) -> dict[str, float]:
@@ -117,10 +173,40 @@ def _single(
     if out.suffix != ".png":
         fail(f"{out}: a single picture is a .png", STATUS_USAGE)
     truth_hw = None if against is None else read_picture(against)
-    grey_hw = draw_picture(source, clip, white=white, **shown)
+    grey_hw = draw_picture(source, clip, **shown)
     quality = {} if truth_hw is None else picture_quality(grey_hw, truth_hw)
     write_picture(out, grey_hw, overwrite=overwrite)
     return quality
+
+
+def _finite(told: dict[str, float]) -> dict[str, float | None]:
+    """For JSON, which knows no infinity, the PSNR of equal pictures."""
+    return {key: value if math.isfinite(value) else None for key, value in told.items()}
+
+
+def _lines(told: dict[str, float]) -> list[str]:
+    return [f"{key}  {value:.4f}" for key, value in told.items()]
+
+
+OnePicture = Annotated[Path, typer.Argument(help="Picture to judge, .png or another format.")]
+Truth = Annotated[Path, typer.Argument(help="The true picture, of the same size.")]
+
+
+def compare_images(picture: OnePicture, truth: Truth, as_json: AsJson = False) -> None:
+    """Tell how near PICTURE is to TRUTH: PSNR and SSIM, as scikit-image counts them.
+
+    \b
+      spikedata view car.dat --camera vidar --single --white 0.5 --out car.png
+      spikedata compare-images car.png true.png
+    """  # noqa: D301  # as above
+    with errors_in_one_line(), usage_errors_in_one_line():
+        from spikedata import picture_quality, read_picture
+
+        told = picture_quality(read_picture(picture), read_picture(truth))
+    if as_json:
+        print_result(_finite(told), as_json)
+    else:
+        say("\n".join(_lines(told)))
 
 
 ReportPage = Annotated[

@@ -16,11 +16,22 @@ from .common import (
     fail,
     notes_of,
     open_one,
+    print_notes,
     print_result,
     say,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Camera, Cameras, Flip, Flips, Overwrite, TickRate, TickRates
+from .options import (
+    AsJson,
+    Camera,
+    Cameras,
+    Flip,
+    Flips,
+    Overwrite,
+    TickRate,
+    TickRates,
+    ToCamera,
+)
 
 Real = Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")]
 Simulated = Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")]
@@ -126,7 +137,7 @@ def calibrate(
 Source = Annotated[Path, typer.Argument(help="Store or recording.")]
 ExportFile = Annotated[
     Path,
-    typer.Argument(help="File: .npy of events (x, y, t, polarity), or .npz of planes."),
+    typer.Argument(help="File: .npy of events (x, y, t, polarity), .npz or .dat of planes."),
 ]
 OneClip = Annotated[str | None, typer.Option(help="Clip of a store.  [default: the only one]")]
 
@@ -138,20 +149,29 @@ def export(
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
+    to_camera: ToCamera = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a clip as other tools read it: Tonic's event arrays, Spike-Zoo's planes.
+    """Write a clip as other tools read it: Tonic's event arrays, Spike-Zoo's and SpikeCV's planes.
 
-    For .dat files, which SpikeCV reads, use `spikedata pack --to dat`.
+    SpikeCV and Spike-Zoo show a .dat file's first row at the bottom: for them use
+    --to-camera bottom-up, or a camera such as vidar. `spikedata pack --to dat` writes whole sets.
     """
     with errors_in_one_line():
-        from spikedata import write_events, write_npz
+        from spikedata import write_dat_file, write_events, write_npz
 
-        if out.suffix not in (".npy", ".npz"):
-            fail(f"{out}: expected a name that ends in .npy or .npz", STATUS_USAGE)
+        if out.suffix not in (".npy", ".npz", ".dat"):
+            fail(f"{out}: expected a name that ends in .npy, .npz or .dat", STATUS_USAGE)
+        if to_camera is not None and out.suffix != ".dat":
+            fail("--to-camera means something for .dat alone", STATUS_USAGE)
         spikes = open_one(source, clip, camera, flip, tick_rate)
         check_output(out, source, overwrite=overwrite)
-        if out.suffix == ".npz":
+        if out.suffix == ".dat":
+            written = write_dat_file(
+                out, spikes, to_camera=to_camera, camera=camera, overwrite=overwrite
+            )
+            print_notes([f"written as {written.in_words}"])
+        elif out.suffix == ".npz":
             write_npz(out, spikes, **_class_of(spikes), overwrite=overwrite)
         else:
             with usage_errors_in_one_line():

@@ -10,7 +10,7 @@ SPIKES = Path("spikes.zarr")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Clips at once.  [default: all cores]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all cores]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
 CLIPS_HELP = "Store, Parquet folder or file, HDF5 file, folder of .dat; with --camera, recordings."
 ClipsArgument = Annotated[Path, typer.Argument(metavar="CLIPS", help=CLIPS_HELP)]
@@ -42,4 +42,11 @@ TickRates = Annotated[
 ]
 TickRate = Annotated[
     float | None, typer.Option(help="Ticks a second of recordings, Hz.  [default: CAMERA's]")
+]
+ToCamera = Annotated[
+    str | None,
+    typer.Option(
+        help="Layout of .dat files written: a camera, or bottom-up.  [default: CAMERA's, else "
+        "upright]"
+    ),
 ]

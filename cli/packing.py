@@ -16,7 +16,7 @@ from .common import (
     progress_bar,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Camera, Flip, Overwrite, TickRate, Workers
+from .options import AsJson, Camera, Flip, Overwrite, TickRate, ToCamera, Workers
 
 Sources = Annotated[
     list[Path] | None,
@@ -30,6 +30,17 @@ Level = Annotated[
     int | None,
     typer.Option(help="Effort of compression, 1 to 19; hdf5 0 to 9.  [default: 7; hdf5 4]"),
 ]
+Layout = Annotated[
+    Literal["auto", "files", "folders"],
+    typer.Option(help="Whether a folder of numbered .dat files is one clip."),
+]
+LabelNames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of classes that recordings only number: a name a line, or .csv or .json.",
+    ),
+]
 
 
 def pack(
@@ -39,6 +50,9 @@ def pack(
     camera: Camera = None,
     flip: Flip = None,
     tick_rate: TickRate = None,
+    layout: Layout = "auto",
+    to_camera: ToCamera = None,
+    label_names: LabelNames = None,
     level: Level = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
@@ -62,6 +76,9 @@ def pack(
                 camera=camera,
                 flip=flip,
                 tick_rate_hz=tick_rate,
+                layout=layout,
+                to_camera=to_camera,
+                label_names=label_names,
                 level=level,
                 overwrite=overwrite,
                 workers=workers or available_cores(),

@@ -22,6 +22,10 @@ class RecordingError(SpikeDataError):
     """A camera recording does not fit the camera it is said to come from."""
 
 
+class PackedSetError(SpikeDataError):
+    """A file is a set of clips that spikedata packed, and no recording."""
+
+
 class CorpusError(SpikeDataError):
     """A folder of videos or recordings is not laid out as expected."""
 

@@ -11,9 +11,10 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class NpzArray:
 
     def __init__(self, name: str, member: "_Member") -> None:
         self._name, self._member = name, member
-        self.dtype, self.fortran, self.shape = _parse_header(_read_header(member))
+        self.dtype, self.fortran, self.shape = _parse_header(_read_header(member.read))
         stated = math.prod(self.shape) * self.dtype.itemsize
         if stated != member.left:
             raise SpikeDataError(
@@ -254,16 +255,34 @@ class _Member:
         return data
 
 
-def _read_header(member: _Member) -> str:
-    """The text of an array's header; leaves ``member`` at its first value."""
-    start = member.read(10)
+def read_npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
+    """Type, whether the first axis varies fastest, and shape of a ``.npy`` file.
+
+    Leaves ``file`` at the first value.
+
+    Raises:
+        SpikeDataError: it is no such file, or holds no plain numbers or text.
+    """
+
+    def read(size: int) -> bytes:
+        data = file.read(size)
+        if len(data) < size:
+            raise SpikeDataError("ends early")
+        return data
+
+    return _parse_header(_read_header(read))
+
+
+def _read_header(read: Callable[[int], bytes]) -> str:
+    """The text of an array's header; leaves what it is read from at the first value."""
+    start = read(10)
     if not start.startswith(_MAGIC) or start[6] not in (1, 2, 3):
         raise SpikeDataError("is no .npy array of version 1 to 3")
-    size = start[8:10] if start[6] == 1 else start[8:10] + member.read(2)
+    size = start[8:10] if start[6] == 1 else start[8:10] + read(2)
     length = int.from_bytes(size, "little")
     if length > _MOST_HEADER_BYTES:
         raise SpikeDataError(f"has a header of {length:,} bytes, more than {_MOST_HEADER_BYTES:,}")
-    return member.read(length).decode("latin-1")
+    return read(length).decode("latin-1")
 
 
 def _parse_header(text: str) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:

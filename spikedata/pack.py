@@ -9,16 +9,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from spikedata.camera import BOTTOM_UP, Camera, camera_to_write, find_camera
 from spikedata.clips import (
     CHUNK_TICKS,
     CameraOptions,
     ClipSource,
+    Crew,
     Done,
     Failed,
     Format,
     JoinedClips,
+    Layout,
     StoreConfig,
     StoredClip,
     check_chunk,
@@ -27,6 +30,7 @@ from spikedata.clips import (
     encode_all,
     in_order,
     open_any,
+    read_label_names,
     size_on_disk,
     write_dat,
     write_hdf5,
@@ -100,6 +104,9 @@ def pack_clips(
     camera: str | None = None,
     flip: bool | None = None,
     tick_rate_hz: float | None = None,
+    layout: Layout = "auto",
+    to_camera: str | None = None,
+    label_names: Path | str | None = None,
     level: int | None = None,
     overwrite: bool = False,
     workers: int = 1,
@@ -108,59 +115,58 @@ def pack_clips(
     """Pack clips into one data set and note its path in ``.spikedata.json`` of this directory.
 
     Args:
-        sources: stores, Parquet folders, HDF5 files, ``.dat`` and ``.npz`` files, or folders of
-            these two (class folders give labels, ``metadata.jsonl`` gives more); default
-            ``spikes.zarr``.
+        sources: sets of clips in any format, recordings, or folders of these (class folders give
+            labels, ``metadata.jsonl`` gives more); default ``spikes.zarr``.
         to: what to write.
         out: where; default ``packed.zarr``, ``packed.parquet``, ``packed.h5`` or ``packed.dat``.
-        camera: camera of ``.dat`` and ``.npz`` sources; see :func:`spikedata.camera.find_camera`.
+        camera: camera of recordings; see :func:`spikedata.camera.find_camera`.
         flip: turn their rows upside down; default what the camera needs.
         tick_rate_hz: their ticks a second; default the camera's.
-        level: effort of compression, one of :data:`LEVELS`; default :data:`DEFAULT_LEVEL`.
-        overwrite: replace ``out``, if all in it was written by spikedata, once the new one is
-            whole.
-        workers: clips packed at once, one thread each.
+        layout: whether a folder of numbered ``.dat`` files is one clip, see ``CameraOptions``.
+        to_camera: layout of ``.dat`` files written, see :func:`spikedata.camera.camera_to_write`;
+            default ``camera``'s own where it fits, else plain and upright.
+        label_names: names of classes that are only numbered, see ``read_label_names``.
+        level: effort of compression; see :data:`LEVELS`, :data:`DEFAULT_LEVEL`.
+        overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
+        workers: threads; several clips are packed at once, or several chunks of one.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
-        Counts, and one :class:`Failure` for each source or clip that was left out. The same
-        list is written to ``<out stem>.failures.jsonl`` beside ``out``, or that file is removed.
+        Counts, and a :class:`Failure` for each source or clip that was left out, also written to
+        ``<out stem>.failures.jsonl`` beside ``out``.
 
     Raises:
         CorpusError: there is no source, or nothing in them could be packed.
         StoreError: ``out`` exists or is not ours to replace, another process is writing it, the
-            disk is full, or what was written reads back differently; or ``out`` is a source of
-            which something could not be packed.
-        ValueError: there is no such level.
+            disk is full, or what was written reads back differently; or ``out`` is a source and
+            something could not be packed.
+        RecordingError: there is no such camera.
+        ValueError: no such level, or ``to_camera`` for another format.
     """
     out = Path(out or DEFAULT_OUT[to])
-    level = _checked_level(to, level)
+    writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
+    _check_out(out, overwrite)
+    names = None if label_names is None else read_label_names(label_names)
+    how = CameraOptions(
+        camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout, label_names=names
+    )
+    found = _find(sources or [_default_source()], to, how)
+    found.check_keeps_recordings(out)
+    run = _Run(found.clips, progress or (lambda _: None), workers, writing)
+    _write_aside(run, found, out, overwrite)
+    return run.report(out)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
     try:
         check_replaceable(out, overwrite=overwrite)
     except StoreError:
         if out.name:
             is_being_written(out)  # removes the lock file of a run killed at its very end
         raise
-    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
-    found = _find(sources or [_default_source()], to, options)
-    found.check_keeps_recordings(out)
-    run = _Run(found.clips, progress or (lambda _: None), workers)
-    _write_aside(run, found, to, out, level, overwrite)
-    report = run.report(out)
-    write_failures(report.failure_file, report.failures)
-    return report
 
 
-def _checked_level(to: Format, level: int | None) -> int:
-    level = DEFAULT_LEVEL[to] if level is None else level
-    if level not in LEVELS[to]:
-        raise ValueError(f"level of {to} must be {LEVELS[to][0]} to {LEVELS[to][-1]}, got {level}")
-    return level
-
-
-def _write_aside(
-    run: "_Run", found: "_Found", to: Format, out: Path, level: int, overwrite: bool
-) -> None:
+def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> None:
     """Write, verify, and only then put into place."""
     partial = out.with_name(out.name + ".partial")
     try:
@@ -168,7 +174,7 @@ def _write_aside(
         with locked(out), contextlib.ExitStack() as at_end:
             at_end.callback(_remove_if_possible, partial)
             remove(partial)
-            run.write(to, partial, level)
+            run.write(partial)
             run.verify(partial)
             found.check_keeps_all(out, run.failures)
             check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
@@ -289,19 +295,24 @@ class _Run:
     """One run over all clips: what was written, what was given up."""
 
     def __init__(
-        self, clips: JoinedClips, progress: Callable[[PackStep], None], workers: int
+        self,
+        clips: JoinedClips,
+        progress: Callable[[PackStep], None],
+        workers: int,
+        writing: "_Writing",
     ) -> None:
         self.clips = clips
+        self.writing = writing
         self.workers = workers
         self.written: dict[str, StoredClip] = {}
         self.failures = list(clips.left_out)
         self._progress = progress
         self._steps = 0
 
-    def write(self, to: Format, path: Path, level: int) -> None:
+    def write(self, path: Path) -> None:
         """Write every clip that can be read to ``path``."""
-        options = {"level": level, "workers": self.workers}
-        _WRITERS[to](self.clips, path, done=self.done, failed=self.failed, **options)
+        told = {"done": self.done, "failed": self.failed, "workers": self.workers}
+        self.writing(self.clips, path, **told)
         if not self.written:
             raise CorpusError(f"{path}: nothing could be packed: {self.failures[0].error}")
 
@@ -329,17 +340,22 @@ class _Run:
                 f"{path}: {len(back.clips)} of {len(self.written)} clips read back{told}"
             )
 
-        def check(stored: StoredClip) -> None:
-            for _ in back.checked_blocks(stored):
-                pass
+        with Crew(self.workers) as crew:
 
-        for stored, outcome in in_order(check, self.written.values(), self.workers):
-            if isinstance(outcome, Exception):
-                raise StoreError(f"{path}: does not read back: {outcome}") from outcome
-            self._step("verify", stored, len(self.written))
+            def check(stored: StoredClip) -> None:
+                there = back.clips[stored.id]
+                if (there.bits_sha256, there.spikes) != (stored.bits_sha256, stored.spikes):
+                    raise StoreError(f"clip {stored.id} is noted with another digest")
+                back.verify(stored.id, crew)
+
+            for stored, outcome in in_order(check, self.written.values(), crew):
+                if isinstance(outcome, Exception):
+                    raise StoreError(f"{path}: does not read back: {outcome}") from outcome
+                self._step("verify", stored, len(self.written))
 
     def report(self, out: Path) -> PackReport:
-        """What was done, and now lies at ``out``."""
+        """What was done, and now lies at ``out``; failures are written beside it."""
+        write_failures(failure_file(out), self.failures)
         return PackReport(
             out=out,
             clips=len(self.written),
@@ -347,7 +363,7 @@ class _Run:
             stored_bytes=size_on_disk(out),
             failures=tuple(self.failures),
             failure_file=failure_file(out),
-            notes=self.clips.notes,
+            notes=(*self.clips.notes, *self.writing.layouts.notes()),
         )
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
@@ -355,18 +371,69 @@ class _Run:
         self._progress(PackStep(stage=stage, done=self._steps, total=total, id=stored.id))
 
 
+@dataclass(frozen=True)
+class _Writing:
+    """How one format is written.
+
+    Raises:
+        ValueError: it has no such level.
+    """
+
+    to: Format
+    level: int | None
+    layouts: "_DatLayouts"
+
+    def __post_init__(self) -> None:
+        levels = LEVELS[self.to]
+        if self.level is not None and self.level not in levels:
+            raise ValueError(
+                f"level of {self.to} must be {levels[0]} to {levels[-1]}, got {self.level}"
+            )
+        if self.layouts.asked is not None and self.to != "dat":
+            raise ValueError(f"to_camera is the layout of .dat files; got to={self.to!r}")
+
+    def __call__(self, clips: ClipSource, path: Path, **told: Any) -> None:
+        level = DEFAULT_LEVEL[self.to] if self.level is None else self.level
+        if self.to == "dat":
+            told["camera_of"] = self.layouts
+        _WRITERS[self.to](clips, path, level=level, **told)
+
+
+class _DatLayouts:
+    """The layout that each clip's ``.dat`` file is written in, and what was chosen."""
+
+    def __init__(self, *, asked: str | None, source: str | None) -> None:
+        self.asked, self._source = asked, source
+        self._chosen: dict[str, Camera] = {}
+        if asked not in (None, BOTTOM_UP):
+            find_camera(asked)  # no clip can be written if there is none
+
+    def __call__(self, stored: StoredClip) -> Camera:
+        size = (stored.height_px, stored.width_px)
+        camera = camera_to_write(*size, asked=self.asked, source=self._source)
+        self._chosen[camera.name] = camera
+        return camera
+
+    def notes(self) -> list[str]:
+        """Which layouts were written, a sentence each."""
+        return [f".dat files as {camera.in_words}" for _, camera in sorted(self._chosen.items())]
+
+
 def _write_zarr(
     source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
 ) -> None:
-    with create_store(
-        path,
-        recipe=source.recipe,
-        class_names=source.class_names,
-        name=source.name,
-        options=StoreConfig(zstd_level=level),
-    ) as writer:
+    with (
+        create_store(
+            path,
+            recipe=source.recipe,
+            class_names=source.class_names,
+            name=source.name,
+            options=StoreConfig(zstd_level=level),
+        ) as writer,
+        Crew(workers) as crew,
+    ):
         clips = source.clips.values()
-        for stored in encode_all(lambda s: writer.copy(source, s), clips, workers, failed):
+        for stored in encode_all(lambda s: writer.copy(source, s, crew), clips, crew, failed):
             done(stored)
 
 

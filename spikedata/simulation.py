@@ -22,6 +22,7 @@ from spikedata.clip import Clip, check_distinct_ids
 from spikedata.clips import (
     CLIPS,
     ClipWriter,
+    Crew,
     RunNotes,
     StoredClip,
     StoreWriter,
@@ -451,14 +452,15 @@ class _Run:
         if self.stop.is_set():
             raise CancelledError
         filming = film(item, self.recipe, threads=threads, device=self.device, stop=self.stop)
-        with filming as filmed, ExitStack() as undo:
+        # This thread compresses too.
+        with filming as filmed, Crew(threads - 1) as crew, ExitStack() as undo:
             target = undo.enter_context(
                 self.writer.clip(
                     filmed.clip(),
                     height_px=filmed.height_px,
                     width_px=filmed.width_px,
                     tick_rate_hz=filmed.tick_rate_hz,
-                    threads=threads,
+                    crew=crew,
                 )
             )
             with closing(_one_ahead(filmed.blocks(), threads)) as blocks:

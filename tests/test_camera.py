@@ -111,14 +111,6 @@ def test_sps100_is_written_with_its_markers(tmp_path, sps100):
     assert (tmp_path / "clip.dat").read_bytes() == data
 
 
-def test_sps100_later_frame_with_a_wrong_marker_is_an_error(tmp_path, sps100):
-    data = bytearray(sps100[1])
-    data[2 * 128_000 + 127] ^= 0x10
-    (tmp_path / "clip.dat").write_bytes(data)
-    with pytest.raises(RecordingError, match="frame 2 has wrong row markers"):
-        read_recording(tmp_path / "clip.dat", "sps100").read()
-
-
 def test_sps100_without_a_whole_template_is_an_error(tmp_path, sps100):
     data = bytearray(sps100[1][:250_000])
     data[127] ^= 0x10  # one marker of 2,000
@@ -194,7 +186,7 @@ def test_npz_recordings(tmp_path, camera, key, axes, flip):
     recording = read_recording(tmp_path / "clip.npz", camera, flip=flip)
     want_thw = planes_thw[:, ::-1] if flip else planes_thw
     assert (recording.ticks, recording.height_px, recording.width_px) == (21, 18, 7)
-    assert recording.label == "kite.jpg"
+    assert recording.label == "3"
     assert np.array_equal(np.concatenate(list(recording.blocks(8))), pack_ticks(want_thw))
 
 
@@ -206,8 +198,8 @@ def test_npz_that_is_no_recording_is_an_error(tmp_path):
     np.savez(path, other=np.zeros(3))
     with pytest.raises(RecordingError, match="no array spk inside"):
         read_recording(path, "uhsr")
-    np.savez(path, spk=np.zeros((2, 2, 2)))
-    with pytest.raises(RecordingError, match="expected C-ordered 0/1 bytes"):
+    np.savez(path, spk=np.zeros((2, 2)))
+    with pytest.raises(RecordingError, match="expected C-ordered zeros and ones of three axes"):
         read_recording(path, "uhsr")
     np.savez(path, spk=np.full((2, 2, 2), 7, np.uint8))
     with pytest.raises(RecordingError, match="values up to 7"):
@@ -249,4 +241,4 @@ def test_the_real_npz_recordings(shared_data):
     assert (static.ticks, static.height_px, static.width_px) == (500, 250, 400)
     assert round(float(static.unpack().mean()), 3) == 0.220
     uhsr = read_recording(folder / "uhsr_sample.npz", "uhsr")
-    assert (uhsr.ticks, uhsr.label) == (200, "4144_helicopter.jpg")
+    assert (uhsr.ticks, uhsr.label) == (200, "47")

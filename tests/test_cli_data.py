@@ -294,6 +294,88 @@ def test_a_single_picture_equal_to_the_true_one_is_told_in_valid_json(tmp_path):
     }
 
 
+def write_scene(path, height=20, width=32, ticks=80):
+    """A camera file of still light, brighter from left to right."""
+    rate_w = np.linspace(0.05, 0.9, width)
+    charge_thw = np.floor(np.arange(ticks + 1)[:, None, None] * rate_w + np.zeros((height, 1)))
+    planes_thw = np.diff(charge_thw, axis=0) > 0
+    path.write_bytes(np.packbits(planes_thw.reshape(ticks, -1), axis=1, bitorder="little"))
+
+
+def test_view_takes_a_camera_file_a_folder_and_any_set_and_what_it_took_before(tmp_path):
+    (tmp_path / "rec").mkdir()
+    for name in ("one", "two"):
+        write_scene(tmp_path / "rec" / f"{name}.dat")
+    camera = ("--camera", "20x32")
+    packed = run_program("spikedata", "pack", "rec", *camera, "--out", "p.h5", cwd=tmp_path)
+    assert packed.returncode == 0, packed.stderr
+    stored = run_program("spikedata", "pack", "rec", *camera, "--out", "spikes.zarr", cwd=tmp_path)
+    assert stored.returncode == 0, stored.stderr
+    pages = []
+    for words in (
+        ["rec/one.dat", *camera],
+        ["rec", "one", *camera],
+        ["p.h5", "one"],
+        ["one", "--store", "p.h5"],
+        ["one"],  # of spikes.zarr
+    ):
+        done = run_program("spikedata", "view", *words, "--overwrite", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "one.png\n"), done.stderr
+        pages.append((tmp_path / "one.png").read_bytes())
+    assert len(set(pages)) == 1
+    (tmp_path / "one").mkdir()
+    for words, said in (
+        (["one"], "one: a clip of spikes.zarr, and a file. Give --store spikes.zarr, or"),
+        (["rec", "one", "--store", "p.h5"], "give the id of one clip and no PATH"),
+    ):
+        assert said in one_line_error(run_program("spikedata", "view", *words, cwd=tmp_path), 2)
+    done = run_program("spikedata", "view", "p.h5", cwd=tmp_path)
+    assert "holds 2 clips; name one" in one_line_error(done, 1)
+    done = run_program("spikedata", "view", "nothing", cwd=tmp_path / "rec")
+    assert "no such file, and no spikes.zarr here" in one_line_error(done, 1)
+
+
+def test_a_movie_s_options_reach_it(tmp_path):
+    import av
+
+    write_scene(tmp_path / "a.dat", 240, 320)
+    how = ["--start", "8", "--ticks", "40", "--step", "4", "--window", "16", "--fps", "10"]
+    words = ["view", "a.dat", "--camera", "240x320", *how, "--plain", "--white", "1.8"]
+    for method in ("adaptive", "my_method:mean"):
+        (tmp_path / "my_method.py").write_text("def mean(p):\n    return p.mean(axis=0)\n")
+        out = ("--picture", method, "--out", "a.mp4", "--overwrite")
+        done = run_program("spikedata", *words, *out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with av.open(str(tmp_path / "a.mp4")) as movie:
+            frames = [frame.to_ndarray(format="gray") for frame in movie.decode(video=0)]
+            assert movie.streams.video[0].average_rate == 10
+        assert len(frames) == 7
+        assert frames[0].shape == (240, 320)
+        assert abs(int(frames[3][120, 310]) - 0.88 / 1.8 * 255) < 6
+    done = run_program("spikedata", *words, "--picture", "mean", cwd=tmp_path)
+    said = one_line_error(done, 1)
+    assert "picture 'mean': expected tfp, tfi, adaptive or package.module:function" in said
+
+
+def test_two_images_are_compared(tmp_path):
+    rng = np.random.default_rng(0)
+    truth_hw = rng.integers(0, 256, (20, 30)).astype(np.uint8)
+    Image.fromarray(truth_hw).save(tmp_path / "true.png")
+    Image.fromarray(truth_hw // 2).save(tmp_path / "half.png")
+    Image.fromarray(truth_hw[1:]).save(tmp_path / "other.png")
+    done = run_program("spikedata", "compare-images", "half.png", "true.png", cwd=tmp_path)
+    error = ((truth_hw // 2 - truth_hw.astype(float)) ** 2).mean()
+    assert f"psnr_db  {10 * np.log10(255**2 / error):.4f}\n" in done.stdout
+    words = ["compare-images", "true.png", "true.png", "--json"]
+    done = run_program("spikedata", *words, cwd=tmp_path)
+    told = {"psnr_db": None, "psnr_of_best_gain_db": None, "ssim": 1.0}
+    assert json.loads(done.stdout) == told
+    done = run_program("spikedata", "compare-images", "other.png", "true.png", cwd=tmp_path)
+    assert "pictures must be of one size" in one_line_error(done, 2)
+    done = run_program("spikedata", "compare-images", "no.png", "true.png", cwd=tmp_path)
+    assert "no.png: cannot be read as a picture" in one_line_error(done, 1)
+
+
 def test_a_damaged_store_fails_validation_and_says_where(home):
     assert simulate(home).returncode == 0
     shard = next((home / "spikes.zarr/clips/class0__clip0").glob("c*"))

@@ -40,7 +40,7 @@ VERBS = {
     "info": ["info", "{set}", "--json"],
     "validate": ["validate", "{set}"],
     "report": ["report", "{set}", "--out", "{out}.html"],
-    "view": ["view", "jump__a", "--store", "{set}", "--out", "{out}.png"],
+    "view": ["view", "{set}", "jump__a", "--out", "{out}.png"],
     "export": ["export", "{set}", "{out}.npz", "--clip", "jump__a"],
     "compare": ["compare", "{set}", "{set}", "--clip", "jump__a", "--json"],
     "push-hub": ["push-hub", "{set}", "--repo", "me/set", "--dry-run", "--json"],

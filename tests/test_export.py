@@ -72,7 +72,7 @@ def test_an_archive_is_read_by_numpy_and_as_a_recording(tmp_path):
 
 def test_a_class_without_a_number_is_named_all_the_same(tmp_path):
     write_npz(tmp_path / "clip.npz", Source(random_planes()), label_name="wave")
-    assert sorted(np.load(tmp_path / "clip.npz")) == ["label_name", "spk"]
+    assert sorted(np.load(tmp_path / "clip.npz")) == ["label_name", "spk", "written_by"]
     assert read_recording(tmp_path / "clip.npz", "uhsr").label == "wave"
     write_npz(tmp_path / "number.npz", Source(random_planes()), label=4)
     assert read_recording(tmp_path / "number.npz", "uhsr").label == "4"

@@ -114,7 +114,7 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
     corpus, store, data = trapped.corpus, trapped.store, trapped.data
     clip = "class0__clip0"
     pack_clips([store], to="parquet", out=data)
-    dat = corpus.parent / "dat"
+    dat, live = corpus.parent / "dat", corpus.parent / "live.zarr"
     for words in (
         ("info", store),
         ("validate", store),
@@ -123,11 +123,16 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
         ("pack", data, "--to", "hdf5", "--out", corpus.parent / "p.h5"),
         ("validate", data),
         ("view", clip, "--store", store, "--out", corpus.parent / "v.png"),
+        ("view", store, clip, "--single", "--out", corpus.parent / "s.png"),
+        ("compare-images", corpus.parent / "s.png", corpus.parent / "s.png"),
         ("report", store, "--out", corpus.parent / "r.html"),
         ("export", store, corpus.parent / "e.npz", "--clip", clip),
         ("compare", store, store, "--clip", clip, "--clip", "class1__clip0"),
         ("calibrate", *flat_fields(corpus.parent), "--camera", "16x20", "--out", "../c.yaml"),
+        ("label", store, clip, "--label", "class1"),
         ("repair", store, "--from", "."),
+        ("record", "--from", corpus.parent / "dark.dat", "--camera", "16x20", "--out", live),
+        ("record", "--resume", "--out", live),
         ("cameras",),
     ):
         trapped.program("spikedata", *words)

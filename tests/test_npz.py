@@ -226,7 +226,7 @@ def zeros_in(path, name, shape, descr="|u1"):
 @pytest.mark.parametrize(
     ("read", "name", "shape", "descr", "error"),
     [
-        (lambda p: read_recording(p, "uhsr"), "label_name", (16 << 20,), "<i4", RecordingError),
+        (lambda p: read_recording(p, "uhsr"), "written_by", (16 << 20,), "<i4", RecordingError),
         (lambda p: read_recording(p, "uhsr"), "label", (), f"<U{16 << 20}", RecordingError),
         (SensorMaps.load, "version", (64 << 20,), "|u1", RecipeError),
         (load_calibration, "response_hw", (144 << 10, 1 << 10), "|u1", RecordingError),
@@ -287,8 +287,8 @@ def test_a_long_recording_is_read_in_bounded_memory(tmp_path, camera, key, shape
 
 @pytest.mark.parametrize(("held", "piece"), [(1, 16), (400, 24), (1 << 20, 1 << 20)])
 def test_a_recording_past_what_is_held_is_read_in_several_turns(tmp_path, monkeypatch, held, piece):
-    monkeypatch.setattr("spikedata.camera._MOST_HELD_BYTES", held)
-    monkeypatch.setattr("spikedata.camera.PIECE_BYTES", piece)
+    monkeypatch.setattr("spikedata.camera.arrays._MOST_HELD_BYTES", held)
+    monkeypatch.setattr("spikedata.camera.arrays.PIECE_BYTES", piece)
     planes_thw = np.random.default_rng(5).integers(0, 2, (77, 3, 5), np.uint8)
     np.savez_compressed(tmp_path / "x.npz", planes_thw.transpose(1, 2, 0).copy())
     np.savez_compressed(tmp_path / "y.npz", spk=planes_thw)
@@ -302,7 +302,7 @@ def test_a_recording_past_what_is_held_is_read_in_several_turns(tmp_path, monkey
 
 
 def test_planes_past_any_camera_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("spikedata.camera._MOST_PIXELS", 15)
+    monkeypatch.setattr("spikedata.camera.recording._MOST_PIXELS", 15)
     np.savez(tmp_path / "x.npz", spk=np.zeros((9, 3, 5), np.uint8))
     assert read_recording(tmp_path / "x.npz", "uhsr").ticks == 9
     np.savez(tmp_path / "x.npz", spk=np.zeros((9, 4, 4), np.uint8))
@@ -316,8 +316,8 @@ def test_planes_past_any_camera_are_refused(tmp_path, monkeypatch):
 def test_a_label_that_is_no_text_is_told(tmp_path, label):
     members = [
         ("spk", array_bytes(header_of((1, 1, 1)), b"\1")),
-        ("label_name", array_bytes(header_of((1,), "<U1"), label)),
+        ("label", array_bytes(header_of((1,), "<U1"), label)),
     ]
     archive_of(tmp_path / "x.npz", members)
-    with pytest.raises(RecordingError, match="array label_name: is no text"):
+    with pytest.raises(RecordingError, match="array label: is no text"):
         read_recording(tmp_path / "x.npz", "uhsr")

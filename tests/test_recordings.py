@@ -363,7 +363,8 @@ def test_a_folder_of_numbered_files_of_few_planes_is_one_clip(tmp_path):
         "wave__v2": "wave",
     }
     assert found.notes == (
-        "4 folders of numbered .dat files of a few planes each: one clip a folder",
+        "4 folders of numbered .dat files of a few planes each: one clip a folder; --layout files "
+        "makes each a clip",
     )
     for clip_id, planes_thw in written.items():
         assert np.array_equal(found.read(clip_id).unpack(), planes_thw)
@@ -653,3 +654,98 @@ def test_bits_that_are_another_clips_are_found_by_validate_and_pack(packed):
     with pytest.raises(StoreError, match="clip b: its bits have SHA-256"):
         open_clips(packed).verify("b")
     assert [failed.id for failed in pack_clips([packed], out="q.zarr").failures] == ["b"]
+
+
+# --- classes that files only number --------------------------------------------------------------
+
+
+def write_uhsr(root: Path, **labels: object) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for seed, (name, label) in enumerate(labels.items()):
+        picture = np.array(f"{seed}_thing.jpg")
+        np.savez(root / f"{name}.npz", spk=planes_of(seed), label=label, label_name=picture)
+    return root
+
+
+TABLES = {
+    "names.txt": "plane\nkite\nTaiChi\n",
+    "names.csv": "number;name\n2;TaiChi\n0;plane\n1;kite\n",
+    "names.json": '{"1": "kite", "0": "plane", "2": "TaiChi"}',
+    "list.json": '["plane", "kite", "TaiChi"]',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_names_the_classes_that_uhsr_numbers(tmp_path, name):
+    root = write_uhsr(tmp_path / "set", a=np.int64(2), b=np.array([0.0]), c=7)
+    (tmp_path / name).write_text(TABLES[name])
+    found = open_clips(root, camera="uhsr", label_names=tmp_path / name)
+    assert found.class_names == ("plane", "kite", "TaiChi", "7")
+    told = {key: (stored.label, stored.clip.captions) for key, stored in found.clips.items()}
+    assert told == {
+        "a": ("TaiChi", ("a video of tai chi",)),
+        "b": ("plane", ("a video of plane",)),
+        "c": ("7", ()),
+    }
+    assert "1 class number without a name: c (7)" in found.notes
+
+
+def test_without_a_table_the_class_is_its_number(tmp_path):
+    root = write_uhsr(tmp_path / "set", a=np.int64(10), b=9, c=np.array([0, 1]))
+    found = open_clips(root, camera="uhsr")
+    assert found.class_names == ("9", "10")
+    assert [stored.label for stored in found.clips.values()] == ["10", "9", None]
+    assert found.clips["a"].clip.captions == ()
+    assert found.stream("a").label_number == 10
+
+
+def test_who_says_the_class_when_several_do(tmp_path):
+    root = write_uhsr(tmp_path / "set" / "wave", a=1)
+    write_uhsr(tmp_path / "set" / "clap", a=0)
+    root = tmp_path / "set"
+    found = open_clips(root, camera="uhsr")
+    assert [stored.label for stored in found.clips.values()] == ["clap", "wave"]
+    said = "2 recordings of another class than the file itself says: clap__a (0)"
+    assert said in found.notes
+    (tmp_path / "names.txt").write_text("plane\nkite\n")
+    found = open_clips(root, camera="uhsr", label_names=tmp_path / "names.txt")
+    assert [stored.label for stored in found.clips.values()] == ["plane", "kite"]
+    assert found.clips["wave__a"].clip.captions == ("a video of kite",)
+    write_metadata(root, {"file_name": "wave/a.npz", "label": "bow", "captions": ["x"]})
+    found = open_clips(root, camera="uhsr", label_names=tmp_path / "names.txt")
+    (stored,) = found.clips.values()
+    assert (stored.label, stored.clip.captions) == ("bow", ("x",))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("n.txt", "a\n\nb\n", "line 2 is blank"),
+        ("n.txt", "", "holds no names"),
+        ("n.csv", "1,a\n1,b\n", "class 1 has two names"),
+        ("n.csv", "1,a,b\n", "expected number and name in a row"),
+        ("n.json", "{", "is no list of class names"),
+        ("n.json", '{"x": "a"}', "'x' is no number of a class"),
+        ("n.json", "[5]", "the name of class 0 is 5"),
+        ("n.json", "5", "expected a list of names"),
+    ],
+)
+def test_a_table_that_is_none_is_told(tmp_path, name, text, said):
+    write_uhsr(tmp_path / "set", a=1)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CorpusError, match=said):
+        open_clips(tmp_path / "set", camera="uhsr", label_names=tmp_path / name)
+
+
+def test_a_class_comes_back_from_our_own_archives(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_uhsr(tmp_path / "set", a=1)
+    (tmp_path / "names.txt").write_text("plane\nkite\n")
+    words = ("pack", "set", "--camera", "uhsr", "--label-names", "names.txt")
+    assert run_program("spikedata", *words, cwd=tmp_path).returncode == 0
+    words = ("export", "packed.zarr", "again/a.npz", "--clip", "a")
+    (tmp_path / "again").mkdir()
+    assert run_program("spikedata", *words, cwd=tmp_path).returncode == 0
+    with np.load("again/a.npz") as made:
+        assert (int(made["label"]), str(made["label_name"])) == (1, "kite")
+    assert [s.label for s in open_clips("again", camera="uhsr").clips.values()] == ["kite"]

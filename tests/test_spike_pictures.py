@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata.analysis.pictures import texture_from_interval
+from spikedata.analysis.textures import texture_from_interval
 from spikedata.bits import pack_ticks
 from spikedata.stream import SpikeStream
 from spklip.model import exposures, interval_picture

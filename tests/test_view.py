@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from spikedata import (
     Page,
@@ -14,16 +14,10 @@ from spikedata import (
     picture_quality,
     read_picture,
     report_html,
-)
-from spikedata.analysis.pictures import (
-    choose_clips,
-    contact_sheet,
-    lay_out,
-    texture_from_interval,
-    texture_from_playback,
-    to_grey,
     view_clip,
 )
+from spikedata.analysis.pictures import choose_clips, contact_sheet, lay_out, to_grey
+from spikedata.analysis.textures import texture_from_interval, texture_from_playback
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
 from spikedata.clips.store import create_store, open_store
@@ -62,15 +56,35 @@ def test_grey_scales_to_white_and_clips():
     assert to_grey(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
 
 
-def test_layout_places_pictures_row_by_row():
+def test_layout_places_pictures_row_by_row_with_each_caption_under_its_own():
     light, dark = np.full((2, 4), 200, np.uint8), np.full((4, 2), 50, np.uint8)
-    sheet_hw = lay_out([(light, "a"), (dark, "b"), (light, "c")], columns=2)
-    assert sheet_hw.shape == (2 * 146, 2 * 132)
-    assert sheet_hw[0, 0] == 200
-    assert sheet_hw[0, 132] == 50
-    assert sheet_hw[146, 127] == 200
+    tiles = [(light, "a"), (dark, ""), (light, "c"), (light, "")]
+    sheet_hw = lay_out(tiles, columns=2, tile_px=100)
+    # Between pictures 6 pixels; a caption has 18; a row is as high as its highest picture.
+    assert sheet_hw.shape == (6 + 100 + 18 + 50 + 18, 6 + 2 * 106)
+    for top, left, picture_hw in [
+        (6, 6, light),
+        (6, 112, dark),
+        (124, 6, light),
+        (124, 112, light),
+    ]:
+        height, width = (side * 25 for side in picture_hw.shape)
+        assert (sheet_hw[top : top + height, left : left + width] == picture_hw[0, 0]).all()
+    paper = sheet_hw[0, 0]
+    for top, written in [((56, 6), True), ((106, 112), False), ((174, 6), True)]:
+        assert (sheet_hw[top[0] : top[0] + 18, top[1] : top[1] + 50] != paper).any() == written
+    assert lay_out(tiles, columns=2, tile_px=100, note="n").shape == (210, 218)
     with pytest.raises(ValueError, match="no pictures"):
         lay_out([], columns=2)
+
+
+def test_a_long_caption_stays_in_its_column_and_strange_letters_are_told():
+    white = np.full((10, 10), 255, np.uint8)
+    sheet_hw = lay_out([(white, "long" * 50), (white, "")], columns=2, tile_px=60)
+    assert (sheet_hw[66:, :66] != sheet_hw[0, 0]).any()
+    assert (sheet_hw[66:, 66:] == sheet_hw[0, 0]).all()
+    unknown_hw, marks_hw = (lay_out([(white, text)], columns=1) for text in ("\u6ce2", "?"))
+    np.testing.assert_array_equal(unknown_hw, marks_hw)
 
 
 @pytest.fixture(scope="module")
@@ -95,31 +109,96 @@ def test_clips_are_chosen_from_all_classes_in_turn(store):
 
 
 def test_contact_sheet_has_a_tile_a_clip(store):
-    assert contact_sheet(store, columns=4).shape == (2 * 146, 4 * 132)
+    sheet_hw = contact_sheet(store, columns=4)
+    assert sheet_hw.shape == (6 + 2 * (107 + 18), 6 + 4 * 166)
+    # Rates 1/2 and 1/4: white is the same for all.
+    assert (sheet_hw[6 : 6 + 107, 6 : 6 + 160] == 255).all()
+    assert (sheet_hw[6 : 6 + 107, 172 : 172 + 160] == 128).all()
 
 
-@pytest.mark.parametrize("picture", ["tfp", "tfi"])
+@pytest.mark.parametrize("picture", ["tfp", "tfi", "adaptive"])
 def test_a_sheet_of_a_clip_is_a_picture(store, tmp_path, picture):
     out = view_clip(store, "c1", tmp_path / "c1.png", picture=picture)
     with Image.open(out) as image:
         assert image.format == "PNG"
-        assert image.size == (4 * 132, 2 * 146)
+        assert image.size == (6 + 4 * 326, 6 + 2 * (213 + 18) + 18)
+        tile = np.asarray(image)[6 : 6 + 213, 6 : 6 + 320]
+    assert (tile == 255).all()
     assert [p.name for p in tmp_path.iterdir()] == ["c1.png"]
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
-def test_a_movie_has_one_picture_a_step(store, tmp_path, suffix):
+def frames_of(movie):
+    if movie.suffix == ".webp":
+        with Image.open(movie) as image:
+            return [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(image)]
     import av
 
-    out = view_clip(
-        store, "c0", tmp_path / f"c0{suffix}", start=10, ticks=60, exposure_ticks=20, step_ticks=10
-    )
-    with av.open(str(out)) as container:
-        frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
-    assert len(frames) == 5  # windows from ticks 10, 20, 30, 40 and 50 end by tick 70
-    assert frames[0].shape == (240, 360)
-    assert (frames[0] > 230).all()  # the brightest rate is white
-    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    with av.open(str(movie)) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
+MOVIES = [".gif", ".mp4", ".webp"]
+
+
+@pytest.mark.parametrize("suffix", MOVIES)
+def test_a_movie_has_one_picture_a_step(store, tmp_path, suffix):
+    how = {"start": 10, "ticks": 60, "exposure_ticks": 20, "step_ticks": 10, "plain": True}
+    # Equal pictures after each other are one in WebP: of class one each has other phases.
+    moving = store_of_one(tmp_path / "m.zarr", np.arange(90)[:, None, None] // 20 % 2 == np.eye(2))
+    for source, clip_id in ((store, "c0"), (moving, "c")):
+        out = view_clip(source, clip_id, tmp_path / f"{clip_id}{suffix}", **how)
+        frames = frames_of(out)
+        # Windows from ticks 10, 20, 30, 40 and 50 end by tick 70.
+        assert len(frames) == 5 or (suffix == ".webp" and clip_id == "c0")
+        if clip_id == "c0":
+            assert frames[0].shape == (240, 360)
+            assert (frames[0] > 230).all()  # the brightest rate is white
+
+
+@pytest.mark.parametrize("suffix", MOVIES)
+def test_a_movie_s_white_is_that_of_the_whole_of_it(tmp_path, suffix):
+    planes_thw = np.zeros((320, 240, 240), np.uint8)
+    planes_thw[:160:8] = 1
+    planes_thw[160::2] = 1
+    source = store_of_one(tmp_path / "s.zarr", planes_thw)
+    how = {"exposure_ticks": 16, "step_ticks": 16, "plain": True}
+    for white, first, last in ((None, 64, 255), (1.0, 32, 128), (0.125, 255, 255)):
+        out = view_clip(source, "c", tmp_path / f"c{suffix}", white=white, overwrite=True, **how)
+        frames = frames_of(out)
+        assert abs(int(frames[0][100, 100]) - first) < 4  # codecs lose a little
+        assert abs(int(frames[-1][100, 100]) - last) < 4
+    with pytest.raises(ValueError, match="white must be a positive number"):
+        view_clip(source, "c", tmp_path / "d.gif", white=0)
+
+
+def test_a_clock_and_a_scale_stand_under_a_movie_s_pictures(tmp_path):
+    planes_thw = np.ones((80, 240, 300), np.uint8)
+    source = store_of_one(tmp_path / "s.zarr", planes_thw)
+    frames = frames_of(view_clip(source, "c", tmp_path / "c.gif", step_ticks=24))
+    plain = frames_of(view_clip(source, "c", tmp_path / "d.gif", step_ticks=24, plain=True))
+    assert plain[0].shape == (240, 300)
+    assert frames[0].shape == (240 + 2 * 18, 300)
+    for frame, bare in zip(frames, plain, strict=True):
+        np.testing.assert_array_equal(frame[:240], bare)
+    strips = [frame[240:] for frame in frames]
+    assert len(strips) == 3  # ticks 16, 40 and 64: other clocks, the same scale
+    assert not np.array_equal(strips[0][:18], strips[1][:18])
+    np.testing.assert_array_equal(strips[0][18:], strips[1][18:])
+    assert all((strip[:18] > 128).any() and (strip[18:] > 128).any() for strip in strips)
+
+
+def test_pictures_by_a_function_of_one_s_own(store, tmp_path):
+    def half(planes_thw):
+        assert planes_thw.shape == (20, 6, 9)
+        return np.full((6, 9), 0.5)
+
+    how = {"picture": half, "white": 1.0, "exposure_ticks": 20}
+    out = view_clip(store, "c0", tmp_path / "c0.png", **how)
+    assert np.asarray(Image.open(out))[10, 10] == 128
+    grey_hw = draw_picture(store, "c0", picture=half, ticks=20, white=0.5)
+    assert (grey_hw == 255).all()
+    with pytest.raises(SpikeDataError, match="picture 'tfx': expected tfp, tfi, adaptive or"):
+        view_clip(store, "c0", tmp_path / "d.png", picture="tfx")
 
 
 def store_of_one(path, planes_thw):
@@ -131,7 +210,7 @@ def store_of_one(path, planes_thw):
     return open_store(path)
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+@pytest.mark.parametrize("suffix", MOVIES)
 @pytest.mark.parametrize(
     ("size_hw", "shown_hw"),
     [((1, 700), (2, 1400)), ((3, 5), (240, 400)), ((2500, 1), (2500, 2)), ((9, 301), (54, 1806))],
@@ -139,19 +218,18 @@ def store_of_one(path, planes_thw):
 def test_a_movie_has_even_sides_that_magnifying_keeps_in_bounds(
     tmp_path, suffix, size_hw, shown_hw
 ):
-    import av
-
     one = store_of_one(tmp_path / "one.zarr", np.ones((40, *size_hw), np.uint8))
-    with av.open(str(view_clip(one, "c", tmp_path / f"c{suffix}"))) as container:
-        frame = next(container.decode(video=0))
-    assert (frame.height, frame.width) == shown_hw
+    frames = frames_of(view_clip(one, "c", tmp_path / f"c{suffix}", plain=True))
+    assert frames[0].shape == shown_hw
+    height, width = frames_of(view_clip(one, "c", tmp_path / f"d{suffix}"))[0].shape
+    assert (width, height % 18) == (shown_hw[1], shown_hw[0] % 18)
 
 
 def test_a_movie_that_no_codec_takes_is_one_line_and_leaves_nothing(tmp_path):
     one = store_of_one(tmp_path / "one.zarr", np.ones((16, 1, 65_535), np.uint8))
-    for name in ("c.gif", "c.mp4"):
+    for name in ("c.gif", "c.mp4", "c.webp"):
         with pytest.raises(SpikeDataError, match=f"{name}: cannot be written, 65536x2 pixels"):
-            view_clip(one, "c", tmp_path / name)
+            view_clip(one, "c", tmp_path / name, plain=True)
     assert [path.name for path in tmp_path.iterdir()] == ["one.zarr"]
 
 
@@ -172,7 +250,7 @@ def test_what_is_there_is_not_replaced_unasked(store, tmp_path):
 
 
 def test_wrong_requests_are_refused(store, tmp_path):
-    with pytest.raises(ValueError, match=r"\.png, \.gif or \.mp4"):
+    with pytest.raises(ValueError, match=r"\.png, \.gif, \.webp, \.mp4"):
         view_clip(store, "c0", tmp_path / "c0.jpg")
     with pytest.raises(StoreError, match="no clip 'c9'"):
         view_clip(store, "c9", tmp_path / "c9.png")
@@ -206,7 +284,8 @@ def test_a_single_picture_is_pixel_for_pixel_with_a_white_of_one_s_choice(tmp_pa
         out.append(pack_ticks(planes_thw))
         out.finish(ticks=40, attributes={})
     store = open_store(tmp_path / "s.zarr")
-    rates = {"tfp": [[0.5, 1, 0], [0, 0, 0.25]], "tfi": [[0.5, 1, 0], [0, 0, 0.25]]}
+    least = 1 / 41  # no spike in 40 ticks: an interval of 41 at least
+    rates = {"tfp": [[0.5, 1, 0], [0, 0, 0.25]], "tfi": [[0.5, 1, least], [least, least, 0.25]]}
     for picture, rate_hw in rates.items():
         grey_hw = draw_picture(store, "a", picture=picture, white=0.5)
         want_hw = np.minimum(255, np.rint(np.array(rate_hw) / 0.5 * 255))

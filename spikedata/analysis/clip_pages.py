@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from spikedata.analysis.movies import animate_clip
 from spikedata.analysis.page import Link, Page
-from spikedata.analysis.pictures import animate_clip
 from spikedata.clips import ClipSource, StoredClip
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import remove, write_whole

@@ -2,7 +2,7 @@
 
 Event-camera libraries such as Tonic take a structured array, one entry a spike. Spike-camera
 programs take planes of zeros and ones, (T, H, W): Spike-Zoo from an ``.npz`` with the key ``spk``;
-SpikeCV from ``.dat`` files, which :func:`spikedata.pack_clips` writes, or as an array.
+SpikeCV from ``.dat`` files or as an array.
 
 Shapes: T ticks, G groups of eight ticks, H rows, W columns, N spikes.
 """
@@ -17,6 +17,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from spikedata.bits import TICKS_PER_GROUP, unpack_ticks
+from spikedata.camera import Camera, camera_to_write, write_recording
+from spikedata.errors import SpikeDataError
 from spikedata.outputs import written_aside
 from spikedata.stream import SpikeSource
 
@@ -116,7 +118,8 @@ def write_npz(
         path: written aside and renamed when whole.
         source: a camera file or a clip.
         label: number of its class, if it has one.
-        label_name: name of its class, likewise.
+        label_name: name of its class, likewise. UHSR has the name of a picture there; so that ours
+            is known for what it is, ``written_by`` says "spikedata".
         overwrite: replace ``path``, once the new file is whole.
 
     Raises:
@@ -132,10 +135,45 @@ def write_npz(
             _write_header(member, np.dtype(np.uint8), shape)
             for planes_thw in _planes(source):
                 member.write(planes_thw.tobytes())
-        for name, value in (("label", label), ("label_name", label_name)):
+        named = None if label_name is None else "spikedata"
+        for name, value in (("label", label), ("label_name", label_name), ("written_by", named)):
             if value is not None:
                 with archive.open(_member(name), "w") as member:
                     npy.write_array(member, np.array(value), allow_pickle=False)
+
+
+def write_dat_file(
+    path: Path | str,
+    source: SpikeSource,
+    *,
+    to_camera: str | None = None,
+    camera: str | None = None,
+    overwrite: bool = False,
+) -> Camera:
+    """Write planes as a ``.dat`` file; :func:`spikedata.open_recording` reads it back.
+
+    Args:
+        path: written aside and renamed when whole.
+        source: a camera file or a clip.
+        to_camera: a camera whose size the planes have, or ``bottom-up`` for plain planes with the
+            bottom row first, as SpikeCV and Spike-Zoo expect.
+        camera: the camera they are from, whose own layout is the default where it fits; else they
+            are plain and upright.
+        overwrite: replace ``path``, once the new file is whole.
+
+    Returns:
+        The layout that was written.
+
+    Raises:
+        RecordingError: there is no such camera, or its planes have another size.
+        SpikeDataError: ``path`` is there, and ``overwrite`` is False.
+    """
+    path = Path(path)
+    written = camera_to_write(source.height_px, source.width_px, asked=to_camera, source=camera)
+    if path.exists() and not overwrite:
+        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
+    write_recording(path, source.blocks(), written, ticks=source.ticks)
+    return written
 
 
 def _planes(source: SpikeSource) -> Iterator[NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""How near a picture is to the true one: PSNR and SSIM, as the field counts them.
+"""How near a picture is to the true one: PSNR and SSIM, as scikit-image counts them.
 
 Shapes: H rows, W columns.
 """
@@ -46,24 +46,18 @@ def picture_quality(grey_hw: NDArray[np.uint8], truth_hw: NDArray[np.uint8]) -> 
 
 
 def _psnr_db(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
-    error = float(((one_hw - other_hw) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    if np.array_equal(one_hw, other_hw):  # which it divides by
+        return math.inf
+    return float(_metrics().peak_signal_noise_ratio(other_hw, one_hw, data_range=255))
 
 
 def _ssim(one_hw: NDArray[np.float64], other_hw: NDArray[np.float64]) -> float:
-    import cv2  # noqa: PLC0415  # loads slowly, and only this needs it
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(_metrics().structural_similarity(one_hw, other_hw, data_range=255, **how))
 
-    def mean(values_hw: NDArray[np.float64]) -> NDArray[np.float64]:
-        blurred_hw: Any = cv2.GaussianBlur(values_hw, (_WINDOW_PX, _WINDOW_PX), 1.5)
-        edge = _WINDOW_PX // 2
-        whole_hw: NDArray[np.float64] = blurred_hw[edge:-edge, edge:-edge]
-        return whole_hw
 
-    first, second = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_one, mean_other = mean(one_hw), mean(other_hw)
-    var_one, var_other = mean(one_hw**2) - mean_one**2, mean(other_hw**2) - mean_other**2
-    both = mean(one_hw * other_hw) - mean_one * mean_other
-    alike = (2 * mean_one * mean_other + first) * (2 * both + second)
-    return float(
-        (alike / ((mean_one**2 + mean_other**2 + first) * (var_one + var_other + second))).mean()
-    )
+def _metrics() -> Any:
+    """Of scikit-image, some versions of which tell the types of their functions in part."""
+    from skimage import metrics  # noqa: PLC0415  # loads slowly
+
+    return metrics

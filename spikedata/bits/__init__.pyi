@@ -1,11 +1,15 @@
 from .camera_order import decode_groups as decode_groups
 from .camera_order import encode_groups as encode_groups
+from .camera_order import find_marked as find_marked
 from .groups import TICKS_PER_GROUP as TICKS_PER_GROUP
 from .groups import BitsHasher as BitsHasher
 from .groups import group_count as group_count
 from .groups import pack_ticks as pack_ticks
 from .groups import slice_ticks as slice_ticks
 from .groups import unpack_ticks as unpack_ticks
+from .sliding import MOST_REACH_TICKS as MOST_REACH_TICKS
+from .sliding import find_intervals as find_intervals
+from .sliding import move_count as move_count
 from .tensors import unpack_planes as unpack_planes
 from .time_order import count_ones as count_ones
 from .time_order import cut_window as cut_window

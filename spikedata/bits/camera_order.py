@@ -155,3 +155,46 @@ def encode_groups(packed_ghw, scratch, planes_nb, row_bits, runs, flip, big):  #
             x = _transpose_word(scratch[b])
             for tick in range(8):
                 planes_nb[8 * g + tick, b] = (x >> uint64(8 * tick)) & uint64(255)
+
+
+@numba.njit(nogil=True, cache=True)
+def find_marked(data_b, begin, markers, mask, row_bytes):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Find the next frame whose rows all end in their own markers.
+
+    No two markers of a frame may be the same: each byte is then looked at a few times at most,
+    whatever the data.
+
+    Args:
+        data_b: uint8 (B,).
+        begin: first byte where the frame may begin.
+        markers: uint16, one a row: its last two bytes, little-endian, of which ``mask`` counts.
+        mask: which bits of them.
+        row_bytes: bytes a row.
+
+    Returns:
+        Where the frame begins, and how many follow each other without a gap. Without one: the
+        first place where more bytes could make it begin, and 0.
+    """
+    frame_bytes = markers.size * row_bytes
+    last = data_b.size - frame_bytes
+    count = 0
+    at = begin
+    while at <= last:
+        right = 0
+        while right < markers.size:
+            low = at + right * row_bytes + row_bytes - 2
+            if (data_b[low] | data_b[low + 1] << 8) & mask != markers[right]:
+                break
+            right += 1
+        if right == markers.size:
+            if not count:
+                begin = at
+            count += 1
+            at += frame_bytes
+        elif count:
+            break
+        else:
+            at += 1
+    if count:
+        return begin, count
+    return max(begin, last + 1), 0

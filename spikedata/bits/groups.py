@@ -95,6 +95,12 @@ class BitsHasher:
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
+    def copy(self) -> "BitsHasher":
+        """One that has been fed the same, and goes on by itself."""
+        other = BitsHasher()
+        other._sha256 = self._sha256.copy()
+        return other
+
     def update(self, packed_ghw: NDArray[np.uint8]) -> None:
         """Add the next whole groups (only the last block may end inside a group)."""
         self._sha256.update(np.ascontiguousarray(packed_ghw).data)

@@ -1,6 +1,7 @@
 from .accounts import Lost as Lost
 from .accounts import RunNotes as RunNotes
 from .accounts import lost_spans as lost_spans
+from .crew import Crew as Crew
 from .dat import write_dat as write_dat
 from .encoding import Done as Done
 from .encoding import Failed as Failed
@@ -11,6 +12,8 @@ from .formats import format_at as format_at
 from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
+from .labels import FolderLabels as FolderLabels
+from .naming import read_label_names as read_label_names
 from .opening import check_replaceable as check_replaceable
 from .opening import open_any as open_any
 from .opening import open_clips as open_clips
@@ -27,7 +30,9 @@ from .parquet import open_parquet as open_parquet
 from .parquet import write_parquet as write_parquet
 from .parquet import write_shard as write_shard
 from .recordings import CameraOptions as CameraOptions
+from .recordings import Layout as Layout
 from .recordings import Recordings as Recordings
+from .recordings import find_recordings as find_recordings
 from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem
 from .rules import RuleBrokenError as RuleBrokenError
@@ -43,10 +48,12 @@ from .store import CLIPS as CLIPS
 from .store import ClipWriter as ClipWriter
 from .store import SpikeStore as SpikeStore
 from .store import StoreConfig as StoreConfig
+from .store import StoreLabels as StoreLabels
 from .store import StoreWriter as StoreWriter
 from .store import change_store as change_store
 from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
+from .stored import RELABELLED_KEYS as RELABELLED_KEYS
 from .stored import BitsMeter as BitsMeter
 from .stored import StoredClip as StoredClip

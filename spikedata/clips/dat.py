@@ -1,15 +1,17 @@
 """Clips as ``.dat`` files in class folders, for programs that read a camera's own files.
 
-Planes are upright, little-endian, without padding: the camera ``HxW``. ``metadata.jsonl`` tells all
+Planes are upright, little-endian, without padding: the camera ``HxW``; or as another camera writes
+them, so that its own programs read them. ``metadata.jsonl`` tells all
 that is known of each clip, ``spikedata.json`` what is known of the set; so it opens as it was. Both
 have digests (``facts_sha256``), so that what is changed or missing is told.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spikedata.camera import write_recording
+from spikedata.camera import Camera, write_recording
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.recordings import (
     ABOUT_FILE,
@@ -26,9 +28,19 @@ VERSION = "1.1"
 
 
 def write_dat(
-    source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
+    source: ClipSource,
+    path: Path,
+    *,
+    level: int,
+    workers: int,
+    done: Done,
+    failed: Failed,
+    camera_of: Callable[[StoredClip], Camera],
 ) -> None:
-    """Write every clip of ``source`` to a folder of ``.dat`` files; ``level`` is not used."""
+    """Write every clip of ``source`` to a folder of ``.dat`` files; ``level`` is not used.
+
+    ``camera_of`` says in which layout; an error of it is that clip's.
+    """
     path.mkdir()
 
     def write(stored: StoredClip) -> StoredClip:
@@ -37,12 +49,12 @@ def write_dat(
         file.parent.mkdir(exist_ok=True)
         meter = BitsMeter()
         blocks = source.checked_blocks(stored, meter=meter)
-        write_recording(file, blocks, stored.size, ticks=stored.ticks)
+        write_recording(file, blocks, camera_of(stored), ticks=stored.ticks)
         return meter.measured(stored)
 
     entries: dict[str, dict[str, Any]] = {}
     for stored in encode_all(write, source.clips.values(), workers, failed):
-        entries[stored.id] = _entry(stored)
+        entries[stored.id] = _entry(stored, camera_of(stored).name)
         done(stored)
     lines = [json.dumps(entries[key], ensure_ascii=False) + "\n" for key in sorted(entries)]
     write_whole(path / METADATA_FILE, "".join(lines))
@@ -57,14 +69,14 @@ def write_dat(
     write_whole(path / ABOUT_FILE, pretty_json(about | {FACTS_DIGEST: digest_of(about)}))
 
 
-def _entry(stored: StoredClip) -> dict[str, Any]:
+def _entry(stored: StoredClip, camera: str) -> dict[str, Any]:
     about = stored.clip.to_dict()
     first = {"file_name": file_name_of(stored), "id": about.pop("id"), "label": about.pop("label")}
     return (
         first
         | about
         | {
-            "camera": stored.size,
+            "camera": camera,
             "ticks": stored.ticks,
             "tick_rate_hz": stored.tick_rate_hz,
             "bits_sha256": stored.bits_sha256,

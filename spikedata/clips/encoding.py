@@ -1,9 +1,11 @@
 """What the writers of all formats share: clips encoded side by side, told of one by one."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from spikedata.clips.crew import Crew
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import SpikeDataError
 
@@ -14,15 +16,22 @@ Failed = Callable[[StoredClip, Exception], None]
 
 
 def in_order(
-    work: Callable[[Item], Any], clips: Iterable[Item], workers: int
+    work: Callable[[Item], Any], clips: Iterable[Item], workers: int | Crew
 ) -> Iterator[tuple[Item, Any]]:
-    """Each clip with what ``work`` gave or raised, in order; few are under way at a time."""
+    """Each clip with what ``work`` gave or raised, in order; few are under way at a time.
+
+    Args:
+        work: called in a thread.
+        clips: which.
+        workers: how many at once, or the crew that does it.
+    """
     waiting: list[tuple[Item, Future[Any]]] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+    with contextlib.ExitStack() as at_end:
+        crew = at_end.enter_context(Crew(workers)) if isinstance(workers, int) else workers
         try:
             for stored in clips:
-                waiting.append((stored, pool.submit(work, stored)))
-                if len(waiting) > workers:
+                waiting.append((stored, crew.start(work, stored)))
+                if len(waiting) > crew.threads:
                     first, future = waiting.pop(0)
                     yield first, future.exception() or future.result()
             for first, future in waiting:
@@ -35,7 +44,7 @@ def in_order(
 def encode_all(
     encode: Callable[[StoredClip], Encoded],
     clips: Iterable[StoredClip],
-    workers: int,
+    workers: int | Crew,
     failed: Failed | None,
 ) -> Iterator[Encoded]:
     """What ``encode`` gives for each clip, in order; clips that cannot be encoded are left out.
@@ -43,7 +52,7 @@ def encode_all(
     Args:
         encode: called in a thread.
         clips: which.
-        workers: how many at once.
+        workers: how many at once, or the crew that does it.
         failed: told of each clip that is damaged or does not fit; without it, that is raised.
 
     Raises:

@@ -47,6 +47,16 @@ def decompress_exactly(coded: Any, size: int) -> bytes:
     return data
 
 
+def compress_frame(data: Any, level: int, checksum: bool = False) -> bytes:
+    """Compress to one zstd frame, with a ``checksum`` of the contents in it or without."""
+    options = level, checksum
+    if getattr(_OF_THREAD, "options", None) != options:  # its tables are large
+        _OF_THREAD.options = options
+        _OF_THREAD.compressor = zstandard.ZstdCompressor(level=level, write_checksum=checksum)
+    coded: bytes = _OF_THREAD.compressor.compress(data)
+    return coded
+
+
 def check_chunk(stored: StoredClip, chunk_ticks: int) -> None:
     """Check that so many ticks of a clip fit into one frame.
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from spikedata import bits
 from spikedata.apart import Apart
 from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.frames import check_chunk
 from spikedata.clips.rules import (
@@ -74,7 +75,7 @@ def write_hdf5(
         source: where the clips' bits are.
         path: file to write.
         level: gzip level, 0 to 9.
-        workers: clips encoded at once, one thread each.
+        workers: threads; several clips are encoded at once, or several chunks of one.
         done: told of each clip written, with its digest.
         failed: told of each clip that could not be read.
 
@@ -83,16 +84,16 @@ def write_hdf5(
     """
 
     def encode(stored: StoredClip) -> tuple[StoredClip, list[bytes]]:
-        return _encode(source, stored, level)
+        return _encode(source, stored, level, crew)
 
     about = {"class_names": source.class_names, "recipe": source.recipe}
-    with _created(path) as file:
+    with _created(path) as file, Crew(workers) as crew:
         file.attrs["format"] = FORMAT
         file.attrs["name"] = source.name
         file.attrs["about"] = json.dumps(about, sort_keys=True)
         file.create_group("clips")
         digests: dict[str, str] = {}
-        for stored, chunks in encode_all(encode, source.clips.values(), workers, failed):
+        for stored, chunks in encode_all(encode, source.clips.values(), crew, failed):
             digests[stored.id] = stored.facts_sha256()
             _write_clip(file["clips"], stored, chunks, level)
             done(stored)
@@ -112,19 +113,26 @@ def _created(path: Path) -> Iterator[Any]:
         raise OSError(errno.EIO, f"cannot be written: {told}", str(path)) from error
 
 
-def _encode(source: ClipSource, stored: StoredClip, level: int) -> tuple[StoredClip, list[bytes]]:
-    """Compress in the worker's thread: HDF5 itself lets one thread at a time in."""
+def _encode(
+    source: ClipSource, stored: StoredClip, level: int, crew: Crew
+) -> tuple[StoredClip, list[bytes]]:
+    """Compress in the crew's threads: HDF5 itself lets one thread at a time in."""
     check_label(stored.clip, source.class_names)
     check_chunk(stored, CHUNK_GROUPS * TICKS_PER_GROUP)
     pixels = stored.height_px * stored.width_px
     chunks: list[bytes] = []
     meter = BitsMeter()
-    for block_ghw in source.checked_blocks(stored, CHUNK_GROUPS * TICKS_PER_GROUP, meter):
-        block_gp = np.zeros((CHUNK_GROUPS, pixels), np.uint8)
-        block_gp[: len(block_ghw)] = block_ghw.reshape(len(block_ghw), pixels)
-        chunk_pg = np.empty((pixels, CHUNK_GROUPS), np.uint8)
-        bits.to_time_last(block_gp, chunk_pg)
-        chunks.append(zlib.compress(chunk_pg.data, level))
+    coming: Chunks[bytes] = Chunks(crew)
+    try:
+        for block_ghw in source.checked_blocks(stored, CHUNK_GROUPS * TICKS_PER_GROUP, meter):
+            block_gp = np.zeros((CHUNK_GROUPS, pixels), np.uint8)
+            block_gp[: len(block_ghw)] = block_ghw.reshape(len(block_ghw), pixels)
+            chunk_pg = np.empty((pixels, CHUNK_GROUPS), np.uint8)
+            bits.to_time_last(block_gp, chunk_pg)
+            chunks += coming.add(zlib.compress, chunk_pg.data, level)
+        chunks += coming.rest()
+    finally:
+        coming.drop()
     return meter.measured(stored), chunks
 
 

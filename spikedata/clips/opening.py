@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from spikedata.camera import list_hdf5
 from spikedata.clips.formats import format_at
+from spikedata.clips.naming import read_label_names
 from spikedata.clips.recordings import (
     ABOUT_FILE,
     METADATA_FILE,
@@ -49,9 +51,7 @@ def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> Cl
 
         return ParquetStore(path)
     if found == "hdf5":
-        from spikedata.clips.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when needed
-
-        return Hdf5Store(path)
+        return _open_hdf5(path, options)
     if path.is_dir():
         try:
             return recordings_below(path, options)
@@ -59,7 +59,23 @@ def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> Cl
             raise error.at(path) from error
     if path.suffix.lower() in RECORDING_SUFFIXES:
         return one_recording(path, options)
-    raise CorpusError(f"{path}: is no store, and no .dat or .npz file")
+    raise CorpusError(f"{path}: is no store, and no .dat, .npz, .npy or HDF5 file")
+
+
+def _open_hdf5(path: Path, options: CameraOptions) -> ClipSource:
+    """A set of ours; or the array of another program's file as one recording."""
+    from spikedata.clips.hdf5 import Hdf5Store  # noqa: PLC0415  h5py loads when needed
+
+    try:
+        return Hdf5Store(path)
+    except StoreError:
+        try:
+            told, arrays = list_hdf5(path)
+        except SpikeDataError:
+            arrays = {}
+        if arrays and told is None:
+            return one_recording(path, options)
+        raise
 
 
 def open_clips(
@@ -68,6 +84,7 @@ def open_clips(
     camera: str | None = None,
     flip: bool | None = None,
     tick_rate_hz: float | None = None,
+    label_names: Path | str | None = None,
 ) -> ClipSource:
     """Open a set of clips, whatever its format.
 
@@ -77,12 +94,15 @@ def open_clips(
         camera: whose files recordings are; default what their folder's metadata says.
         flip: turn their rows upside down; default what the camera needs to be upright.
         tick_rate_hz: their ticks a second; default the metadata's or the camera's.
+        label_names: file with the names of classes that they only number, as UHSR's do; see
+            :func:`spikedata.clips.naming.read_label_names`.
 
     Raises:
         SpikeDataError: it is none of these, it is malformed, or not one recording can be read.
         ValueError: ``tick_rate_hz`` is not positive.
     """
-    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+    names = None if label_names is None else read_label_names(label_names)
+    options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, label_names=names)
     source = open_any(path, options)
     if not source.clips and source.left_out:
         raise CorpusError(source.left_out[0].error)

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 from numpy.typing import NDArray
 
 from spikedata import bits
+from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.formats import parquet_files
-from spikedata.clips.frames import ClipFrames, check_chunk
+from spikedata.clips.frames import ClipFrames, check_chunk, compress_frame
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -84,7 +84,7 @@ def write_shard(
         shard: which clips.
         path: file to write; it appears whole or not at all.
         level: zstd level, 1 to 22.
-        workers: clips encoded at once, one thread each.
+        workers: threads; several clips are encoded at once, or several chunks of one.
         with_bits: False leaves bits and previews out: recipes only.
         done: told of each clip written, with its digest.
         failed: told of each clip that could not be read; without it, that is raised.
@@ -99,16 +99,17 @@ def write_shard(
     def encode(stored: StoredClip) -> tuple[StoredClip, dict[str, Any]]:
         check_label(stored.clip, source.class_names)
         if with_bits:
-            return _encode_row(source, stored, level)
+            return _encode_row(source, stored, level, crew)
         return stored, _facts_row(stored, source.class_names)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         written_aside(path, overwrite=True) as aside,
         _open_writer(aside, schema) as writer,
+        Crew(workers) as crew,
     ):
         group = _RowGroup(writer, schema)
-        for stored, row in encode_all(encode, clips, workers, failed):
+        for stored, row in encode_all(encode, clips, crew, failed):
             group.add(row)
             if done is not None:
                 done(stored)
@@ -244,31 +245,38 @@ _ONLY_WITH_BITS = ("preview", "chunk_ticks", "bits")
 
 
 def _encode_row(
-    source: ClipSource, stored: StoredClip, level: int
+    source: ClipSource, stored: StoredClip, level: int, crew: Crew
 ) -> tuple[StoredClip, dict[str, Any]]:
     check_chunk(stored, CHUNK_TICKS)
-    # A window's frames are checked as they are decoded, by whoever decodes them.
-    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
     preview = b""
     frames: list[bytes] = []
-    frame_bytes = 0
     meter = BitsMeter()
-    for block_ghw in source.checked_blocks(stored, CHUNK_TICKS, meter):
-        preview = preview or _preview_png(block_ghw)
-        block_gp = np.ascontiguousarray(block_ghw).reshape(len(block_ghw), -1)
-        time_last_pg = np.empty(block_gp.shape[::-1], np.uint8)
-        bits.to_time_last(block_gp, time_last_pg)
-        frames.append(compressor.compress(time_last_pg.data))
-        frame_bytes += len(frames[-1])
-        if frame_bytes > MAX_CLIP_BYTES:
-            raise StoreError(
-                f"clip {stored.id}: is past {MAX_CLIP_BYTES:,} bytes compressed, too many for "
-                "a row of Parquet. Use --to zarr, or cut the recording"
-            )
+    coming: Chunks[bytes] = Chunks(crew)
+    try:
+        for block_ghw in source.checked_blocks(stored, CHUNK_TICKS, meter):
+            preview = preview or _preview_png(block_ghw)
+            block_gp = np.ascontiguousarray(block_ghw).reshape(len(block_ghw), -1)
+            time_last_pg = np.empty(block_gp.shape[::-1], np.uint8)
+            bits.to_time_last(block_gp, time_last_pg)
+            # A window's frames are checked as they are decoded, by whoever decodes them.
+            frames += coming.add(compress_frame, time_last_pg, level, True)
+            _check_fits_row(stored, frames)
+        frames += coming.rest()
+        _check_fits_row(stored, frames)
+    finally:
+        coming.drop()
     stored = meter.measured(stored)
     row = _facts_row(stored, source.class_names)
     picture = {"bytes": preview, "path": None}
     return stored, row | {"preview": picture, "chunk_ticks": CHUNK_TICKS, "bits": frames}
+
+
+def _check_fits_row(stored: StoredClip, frames: Sequence[bytes]) -> None:
+    if sum(map(len, frames)) > MAX_CLIP_BYTES:
+        raise StoreError(
+            f"clip {stored.id}: is past {MAX_CLIP_BYTES:,} bytes compressed, too many for "
+            "a row of Parquet. Use --to zarr, or cut the recording"
+        )
 
 
 def _facts_row(stored: StoredClip, class_names: tuple[str, ...]) -> dict[str, Any]:

@@ -4,15 +4,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.bits import TICKS_PER_GROUP
-from spikedata.camera import Recording, find_camera, read_recording
+from spikedata.camera import (
+    Recording,
+    find_camera,
+    numbered_files,
+    open_numbered,
+    open_recording,
+)
 from spikedata.clip import Clip
-from spikedata.clips.numbered import NumberedRecording, numbered_files, read_numbered
+from spikedata.clips.naming import name_of
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -27,8 +33,11 @@ from spikedata.corpora import (
     ListedFile,
     RefusedEntry,
     as_text,
+    captions_of,
     class_order,
+    clean_text,
     clip_id_of,
+    count,
     find_metadata,
     list_files,
     note_unread,
@@ -37,13 +46,18 @@ from spikedata.corpora import (
     read_folder,
     with_captions,
 )
-from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.errors import (
+    CorpusError,
+    PackedSetError,
+    RecordingError,
+    SpikeDataError,
+    StoreError,
+)
 from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
 
-AnyRecording = Recording | NumberedRecording
-RECORDING_SUFFIXES = frozenset([".dat", ".npz"])
+RECORDING_SUFFIXES = frozenset([".dat", ".npz", ".npy", ".h5", ".hdf5"])
 METADATA_FILE = "metadata.jsonl"
 ABOUT_FILE = "spikedata.json"
 """What a set of ``.dat`` files of ours says of itself: format, name, classes in order, recipe."""
@@ -51,6 +65,9 @@ DAT_FORMAT = "spikedata-dat"
 DAT_KEYS = frozenset(["file_name", "camera", "ticks", "tick_rate_hz", "bits_sha256"])
 """What such a set tells of each file; somebody's own list does not have all of it."""
 _CHANGED_ON_PURPOSE = f"Whoever changed them on purpose removes {FACTS_DIGEST} from"
+
+
+Layout = Literal["auto", "files", "folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +81,11 @@ class CameraOptions:
     camera: str | None = None
     flip: bool | None = None
     tick_rate_hz: float | None = None
+    layout: Layout = "auto"
+    """``files``: each is a clip. ``folders``: the numbered ``.dat`` files of a folder are one clip.
+    ``auto``: they are if they have one size and a few planes each; a note says so."""
+    label_names: Mapping[str, str] | None = None
+    """Names of classes that files only number, by number as text."""
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -100,14 +122,17 @@ class Recordings(ClipSource):
         left_out: Sequence[Failure] = (),
     ) -> None:
         self.path = root
-        self.notes = tuple(notes)
-        self._recordings: dict[str, AnyRecording] = {}
-        self.clips, unopened = self._opened(items)
+        self._recordings: dict[str, Recording] = {}
+        self._names = (items[0].options.label_names if items else None) or {}
+        self.clips, unopened, passed_over = self._opened(items)
         self.left_out = (*left_out, *unopened)
+        self.notes = (*notes, *passed_over, *self._odd_labels())
         labels = {stored.label for stored in self.clips.values() if stored.label is not None}
         about = about or {}
         stated = tuple(about.get("class_names", ()))
-        self.class_names = (*stated, *sorted(labels - set(stated), key=class_order))
+        if self._names:  # a class keeps its number only beside all the others
+            stated = (*stated, *(n for n in self._names.values() if n not in stated))
+        self.class_names = (*dict.fromkeys(stated), *sorted(labels - set(stated), key=_class_order))
         self.name = about.get("name") or as_text(root.resolve().name)
         cameras = sorted({recording.camera.name for recording in self._recordings.values()})
         self.recipe = dict(about.get("recipe") or {"cameras": cameras})
@@ -121,11 +146,33 @@ class Recordings(ClipSource):
         """Size of the clip's file."""
         return size_on_disk(self._recordings[clip_id].path)
 
+    def _odd_labels(self) -> list[str]:
+        """Notes on labels of files that count for nothing, or that the table does not name."""
+        own = {key: recording.label for key, recording in self._recordings.items()}
+        unnamed = [key for key, label in own.items() if self._names and label is not None]
+        unnamed = [key for key in unnamed if self.clips[key].label == own[key]]
+        other = [
+            key
+            for key, label in own.items()
+            if label is not None and self.clips[key].label != name_of(label, self._names)
+        ]
+        told = []
+        if unnamed:
+            first = f"{unnamed[0]} ({own[unnamed[0]]})"
+            told.append(f"{count(len(unnamed), 'class number')} without a name: {first}")
+        if other:
+            first = f"{other[0]} ({own[other[0]]})"
+            of = count(len(other), "recording")
+            told.append(f"{of} of another class than the file itself says: {first}")
+        return told
+
     def _opened(
         self, items: Sequence["RecordingItem"]
-    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...]]:
+    ) -> tuple[dict[str, StoredClip], tuple[Failure, ...], list[str]]:
+        """The clips that can be opened, what is left out, and notes on what is no recording."""
         clips: dict[str, StoredClip] = {}
         left_out: list[Failure] = []
+        passed_over: list[str] = []
         taken: dict[str, Clip] = {}
         for item in items:
             other = taken.get(item.clip.id.casefold())
@@ -135,17 +182,20 @@ class Recordings(ClipSource):
                     raise CorpusError(f"{name!r} is left out: {one_id(item.clip, other)}")
                 self._recordings[item.clip.id], clips[item.clip.id] = item.open()
                 taken[item.clip.id.casefold()] = item.clip
+            except PackedSetError as error:
+                passed_over.append(str(error))
             except RuleBrokenError as error:
                 left_out.append(_lost(self.path, item.clip.id, item.path, error.message))
             except (SpikeDataError, OSError) as error:
                 left_out.append(Failure(id=item.clip.id, path=str(item.path), error=str(error)))
-        return {clip_id: clips[clip_id] for clip_id in sorted(clips)}, tuple(left_out)
+        in_order = {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+        return in_order, tuple(left_out), passed_over
 
 
 class RecordingBits(ClipBits):
     """The bits of one camera file."""
 
-    def __init__(self, stored: StoredClip, recording: AnyRecording) -> None:
+    def __init__(self, stored: StoredClip, recording: Recording) -> None:
         self.stored = stored
         self.step = recording.block_groups
         self._recording = recording
@@ -172,40 +222,41 @@ class RecordingItem:
     options: CameraOptions
     files: tuple[Path, ...] = ()
     """The numbered files of ``path``, if that is a folder of them."""
+    is_listed: bool = False
+    """Whether a list beside the files tells of it."""
     measured: Mapping[str, Any] | None = None
     """What a set of ours tells of the file besides: digest, count, and how it was made."""
 
-    def open(self) -> tuple[AnyRecording, StoredClip]:
+    def open(self) -> tuple[Recording, StoredClip]:
         """The recording, and what is known of it before its bits are read.
 
         Raises:
-            CorpusError: nothing tells the camera.
-            RecordingError: the file does not fit it.
+            RecordingError: nothing tells the camera, or the file does not fit it.
             RuleBrokenError: what is told of the file does not fit it.
             OSError: the file cannot be read.
         """
-        if self.options.camera is None:
-            raise CorpusError(
-                f"{self.path}: no file tells its camera. Give --camera NAME or HxW; see "
-                "`spikedata cameras`"
-            )
-        camera = find_camera(self.options.camera)
-        flip, rate = self.options.flip, self.options.tick_rate_hz
-        recording: AnyRecording
-        if self.files:
-            recording = read_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
+        camera, flip, rate = self.options.camera, self.options.flip, self.options.tick_rate_hz
+        if self.files and camera is not None:
+            recording = open_numbered(self.path, self.files, camera, flip=flip, tick_rate_hz=rate)
         else:
-            recording = read_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
+            recording = open_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
         if self.measured is not None:
             return recording, self._as_noted(recording, self.measured)
         source = self.clip.source | identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
-        told = {"name": camera.name, "flip": recording.flip, "skipped": recording.skipped_bytes}
+        clip = self._labelled(recording.label)
+        told: dict[str, Any] = {
+            "name": recording.camera.name,
+            "flip": recording.flip,
+            "skipped": recording.skipped_bytes,
+        }
+        if recording.losses:
+            told["lost"] = [[span.tick, span.ticks, span.bytes] for span in recording.losses]
         if self.files:
-            told["files"] = len(self.files)
+            told["files"] = recording.files
         stored = StoredClip(
-            clip=replace(self.clip, source=source),
+            clip=replace(clip, source=source),
             ticks=recording.ticks,
             height_px=recording.height_px,
             width_px=recording.width_px,
@@ -216,39 +267,75 @@ class RecordingItem:
         )
         return recording, stored
 
-    def _as_noted(self, recording: AnyRecording, noted: Mapping[str, Any]) -> StoredClip:
+    def _labelled(self, own: str | None) -> Clip:
+        """The clip, with the class that its file says itself if a table names it or nothing else.
+
+        A list beside the files counts before either.
+        """
+        names = self.options.label_names
+        if own is None or (self.clip.label is not None and (names is None or self.is_listed)):
+            return self.clip
+        label = clean_text(name_of(own, names or {}))
+        return with_own_label(self.clip, label)
+
+    def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""
         if noted.get("ticks") != recording.ticks:
             raise RuleBrokenError(
                 "ticks_disagree",
                 f"its file holds {recording.ticks} ticks, noted were {noted.get('ticks')!r:.20}",
             )
-        # The list alone counts: a class folder may be called "train", a clip have no caption.
-        known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS, FACTS_DIGEST)}
-        counted = known["spikes"] is not None
-        known |= {
-            "id": self.clip.id,
-            "captions": known["captions"] or [],
-            "source": self.clip.source if known["source"] is None else known["source"],
-            "spikes": known["spikes"] or 0,
-        }
-        try:
-            stored = StoredClip.from_file(
-                known, noted.get("attributes", {}), recording.height_px, recording.width_px
-            )
-            _check_file_name(stored, noted)
-        except RuleBrokenError as error:
-            if error.code != "facts_differ":
-                raise
-            told = f"{error.message}. {_CHANGED_ON_PURPOSE} its line of {METADATA_FILE}"
-            raise RuleBrokenError(error.code, told) from error
-        except (ValueError, RecursionError) as error:  # a digest is of what can be written as JSON
-            raise RuleBrokenError(
-                "attributes_malformed", f"its facts are no JSON: {error}"
-            ) from error
+        stored = noted_clip(self.clip, noted, recording.height_px, recording.width_px)
         # The user may say another rate than the list.
         stored = replace(stored, tick_rate_hz=recording.tick_rate_hz)
-        return stored if counted else replace(stored, spikes=None)
+        return stored if noted.get("spikes") is not None else replace(stored, spikes=None)
+
+
+def with_own_label(clip: Clip, label: str) -> Clip:
+    """A clip with another label, and a caption that names it if it had none but that.
+
+    A number is no name: nobody says "a video of 12".
+    """
+    made = () if clip.label is None else captions_of(clip.label, CAPTION_TEMPLATES)
+    if clip.captions in ((), made):
+        captions = () if label.isdigit() else captions_of(label, CAPTION_TEMPLATES)
+        clip = replace(clip, captions=captions)
+    return replace(clip, label=label)
+
+
+def _class_order(name: str) -> tuple[int, tuple[str, str]]:
+    """Classes that are only numbered in order of their numbers, before those with names."""
+    number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else 1 << 40
+    return number, class_order(name)
+
+
+def noted_clip(clip: Clip, noted: Mapping[str, Any], height_px: int, width_px: int) -> StoredClip:
+    """A clip as a line of our list has it; spikes that nobody counted are 0.
+
+    Raises:
+        RuleBrokenError: a value is missing or does not fit, or the facts are not those that were
+            written.
+    """
+    # The list alone counts: a class folder may be called "train", a clip have no caption.
+    known = {key: noted.get(key) for key in (*CLIP_KEYS, *MEASURED_KEYS, FACTS_DIGEST)}
+    known |= {
+        "id": clip.id,
+        "captions": known["captions"] or [],
+        "source": clip.source if known["source"] is None else known["source"],
+        "spikes": known["spikes"] or 0,
+    }
+    try:
+        attributes = noted.get("attributes", {})
+        stored = StoredClip.from_file(known, attributes, height_px, width_px)
+        _check_file_name(stored, noted)
+    except RuleBrokenError as error:
+        if error.code != "facts_differ":
+            raise
+        told = f"{error.message}. {_CHANGED_ON_PURPOSE} its line of {METADATA_FILE}"
+        raise RuleBrokenError(error.code, told) from error
+    except (ValueError, RecursionError) as error:  # a digest is of what can be written as JSON
+        raise RuleBrokenError("attributes_malformed", f"its facts are no JSON: {error}") from error
+    return stored
 
 
 def file_name_of(stored: StoredClip) -> str:
@@ -264,6 +351,21 @@ def _check_file_name(stored: StoredClip, noted: Mapping[str, Any]) -> None:
             "facts_differ",
             f"its file is {noted['file_name']!r:.80}, written was {file_name_of(stored)!r}",
         )
+
+
+def find_recordings(path: Path | str) -> tuple[Path, ...]:
+    """Camera files at a path, whatever is in them: all below a folder, or the one file.
+
+    Raises:
+        CorpusError: there are none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return (path,)
+    found = tuple(file.path for file in list_files(path, RECORDING_SUFFIXES, told=False).files)
+    if not found:
+        raise CorpusError(f"{path}: holds no {', '.join(sorted(RECORDING_SUFFIXES))} file")
+    return found
 
 
 def one_recording(path: Path, options: CameraOptions) -> Recordings:
@@ -283,7 +385,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     listing = list_files(root, RECORDING_SUFFIXES)
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
-        raise CorpusError(f"{root}: holds no .dat or .npz file, {reasons}")
+        raise CorpusError(f"{root}: holds no .dat or .npz file, no .npy or HDF5, {reasons}")
     read = find_metadata(root)
     unread = note_unread([file for file in listing.metadata if file.path not in read])
     if read:
@@ -294,7 +396,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     return Recordings(items, root, [*listing.notes, *unread, *notes], about, lost)
 
 
-def _is_ours(columns: Mapping[str, Any]) -> bool:
+def is_ours(columns: Mapping[str, Any]) -> bool:
     """Whether a line of a list is one that ``pack --to dat`` wrote, even if it was damaged."""
     return columns.keys() >= DAT_KEYS or FACTS_DIGEST in columns
 
@@ -341,18 +443,20 @@ def _listed_items(
     about: Mapping[str, Any] | None,
 ) -> tuple[list[RecordingItem], list[str], list[Failure]]:
     """What a metadata file tells of the files; and what of a list of ours is not there."""
-    entries, notes, refused = read_entries(root, files, unused=("capture_fps",), is_owed=_is_ours)
+    listing, series = gather_numbered(files, options)
+    entries, notes, refused = read_entries(root, listing, unused=("capture_fps",), is_owed=is_ours)
     items = []
     clips = with_captions([entry.item for entry in entries], CAPTION_TEMPLATES)
     for entry, item in zip(entries, clips, strict=True):
         how = options.or_else(entry.camera(), entry.tick_rate_hz())
         # Read as another camera's these would be other bits.
         as_noted = options.camera is None and options.flip is None
-        ours = as_noted and _is_ours(entry.columns)
+        ours = as_noted and is_ours(entry.columns)
         noted = entry.columns if ours else None
-        items.append(RecordingItem(item.clip, item.path, how, measured=noted))
+        numbered = tuple(series.get(item.path, ()))
+        items.append(RecordingItem(item.clip, item.path, how, numbered, True, measured=noted))
     listed = [entry.columns for entry in entries] + [entry.columns for entry in refused]
-    lost = _lost_of_set(root, about, [columns for columns in listed if _is_ours(columns)])
+    lost = _lost_of_set(root, about, [columns for columns in listed if is_ours(columns)])
     return items, notes, [*lost, *(_refused(root, entry) for entry in refused)]
 
 
@@ -360,30 +464,53 @@ def _found_items(
     files: list[ListedFile], options: CameraOptions
 ) -> tuple[list[RecordingItem], list[str]]:
     """What the folders tell of the files; a folder of numbered ones is one clip."""
+    listed, series = gather_numbered(files, options)
+    found = read_folder(listed)
+    clips = with_captions(found.clips, CAPTION_TEMPLATES)
+    items = [
+        RecordingItem(item.clip, item.path, options, tuple(series.get(item.path, ())))
+        for item in clips
+    ]
+    return items, [*_told_of_series(series, options), *found.notes]
+
+
+def _told_of_series(series: Mapping[Path, Sequence[Path]], options: CameraOptions) -> list[str]:
+    if not series:
+        return []
+    many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
+    told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
+    return [f"{told}; --layout files makes each a clip" if options.layout == "auto" else told]
+
+
+def gather_numbered(
+    files: list[ListedFile], options: CameraOptions
+) -> tuple[list[ListedFile], dict[Path, list[Path]]]:
+    """The files, each folder of numbered ones as one; and the files of those, by folder."""
     inside: dict[Path, list[ListedFile]] = {}
     for file in files:
         inside.setdefault(file.path.parent, []).append(file)
     listed: list[ListedFile] = []
     series: dict[Path, list[Path]] = {}
     for folder, held in inside.items():
-        numbered = numbered_files([file.path for file in held], options.camera)
+        numbered = _numbered([file.path for file in held], options)
         if not numbered:
             listed += held
             continue
         series[folder] = numbered
         parts = held[0].parts[:-1] or (as_text(folder.resolve().name),)
         listed.append(ListedFile(path=folder, parts=parts, is_folder=True))
-    found = read_folder(sorted(listed, key=lambda file: file.parts))
-    clips = with_captions(found.clips, CAPTION_TEMPLATES)
-    items = [
-        RecordingItem(item.clip, item.path, options, tuple(series.get(item.path, ())))
-        for item in clips
-    ]
-    if not series:
-        return items, found.notes
-    many = f"{len(series)} folder{'s' if len(series) > 1 else ''}"
-    told = f"{many} of numbered .dat files of a few planes each: one clip a folder"
-    return items, [told, *found.notes]
+    return sorted(listed, key=lambda file: file.parts), series
+
+
+def _numbered(files: Sequence[Path], options: CameraOptions) -> list[Path]:
+    """The files of one folder in order, if they are one recording; else none."""
+    if options.camera is None or options.layout == "files":
+        return []  # nothing tells the number of planes without a camera
+    try:
+        sure = options.layout == "folders"
+        return numbered_files(files, find_camera(options.camera), sure=sure)
+    except RecordingError:  # told of each file
+        return []
 
 
 def read_about(root: Path) -> dict[str, Any] | None:

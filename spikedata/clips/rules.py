@@ -211,6 +211,11 @@ def pretty_json(value: Any) -> bytes:
     return (text + "\n").encode()
 
 
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they will be read back: tuples become lists; what is not JSON is refused."""
+    return parse_json(compact_json(values), "metadata_malformed", "values")
+
+
 def compact_json(value: Any) -> bytes:
     """JSON on one line: the same bytes for the same values."""
     text = json.dumps(

@@ -7,6 +7,7 @@ Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns.
 """
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from spikedata import bits
 from spikedata.bits import TICKS_PER_GROUP, group_count
+from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_collisions
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
@@ -56,17 +58,31 @@ class ClipBits(ABC):
             yield self.groups(first, min(first + step, last))
 
 
-def verify_bits(opened: ClipBits) -> None:
+def verify_bits(opened: ClipBits, crew: Crew | None = None) -> None:
     """Read every bit of a clip and compare with what was noted when it was written.
+
+    A ``crew`` decodes blocks ahead of the digest, which takes one after the other.
 
     Raises:
         StoreError: the clip is damaged.
         RuleBrokenError: it has another digest or count.
     """
     meter = BitsMeter()
-    for block_ghw in opened.blocks(opened.step):
+    for block_ghw in opened.blocks(opened.step) if crew is None else _ahead(opened, crew):
         meter.update(block_ghw)
     meter.check(opened.stored)
+
+
+def _ahead(opened: ClipBits, crew: Crew) -> Iterator[NDArray[np.uint8]]:
+    """All groups in order, several blocks of them decoded side by side."""
+    coming: Chunks[NDArray[np.uint8]] = Chunks(crew)
+    last = group_count(opened.stored.ticks)
+    try:
+        for first in range(0, last, opened.step):
+            yield from coming.add(opened.groups, first, min(first + opened.step, last))
+        yield from coming.rest()
+    finally:
+        coming.drop()
 
 
 class ClipSource(ABC):
@@ -229,14 +245,18 @@ class ClipSource(ABC):
 
     # --- checking and telling ---------------------------------------------------------------
 
-    def verify(self, clip_id: str) -> None:
+    def verify(self, clip_id: str, crew: Crew | None = None) -> None:
         """Read all of a clip and compare it with what was noted when it was written.
+
+        Args:
+            clip_id: which clip.
+            crew: decodes several blocks of it at a time.
 
         Raises:
             StoreError: the clip is damaged, or its bits or their count differ.
         """
         with self._told(clip_id):
-            verify_bits(self._open(clip_id))
+            verify_bits(self._open(clip_id), crew)
 
     def measured(self, clip_id: str) -> StoredClip:
         """What is known of a clip, with digest and count; it is read if nobody has done so.
@@ -359,9 +379,7 @@ class ClipStream:
     def __init__(self, source: ClipSource, stored: StoredClip) -> None:
         self.stored = stored
         self.label = stored.label or stored.clip.source.get("label")
-        self.label_number = (
-            source.class_names.index(self.label) if self.label in source.class_names else None
-        )
+        self.label_number = _number_of(self.label, source.class_names)
         self.ticks, self.tick_rate_hz = stored.ticks, stored.tick_rate_hz
         self.height_px, self.width_px = stored.height_px, stored.width_px
         self.notes, self.left_out = source.notes, source.left_out
@@ -374,6 +392,13 @@ class ClipStream:
     def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
         """Ticks ``start`` to ``start + ticks`` (to the end if None); see ``ClipSource.read``."""
         return self._source.read(self.stored.id, start, ticks)
+
+
+def _number_of(label: str | None, class_names: Sequence[str]) -> int | None:
+    """A class's number: what it is called, where it is only numbered, else its place."""
+    if label is not None and re.fullmatch(r"[0-9]{1,9}", label):
+        return int(label)
+    return class_names.index(label) if label in class_names else None
 
 
 class ChangedClips(ClipSource):

@@ -23,6 +23,8 @@ from spikedata.clips.rules import (
 )
 
 CLIP_KEYS = ("id", "label", "captions", "split", "group", "licence", "source")
+RELABELLED_KEYS = ("label", "captions", "split", "group")
+"""What may be told of a clip anew once it has bits."""
 MEASURED_KEYS = ("ticks", "tick_rate_hz", "bits_sha256", "spikes")
 GEOMETRY_KEYS = ("height_px", "width_px")
 SHARDS_DIGEST = "shards_crc32c"
@@ -250,6 +252,12 @@ class BitsMeter:
     def __init__(self) -> None:
         self._hasher = BitsHasher()
         self.spikes = 0
+
+    def copy(self) -> "BitsMeter":
+        """One that has been fed the same, and goes on by itself."""
+        other = BitsMeter()
+        other._hasher, other.spikes = self._hasher.copy(), self.spikes
+        return other
 
     def update(self, packed_ghw: NDArray[np.uint8]) -> None:
         """Add the next whole groups (only the last block may end inside a group)."""

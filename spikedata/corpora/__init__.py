@@ -25,15 +25,27 @@ from spikedata.corpora.files import (
     note_unread,
 )
 from spikedata.corpora.folder import read_folder
-from spikedata.corpora.metadata import RefusedEntry, find_metadata, read_entries, read_metadata
+from spikedata.corpora.metadata import (
+    Entry,
+    RefusedEntry,
+    can_be_listed,
+    find_metadata,
+    read_entries,
+    read_metadata,
+)
 from spikedata.corpora.names import (
     CAPTION_TEMPLATES,
     as_text,
+    captions_of,
     check_templates,
+    clean_text,
     clip_id_of,
     spoken_name,
 )
+from spikedata.corpora.places import split_of
+from spikedata.corpora.relisting import listed, relisted
 from spikedata.corpora.shapes import SHAPE_CLASSES, draw_directions, draw_shapes
+from spikedata.corpora.tables import read_table
 from spikedata.errors import CorpusError
 
 __all__ = [
@@ -41,10 +53,14 @@ __all__ = [
     "SHAPE_CLASSES",
     "Corpus",
     "CorpusClip",
+    "Entry",
     "ListedFile",
     "RefusedEntry",
     "as_text",
+    "can_be_listed",
+    "captions_of",
     "class_order",
+    "clean_text",
     "clip_id_of",
     "count",
     "draw_directions",
@@ -54,10 +70,14 @@ __all__ = [
     "find_metadata",
     "find_torn_groups",
     "list_files",
+    "listed",
     "note_unread",
     "one_id",
     "read_entries",
     "read_folder",
+    "read_table",
+    "relisted",
+    "split_of",
     "spoken_name",
     "with_captions",
 ]

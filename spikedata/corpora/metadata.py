@@ -61,6 +61,10 @@ class Entry:
     """The metadata file and the line."""
     columns: Mapping[str, Any]
     """All that the line tells, as it stands there."""
+    listing: Path
+    """The metadata file."""
+    lines: tuple[int, ...]
+    """Its lines for this file, from 1; several are several captions."""
 
     def camera(self) -> str | None:
         """Column ``camera``: whose file a recording is.
@@ -144,7 +148,13 @@ def read_entries(
         for row in table.rows:
             try:
                 item = _clip(root, path, row.columns, by_stem)
-                entry = Entry(item=item, where=f"{path}: line {row.number}", columns=row.columns)
+                entry = Entry(
+                    item=item,
+                    where=f"{path}: line {row.number}",
+                    columns=row.columns,
+                    listing=path,
+                    lines=(row.number,),
+                )
                 entries[item.path] = _merged(entries.get(item.path), entry)
             except _RefusedError as error:
                 where = f"{as_text(str(path.relative_to(root)))}: line {row.number}"
@@ -182,7 +192,12 @@ def _spare(
     if there:
         notes.append(f"columns not used here: {', '.join(map(repr, there))}")
     named = {entry.item.path for entry in entries}
-    spare = [file.name for file in files if file.path not in named]
+    holding = {path.parent for path in named}  # each file of a numbered folder may be named
+    spare = [
+        file.name
+        for file in files
+        if file.path not in named and not (file.is_folder and file.path in holding)
+    ]
     if spare:
         notes.append(f"{count(len(spare), 'file')} without an entry, left out: {spare[0]}")
     return notes
@@ -214,7 +229,12 @@ def _merged(before: Entry | None, entry: Entry) -> Entry:
         clip=replace(clip, captions=captions, **filled),
         capture_fps=before.item.capture_fps or entry.item.capture_fps,
     )
-    return replace(before, item=item, columns={**entry.columns, **before.columns})
+    return replace(
+        before,
+        item=item,
+        columns={**entry.columns, **before.columns},
+        lines=before.lines + (entry.lines if entry.listing == before.listing else ()),
+    )
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
@@ -285,6 +305,14 @@ def _file(
             raise _RefusedError(f"{told}; {len(alike)} files are called so")
         raise _GoneError(told)
     return alike[0]
+
+
+def can_be_listed(file_name: str) -> bool:
+    """Whether a metadata file can name a file of this path below its folder."""
+    try:
+        return bool(_safe_parts(file_name))
+    except _RefusedError:
+        return False
 
 
 def _safe_parts(file_name: Any) -> tuple[str, ...]:

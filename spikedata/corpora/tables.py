@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spikedata.corpora.files import numbered_lines
 from spikedata.corpora.names import as_text
@@ -65,19 +65,23 @@ class Table:
     """Columns that are not used."""
 
 
-def read_table(path: Path) -> Table:
-    """Read ``metadata.jsonl`` or ``metadata.csv``.
+def read_table(path: Path, *, needed: Literal["file_name", "id"] = "file_name") -> Table:
+    """Read ``metadata.jsonl`` or ``metadata.csv``, or a table like them by another name.
+
+    Args:
+        path: the table; JSON Lines if its name ends in ``.jsonl``, else CSV.
+        needed: the column that says whose a line is.
 
     Raises:
-        CorpusError: it is malformed, or no column names the files.
+        CorpusError: it is malformed, or no column says whose its lines are.
     """
     read = _json_rows if path.suffix == ".jsonl" else _csv_rows
     rows, unused, seen = [], dict[str, None](), set[str]()
     for number, values in read(path):
         _check_distinct(path, number, list(values))
         columns, spare = _named(values)
-        if "file_name" not in columns:
-            raise CorpusError(_no_files(path, number, list(values)))
+        if needed not in columns:
+            raise CorpusError(_lacks(path, number, needed, list(values)))
         unused |= dict.fromkeys(spare)
         seen |= columns.keys()
         shown = {key: value for key, value in columns.items() if value not in (None, "")}
@@ -89,19 +93,19 @@ def read_table(path: Path) -> Table:
 
 def _check_distinct(path: Path, number: int, names: Sequence[str]) -> None:
     """Check that no two columns that are used have one name: the values of one would be lost."""
-    for name, times in Counter(map(_folded, names)).items():
+    for name, times in Counter(map(folded_name, names)).items():
         if times > 1 and any(name in (key, *COLUMNS[key]) for key in COLUMNS):
             raise CorpusError(
                 f"{path}: line {number}: {times} columns are called {name!r}; keep one"
             )
 
 
-def _no_files(path: Path, number: int, names: list[str]) -> str:
-    close = difflib.get_close_matches("file_name", names, n=1, cutoff=0.5)
-    hint = f" If it is {close[0]!r}, call it 'file_name'." if close else ""
+def _lacks(path: Path, number: int, needed: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(needed, names, n=1, cutoff=0.5)
+    hint = f" If it is {close[0]!r}, call it {needed!r}." if close else ""
     there = ", ".join(repr(as_text(str(name)))[:40] for name in names[:8])
     return (
-        f"{path}: line {number}: no column 'file_name' (or {', '.join(COLUMNS['file_name'][:4])}) "
+        f"{path}: line {number}: no column {needed!r} (or {', '.join(COLUMNS[needed][:4])}) "
         f"among {there}.{hint} The first line of a CSV names the columns"
     )
 
@@ -114,7 +118,7 @@ def _unused(name: str, seen: set[str]) -> str:
 
 def _named(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Values by the names used here, and the names of columns that are not used."""
-    folded = {_folded(name): value for name, value in values.items()}
+    folded = {folded_name(name): value for name, value in values.items()}
     columns: dict[str, Any] = {key: folded[key] for key in OF_SETS & folded.keys()}
     for key, synonyms in COLUMNS.items():
         found = next((name for name in (key, *synonyms) if name in folded), None)
@@ -123,7 +127,8 @@ def _named(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return columns, [name for name in folded if name not in columns]
 
 
-def _folded(name: Any) -> str:
+def folded_name(name: Any) -> str:
+    """A column's name as it is compared: stripped, in small letters, with ``_`` for blanks."""
     return "_".join(str(name).strip().casefold().replace("-", " ").split())
 
 
@@ -140,7 +145,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding=_encoding(path), newline="") as file:
+        with path.open(encoding=encoding_of(path), newline="") as file:
             header = file.readline()
             file.seek(0)
             separator = max(",;\t", key=header.count)
@@ -156,7 +161,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise CorpusError(f"{path}: cannot be read: {error}") from error
 
 
-def _encoding(path: Path) -> str:
+def encoding_of(path: Path) -> str:
     """UTF-8, or UTF-16 by its mark: what spreadsheets call Unicode text."""
     with path.open("rb") as file:
         marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -166,7 +171,7 @@ def _encoding(path: Path) -> str:
 def _csv_value(name: str, value: Any) -> Any:
     """All that CSV holds is text: what must be a number or a list is read as one."""
     text = value.strip() if isinstance(value, str) else value
-    folded = _folded(name)
+    folded = folded_name(name)
     if not isinstance(text, str):
         return text
     if folded in (*NUMBERS, *(word for key in NUMBERS for word in COLUMNS[key])):

@@ -11,20 +11,14 @@ the simulator then draws lines between them, with ``ticks_per_frame`` divided ac
 Shapes: N frames, M frames between two, H rows, W columns.
 """
 
-import importlib
 import math
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.errors import SpikeDataError
+from spikedata.plugins import find_function
 
 Frames = NDArray[np.uint8]
 Field = NDArray[np.float32]
@@ -111,56 +105,14 @@ def find_interpolator(name: str) -> Interpolator:
     """The function that ``package.module:function`` names; ``flow`` is :func:`flow_frames`.
 
     Args:
-        name: a module that is installed, on PYTHONPATH or else in the working folder, a colon, and
-            a function in it. Of the working folder nothing else is imported: what the module
-            needs besides must lie in its package, or be found without that folder.
+        name: as :func:`~spikedata.plugins.find_function` takes it.
 
     Raises:
         SpikeDataError: no such module or function, or the module cannot be imported.
     """
     if name == "flow":
         return flow_frames
-    module_name, colon, function_name = name.partition(":")
-    if not (colon and function_name and all(map(str.isidentifier, module_name.split(".")))):
-        raise SpikeDataError(f"interpolator {name!r}: expected flow or package.module:function")
-    try:
-        found = getattr(_import_named(module_name), function_name, None)
-    except Exception as error:  # the module is somebody's own and may fail in any way
-        said = f"{type(error).__name__}: {error}"
-        if isinstance(error, ModuleNotFoundError):
-            said += ". Of the working folder only the module named is imported; PYTHONPATH adds one"
-        raise SpikeDataError(f"interpolator {name!r}: cannot be imported: {said}") from error
-    if not callable(found):
-        raise SpikeDataError(f"interpolator {name!r}: {module_name} has no such function")
-    interpolator: Interpolator = found
-    return interpolator
-
-
-class _NamedModule(MetaPathFinder):
-    """Finds one module in the working folder, while it is imported, and nothing else there.
-
-    With the folder on the path, whatever that module imports, and what another thread imports
-    meanwhile, could be a file that somebody put into a downloaded folder.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name, self._folder = name, os.getcwd()
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Where the module lies; what lies in a package is found through that."""
-        return PathFinder.find_spec(fullname, [self._folder]) if fullname == self._name else None
-
-
-def _import_named(name: str) -> ModuleType:
-    """Import a module of the installation or, if there is none, of the working folder."""
-    finder = _NamedModule(name.partition(".")[0])
-    sys.meta_path.append(finder)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.meta_path.remove(finder)
+    return find_function(name, "interpolator", "flow")
 
 
 def flow_frames(first_hw: Frames, second_hw: Frames, count: int) -> Frames:

@@ -206,7 +206,7 @@ def _dat(camera: str) -> Target:
 
         known = find_camera(camera)
         ticks = 2 if known.layout == "half_rows" else 3
-        planes = np.random.default_rng(0).integers(0, 2, (ticks, *known._size()), np.uint8)
+        planes = np.random.default_rng(0).integers(0, 2, (ticks, *known.size), np.uint8)
         file = home / "recording.dat"
         write_recording(file, [pack_ticks(planes)], camera, ticks=ticks)
         return [Place(file=file, home=home)]
@@ -226,6 +226,36 @@ def _npz(camera: str) -> Target:
         return [Place(file=file, home=home)]
 
     return Target(kind="npz", build=build, read=_camera_read(camera))
+
+
+def _array(suffix: str, camera: str, *, chunked: bool = False) -> Target:
+    """An array of another program: ``.npy``, or HDF5 as one piece or in chunks."""
+
+    def build(home: Path) -> list[Place]:
+        import h5py
+        import numpy as np
+
+        file = home / f"recording{suffix}"
+        if suffix == ".npy":
+            np.save(file, _planes(0).astype(np.float32))
+        else:
+            with h5py.File(file, "w") as made:
+                how = {"chunks": (4, HEIGHT, WIDTH), "compression": "gzip"} if chunked else {}
+                made.create_dataset("raw_spike", data=_planes(0), **how)
+        return [Place(file=file, home=home)]
+
+    return Target(kind="bytes", build=build, read=_camera_read(camera))
+
+
+def _rsir(home: Path) -> list[Place]:
+    import numpy as np
+
+    from spikedata.bits import pack_ticks
+
+    planes = _planes(0)
+    file = home / "recording.npz"
+    np.savez_compressed(file, seq=pack_ticks(planes), length=np.int64(len(planes)))
+    return [Place(file=file, home=home)]
 
 
 def _camera_read(camera: str) -> Callable[[Place, Told], None]:
@@ -671,6 +701,47 @@ def _read_state(place: Place, told: Told) -> None:
         last_packed(place.home)
 
 
+def _cut_off(name: str) -> Callable[[Path], list[Place]]:
+    """A store with what a killed recording left, of which a file is changed."""
+
+    def build(home: Path) -> list[Place]:
+        import numpy as np
+
+        from spikedata.bits import pack_ticks
+        from spikedata.clip import Clip
+        from spikedata.clips import create_store
+
+        planes = np.random.default_rng(0).integers(0, 2, (300, HEIGHT, WIDTH), np.uint8)
+        size = {"height_px": HEIGHT, "width_px": WIDTH}
+        with create_store(home / "set.zarr", recipe={}, class_names=["x"]) as writer:
+            clip = Clip(id="c", label="x")
+            with writer.clip(clip, **size, tick_rate_hz=128, live={"a": 1}) as out:
+                out.append(pack_ticks(planes))
+        return [Place(file=home / "set.zarr/.partial" / name, home=home)]
+
+    return build
+
+
+def _read_cut_off(place: Place, told: Told) -> None:
+    import shutil
+
+    from spikedata import open_clips, record_stream
+
+    shutil.copytree(place.home / "set.zarr", told.scratch / "set.zarr")
+    with told.refusing():
+        record_stream(None, told.scratch / "set.zarr", resume=True, tell=told.line)
+        _read_source(open_clips(told.scratch / "set.zarr"), told)
+
+
+def _read_stream(place: Place, told: Told) -> None:
+    from spikedata import RecordingConfig, open_clips, record_stream
+
+    config = RecordingConfig(camera="sps100", ring_bytes=1 << 20)
+    with told.refusing():
+        record_stream(place.file, told.scratch / "set.zarr", config)
+        _read_source(open_clips(told.scratch / "set.zarr"), told)
+
+
 def _build_live(home: Path) -> list[Place]:
     _video(home / "corpus" / "wave" / "one.mkv")
     _video(home / "corpus" / "jump" / "two.mkv")
@@ -883,6 +954,10 @@ TARGETS: dict[str, Target] = {
     "dat_plain": _dat(_DOTS),
     "dat_numbered": Target(kind="bytes", build=_build_numbered, read=_read_numbered),
     "npz_hwt": _npz("npz-hwt"),
+    "npz_rsir": Target(kind="npz", build=_rsir, read=_camera_read("rsir")),
+    "npy": _array(".npy", "thw"),
+    "hdf5_raw_spike": _array(".h5", "thw"),
+    "hdf5_raw_spike_chunks": _array(".h5", "hwt", chunked=True),
     "npz_uhsr": _npz("uhsr"),
     "metadata_jsonl": Target(
         kind="jsonl",
@@ -944,6 +1019,9 @@ TARGETS: dict[str, Target] = {
     ),
     "run_answers": Target(kind="bytes", build=_build_answers, read=_read_answers, needs="torch"),
     "state_file": Target(kind="json", build=_build_state, read=_read_state),
+    "cut_off_note": Target(kind="json", build=_cut_off("0.json"), read=_read_cut_off),
+    "cut_off_shard": Target(kind="bytes", build=_cut_off("0/c.0.0.0"), read=_read_cut_off),
+    "stream_sps100": replace(_dat("sps100"), read=_read_stream),
     "live_index": Target(kind="jsonl", build=_build_live, read=_read_live),
     "hub_pull": Target(kind="json", build=_build_hub, read=_read_pull),
     "hub_push": Target(kind="json", build=_build_hub, read=_read_push),

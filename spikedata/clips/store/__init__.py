@@ -3,6 +3,7 @@
 The format is laid down in ``docs/reference/store-format.md``; :func:`store_problems` follows it.
 """
 
+from spikedata.clips.store.clip_writer import ClipWriter
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
@@ -12,8 +13,9 @@ from spikedata.clips.store.layout import (
     StoreConfig,
 )
 from spikedata.clips.store.reader import SpikeStore, open_store
+from spikedata.clips.store.relabel import StoreLabels
 from spikedata.clips.store.validate import check_clip, store_problems
-from spikedata.clips.store.writer import ClipWriter, StoreWriter, change_store, create_store
+from spikedata.clips.store.writer import StoreWriter, change_store, create_store
 
 __all__ = [
     "CATALOG",
@@ -24,6 +26,7 @@ __all__ = [
     "ClipWriter",
     "SpikeStore",
     "StoreConfig",
+    "StoreLabels",
     "StoreWriter",
     "change_store",
     "check_clip",

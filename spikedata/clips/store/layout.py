@@ -53,6 +53,8 @@ class StoreConfig:
     """Ticks compressed together, a multiple of 64: longer is smaller, and slower to window."""
     zstd_level: int = 3
     """Effort of compression, 1 to 19."""
+    shard_ticks: int | None = None
+    """Ticks of a shard at most, but for a first chunk; None: as many as fit."""
 
     def __post_init__(self) -> None:
         if not 64 <= self.chunk_ticks <= 65_536 or self.chunk_ticks % 64:
@@ -95,7 +97,10 @@ class ArrayLayout:
         rows = -(-height_px // bands)
         bands = -(-height_px // rows)
         fitting = SHARD_BYTES // (chunk_groups * bands * rows * width_px)
-        per_shard = max(1, min(fitting, SHARD_CHUNKS // bands))
+        per_shard = min(fitting, SHARD_CHUNKS // bands)
+        if config.shard_ticks is not None:
+            per_shard = min(per_shard, config.shard_ticks // config.chunk_ticks)
+        per_shard = max(1, per_shard)
         return cls(
             groups=groups,
             height_px=height_px,

@@ -1,5 +1,6 @@
 """Open a store, and list its clips without touching them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from spikedata.clips.rules import Problem, RuleBrokenError
@@ -8,6 +9,7 @@ from spikedata.clips.store.catalog import ClipTable, list_clips
 from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.store.sharded import ShardedBits
 from spikedata.clips.store.validate import store_problems
+from spikedata.clips.stored import RELABELLED_KEYS, StoredClip
 from spikedata.outputs import is_being_written
 
 
@@ -25,6 +27,7 @@ class SpikeStore(ClipSource):
             self.clips = ClipTable(self.path, listing.lines)
         except RuleBrokenError as error:
             raise error.at(self.path) from error
+        self._catalog_sha256 = root.catalog_sha256
         self.class_names = root.class_names
         self.recipe = root.recipe
         self.name = root.name
@@ -45,9 +48,16 @@ class SpikeStore(ClipSource):
         """
         folder = self.path / CLIPS / clip_id
         stored, layout = read_clip_metadata(folder)
-        if stored != self.clips[clip_id]:
+        noted = self.clips[clip_id]
+        if stored != noted and not self._was_relabelled(stored, noted):
             raise RuleBrokenError("catalog_differs", f"{CATALOG} does not say what the clip says")
-        return ShardedBits(folder, stored, layout)
+        return ShardedBits(folder, noted, layout)
+
+    def _was_relabelled(self, stored: StoredClip, noted: StoredClip) -> bool:
+        """Whether other facts were told of a clip since the store was opened: its bits stay."""
+        told = {key: getattr(noted.clip, key) for key in RELABELLED_KEYS}
+        is_same = replace(stored, clip=replace(stored.clip, **told)) == noted
+        return is_same and RootInfo.read(self.path).catalog_sha256 != self._catalog_sha256
 
     def stored_bytes(self, clip_id: str) -> int:
         """Bytes of the clip's folder."""

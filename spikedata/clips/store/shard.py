@@ -9,6 +9,7 @@ zarr-python because that took several times the time of compression alone; see
 ``docs/explanation/store-choices.md``. zarr-python reads these files and this module reads its.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -49,19 +50,39 @@ class ShardWriter:
         self._offset += len(coded)
         self._chunks += 1
 
-    def close(self) -> int:
-        """Write checksums and index and wait until the file is on the disk; CRC-32C of both."""
-        with self._file:
-            checksums, index = self._checksums.tobytes(), self._index.tobytes()
-            self._file.write(checksums + index)
-            self._file.write(google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+    def end(self) -> int:
+        """Write checksums and index; CRC-32C of both. :meth:`close` must follow."""
+        checksums, index = self._checksums.tobytes(), self._index.tobytes()
+        self._file.write(checksums + index)
+        self._file.write(google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little"))
+        self._file.flush()
         return int(google_crc32c.value(checksums + index))
 
+    def close(self) -> None:
+        """Wait until the file is on the disk, in any thread."""
+        with self._file:
+            os.fsync(self._file.fileno())
+
     def abandon(self) -> None:
-        """Close the file as it is."""
-        self._file.close()
+        """Close the file and remove it: what it holds cannot be read."""
+        with contextlib.suppress(OSError):  # what could not be written before cannot be now
+            self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+
+def checksum_of_shard(path: Path, layout: ArrayLayout) -> int:
+    """What ``shards_crc32c`` has of a shard that was written whole.
+
+    Raises:
+        RuleBrokenError: the file is too short to be one.
+        OSError: it cannot be read.
+    """
+    tail_bytes = (16 + _CHECKSUM_BYTES) * layout.chunks_per_shard
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < tail_bytes + _CHECKSUM_BYTES:
+            raise RuleBrokenError("shard_index", f"shard {path.name} is cut off")
+        file.seek(-tail_bytes - _CHECKSUM_BYTES, os.SEEK_END)
+        return int(google_crc32c.value(file.read(tail_bytes)))
 
 
 class ShardReader:

@@ -4,36 +4,33 @@ Clips and files are written under ``.partial/``, brought to the disk, and rename
 crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
 """
 
+import contextlib
+import functools
 import hashlib
 import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import zstandard
 from filelock import FileLock
-from numpy.typing import NDArray
 
-from spikedata import bits
-from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clip import Clip
+from spikedata.clips.crew import Crew
 from spikedata.clips.rules import (
     MAX_SIDE_PX,
     RuleBrokenError,
+    as_json,
     check_label,
-    compact_json,
-    parse_json,
     pretty_json,
 )
 from spikedata.clips.source import ClipSource
 from spikedata.clips.store.catalog import list_clips
+from spikedata.clips.store.clip_writer import ClipWriter, Place
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
@@ -41,12 +38,11 @@ from spikedata.clips.store.layout import (
     METADATA,
     PARTIAL,
     VERSION,
-    ArrayLayout,
     RootInfo,
     StoreConfig,
 )
-from spikedata.clips.store.shard import ShardWriter
-from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
+from spikedata.clips.store.unfinished import Unfinished, clear_partial, cut_off, note_of
+from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, HeldFolder, acquire, release, sync, write_whole
 
@@ -85,7 +81,7 @@ def create_store(
         version=VERSION,
         name=name,
         class_names=tuple(class_names),
-        recipe=_as_json(dict(recipe)),
+        recipe=as_json(dict(recipe)),
         config=config,
     )
 
@@ -94,7 +90,7 @@ def create_store(
         path.mkdir(exist_ok=True)
         if (path / METADATA).exists():
             return _continued(path, wanted, resume=resume)
-        _clear_partial(path)
+        clear_partial(path)
         _write_group(path / CLIPS, path)
         _write_root(path, wanted)
         return wanted
@@ -103,19 +99,27 @@ def create_store(
     return _begun(path, begin, options)
 
 
-def change_store(path: Path | str) -> "StoreWriter":
+def change_store(
+    path: Path | str, *, options: StoreConfig | None = None, goes_on: bool = False
+) -> "StoreWriter":
     """Open a store that is there to take clips out, make them again, or write its catalogue anew.
 
+    Args:
+        path: of the store.
+        options: how arrays are cut and compressed; default as the store's were.
+        goes_on: whether recordings that were cut off are seen to, see :meth:`StoreWriter.cut_off`.
+
     Raises:
-        StoreError: there is no store, it is malformed, or another process is writing it.
+        StoreError: there is no store, it is malformed, or another process is writing it; or it
+            holds a recording that was cut off, and nobody sees to it.
     """
     path = Path(path)
     config = _root_of(path).config
     try:
-        options = StoreConfig(**config)
+        options = options or StoreConfig(**config)
     except (TypeError, ValueError):  # it only informs, and clips say themselves how they are cut
         options = StoreConfig()
-    return _begun(path, lambda: _root_of(path), options)
+    return _begun(path, lambda: _root_of(path), options, goes_on=goes_on)
 
 
 def _root_of(path: Path) -> RootInfo:
@@ -125,12 +129,16 @@ def _root_of(path: Path) -> RootInfo:
         raise error.at(path) from error
 
 
-def _begun(path: Path, begin: Callable[[], RootInfo], options: StoreConfig) -> "StoreWriter":
+def _begun(
+    path: Path, begin: Callable[[], RootInfo], options: StoreConfig, *, goes_on: bool = False
+) -> "StoreWriter":
     """A writer that has the lock, of the store that ``begin`` finds or makes."""
     lock = acquire(path)
     try:
         root = begin()
-        _clear_partial(path)
+        if not goes_on:
+            _refuse_cut_off(path)
+        clear_partial(path, cut_off(path))
         return StoreWriter(path, root, options, lock)
     except RuleBrokenError as error:
         release(lock)
@@ -147,13 +155,13 @@ class StoreWriter:
         self.path = path
         self._root = root
         self._options = options
-        self._class_names = frozenset(root.class_names)
         listing = list_clips(path, root)
         self.lost = listing.left_out
         """Clips that were there once, or are there and cannot be read."""
         self._lines, self._gone = listing.lines, listing.gone
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
-        self._numbers = itertools.count()
+        left = [int(folder.name) for folder in cut_off(path)]
+        self._numbers = itertools.count(max(left, default=-1) + 1)
         self._mutex = threading.Lock()
         self._lock: FileLock | None = lock
         self._folder = HeldFolder(path)
@@ -179,6 +187,12 @@ class StoreWriter:
         return self._root
 
     @property
+    def taken(self) -> list[str]:
+        """Ids that no further clip can have."""
+        there = (path.name for path in (self.path / CLIPS).iterdir() if path.is_dir())
+        return [*self._taken.values(), *self._gone, *there]
+
+    @property
     def ids(self) -> list[str]:
         """Ids of the clips that are there."""
         return sorted(self._lines)
@@ -187,6 +201,35 @@ class StoreWriter:
         """What the catalogue says of a clip, be it damaged or gone; None if it says nothing."""
         line = self._lines.get(clip_id) or self._gone.get(clip_id)
         return None if line is None else StoredClip.from_catalog_line(line)
+
+    @property
+    def lines(self) -> Mapping[str, bytes]:
+        """Catalogue line of every clip that is there, by id."""
+        return self._lines
+
+    def begin_relabel(self, clip_ids: Collection[str], class_names: Sequence[str]) -> None:
+        """Make ready for other facts of clips that are there, with other class names.
+
+        From now on the catalogue on disk says nothing of them, so that who looks asks the clips
+        themselves; it does again, by what :meth:`note` was told, when the writer closes.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+            OSError: the disk is full, or the like.
+        """
+        self.name_classes(class_names)
+        self.check_in_place()
+        _write_root(self.path, replace(self._root, clips=None, catalog_sha256=None))
+        with self._mutex:
+            self._root = replace(self._root, clips=None, catalog_sha256=None)
+            rest = {key: line for key, line in self._listed().items() if key not in clip_ids}
+        write_whole(self.path / CATALOG, _catalog(rest), within=self.path / PARTIAL)
+
+    def name_classes(self, class_names: Sequence[str]) -> None:
+        """Change the class names that the root will have, when it is written next."""
+        with self._mutex:
+            self._root = replace(self._root, class_names=tuple(class_names))
+            self._class_names = frozenset(class_names)
 
     def note(self, stored: StoredClip) -> None:
         """Have the catalogue say of a clip that is there what the clip itself says."""
@@ -209,12 +252,15 @@ class StoreWriter:
         height_px: int,
         width_px: int,
         tick_rate_hz: float,
-        threads: int = 1,
-    ) -> "ClipWriter":
+        crew: Crew | None = None,
+        live: Mapping[str, Any] | None = None,
+    ) -> ClipWriter:
         """Begin a clip; use the result in a ``with`` statement.
 
         Leaving the statement before :meth:`ClipWriter.finish` was called removes what was written.
-        ``threads`` threads compress the bands of a large picture; the bytes are the same.
+        A ``crew`` compresses chunks beside the thread that appends; the bytes are the same. A clip
+        that comes ``live``, which is what its attributes would be if it ended at once, is cut into
+        shards of a second at most and never removed: :meth:`go_on` takes up what is left of it.
 
         Raises:
             StoreError: the store has that clip, whole or damaged, or one whose id differs only in
@@ -222,7 +268,7 @@ class StoreWriter:
                 meanwhile.
             ValueError: a size is out of range.
         """
-        check_label(clip, self._class_names)
+        check_label(clip, self._root.class_names)
         if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
             raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
         if not tick_rate_hz > 0:
@@ -231,22 +277,94 @@ class StoreWriter:
         with self._mutex:
             if self._lock is None:
                 raise ValueError("the writer is closed")
-            other = self._taken.get(clip.id.casefold())
-            if other is not None:
-                raise StoreError(f"{self.path}: clip {clip.id} cannot be added beside {other}")
-            if (self.path / CLIPS / clip.id).exists():
-                raise StoreError(
-                    f"{self.path}: clip {clip.id} is there and cannot be read. Run `spikedata "
-                    "repair` with the videos"
-                )
-            self._taken[clip.id.casefold()] = clip.id
+            self._take_id(clip.id)
             folder = self.path / PARTIAL / str(next(self._numbers))
         folder.mkdir()
-        size_px = (height_px, width_px)
-        return ClipWriter(self, clip, folder, size_px, float(tick_rate_hz), threads)
+        about = Unfinished(
+            clip=clip,
+            height_px=height_px,
+            width_px=width_px,
+            tick_rate_hz=float(tick_rate_hz),
+            options=self._options,
+            attributes=dict(live or {}),
+        )
+        if live is None:
+            return self._clip_writer(folder, about, crew)
+        about = replace(about, options=replace(about.options, shard_ticks=int(tick_rate_hz)))
+        about.write(folder)
+        return self._clip_writer(folder, about, crew, is_live=True)
 
-    def copy(self, source: ClipSource, stored: StoredClip) -> StoredClip:
+    def cut_off(self) -> list[Path]:
+        """Folders of the recordings that were cut off, in the order in which they began."""
+        return cut_off(self.path)
+
+    def go_on(self, folder: Path) -> tuple[ClipWriter, int, Unfinished]:
+        """Take up a recording that was cut off; nothing can be appended to what is whole of it.
+
+        Gives its writer, the ticks that are whole, and what was noted of it.
+
+        Raises:
+            StoreError: what is noted of it is damaged, or the store has another clip of that id.
+            OSError: it cannot be read.
+        """
+        about = Unfinished.read(folder)
+        check_label(about.clip, self._root.class_names)
+        self._begin_change()
+        with self._mutex:
+            self._take_id(about.clip.id)
+        target = self._clip_writer(folder, about, None, is_live=True)
+        return target, target.go_on(about.ticks), about
+
+    def add_class(self, name: str) -> None:
+        """Have the store know a class name, after those that it knows.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+        """
+        if name not in self._root.class_names:
+            self.check_in_place()
+            with self._mutex:
+                names = (*self._root.class_names, name)
+                self._root = replace(self._root, class_names=names, clips=None, catalog_sha256=None)
+                _write_root(self.path, self._root)
+
+    def _clip_writer(
+        self, folder: Path, about: Unfinished, crew: Crew | None, *, is_live: bool = False
+    ) -> ClipWriter:
+        def ending(ticks: int) -> None:
+            replace(about, ticks=ticks).write(folder)
+
+        leave = functools.partial(self._leave, about.clip, folder)
+        place = Place(
+            folder=folder,
+            options=about.options,
+            publish=functools.partial(self._publish, folder),
+            give_up=leave if is_live else functools.partial(self._give_up, about.clip, folder),
+            ending=ending if is_live else lambda _: None,
+        )
+        size_px = about.height_px, about.width_px
+        return ClipWriter(place, about.clip, size_px, about.tick_rate_hz, crew)
+
+    def _take_id(self, clip_id: str) -> None:
+        """Note an id as taken.
+
+        Raises:
+            StoreError: it is taken.
+        """
+        other = self._taken.get(clip_id.casefold())
+        if other is not None:
+            raise StoreError(f"{self.path}: clip {clip_id} cannot be added beside {other}")
+        if (self.path / CLIPS / clip_id).exists():
+            raise StoreError(
+                f"{self.path}: clip {clip_id} is there and cannot be read. Run `spikedata "
+                "repair` with the videos"
+            )
+        self._taken[clip_id.casefold()] = clip_id
+
+    def copy(self, source: ClipSource, stored: StoredClip, crew: Crew | None = None) -> StoredClip:
         """Add one clip of another set, its digest checked before it is there.
+
+        A ``crew`` compresses as for :meth:`clip`.
 
         Raises:
             StoreError: the clip is damaged, or cannot be added.
@@ -257,6 +375,7 @@ class StoreWriter:
             height_px=stored.height_px,
             width_px=stored.width_px,
             tick_rate_hz=stored.tick_rate_hz,
+            crew=crew,
         ) as target:
             for block_ghw in source.checked_blocks(stored):
                 target.append(block_ghw)
@@ -315,15 +434,20 @@ class StoreWriter:
             return
         try:
             self.check_in_place()
-            _clear_partial(self.path)  # first: it may make the room that the catalogue needs
-            # What is gone stays listed until it is made again or given up: else nobody would know.
-            _write_catalog(self.path, self._root, self._gone | self._lines)
-            (self.path / PARTIAL).rmdir()
+            # First: it may make the room that the catalogue needs.
+            clear_partial(self.path, cut_off(self.path))
+            _write_catalog(self.path, self._root, self._listed())
+            if not cut_off(self.path):
+                (self.path / PARTIAL).rmdir()
             sync(self.path / CLIPS)
             sync(self.path)
         finally:
             self._folder.let_go()
             release(lock)
+
+    def _listed(self) -> dict[str, bytes]:
+        """What is gone stays listed until it is made again or given up: else nobody would know."""
+        return self._gone | self._lines
 
     def _begin_change(self) -> None:
         """See that the root says nothing of the set of clips until the catalogue does again."""
@@ -337,187 +461,22 @@ class StoreWriter:
         line = stored.catalog_line()
         self.check_in_place()
         folder.rename(self.path / CLIPS / stored.clip.id)
+        note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._lines[stored.clip.id] = line
 
     def _give_up(self, clip: Clip, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
+        self._leave(clip, folder)
+
+    def _leave(self, clip: Clip, folder: Path) -> None:
+        """Leave a folder to be gone on with, unless nothing is in it."""
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        if not folder.exists():
+            note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._taken.pop(clip.id.casefold(), None)
-
-
-class ClipWriter:
-    """One clip that is being written; a context manager, used by one thread at a time.
-
-    Shapes: G groups of eight ticks, P pixels.
-    """
-
-    def __init__(
-        self,
-        writer: StoreWriter,
-        clip: Clip,
-        folder: Path,
-        size_px: tuple[int, int],
-        tick_rate_hz: float,
-        threads: int,
-    ) -> None:
-        self._writer = writer
-        self._clip = clip
-        self._folder = folder
-        self._size_px = size_px
-        self._tick_rate_hz = tick_rate_hz
-        self._layout = ArrayLayout.plan(*size_px, 1, writer._options)
-        self._meter = BitsMeter()
-        self._groups = 0
-        self._last_p: NDArray[np.uint8] | None = None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compress")
-        pixels = size_px[0] * size_px[1]
-        padded = self._layout.bands * self._layout.chunk_rows * size_px[1]
-        self._waiting_gp = np.empty((self._layout.chunk_groups, pixels), np.uint8)
-        self._waiting = 0
-        self._chunk_pg = np.zeros((padded, self._layout.chunk_groups), np.uint8)
-        self._bands = np.split(self._chunk_pg, self._layout.bands)
-        self._shard: ShardWriter | None = None
-        self._shards_crc32c: list[int] = []
-        self._flushed = False
-        self._finished = False
-
-    def __enter__(self) -> "ClipWriter":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._pool.shutdown()
-        if not self._finished:
-            if self._shard is not None:
-                self._shard.abandon()
-            self._writer._give_up(self._clip, self._folder)
-
-    def append(self, packed_ghw: NDArray[np.uint8]) -> None:
-        """Add whole groups of ticks; only the clip's very last group may be part used.
-
-        Args:
-            packed_ghw: uint8 (G, H, W), any G.
-
-        Raises:
-            ValueError: wrong dtype or shape, or after :meth:`flush`.
-            OSError: the disk is full, or the like.
-        """
-        if packed_ghw.dtype != np.uint8 or packed_ghw.shape[1:] != self._size_px:
-            raise ValueError(
-                f"expected uint8 (G, {self._size_px[0]}, {self._size_px[1]}), "
-                f"got {packed_ghw.dtype} {packed_ghw.shape}"
-            )
-        if self._flushed:
-            raise ValueError("nothing can be appended after flush")
-        if not len(packed_ghw):
-            return
-        packed_gp = np.ascontiguousarray(packed_ghw).reshape(len(packed_ghw), -1)
-        self._meter.update(packed_gp)
-        self._groups += len(packed_gp)
-        self._last_p = packed_gp[-1].copy()
-        self._buffer(packed_gp)
-
-    def flush(self) -> None:
-        """Compress the last chunk, so that :meth:`finish` has only the disk to wait for.
-
-        Nothing can be appended after that.
-        """
-        if self._waiting:
-            self._waiting_gp[self._waiting :] = 0
-            self._write_chunks(self._waiting_gp)
-            self._waiting = 0
-        self._flushed = True
-
-    def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
-        """Write what is left and put the clip in its place.
-
-        Args:
-            ticks: how many ticks were appended.
-            attributes: how the clip was made; plain JSON values.
-
-        Raises:
-            ValueError: the groups appended do not hold exactly ``ticks`` ticks, a bit past the
-                last tick is set, or an attribute has a name the format uses itself.
-            OSError: the disk is full, or the like.
-        """
-        self._check_ticks(ticks)
-        stored = StoredClip(
-            clip=self._clip,
-            ticks=ticks,
-            height_px=self._size_px[0],
-            width_px=self._size_px[1],
-            tick_rate_hz=self._tick_rate_hz,
-            bits_sha256=self._meter.hexdigest(),
-            spikes=self._meter.spikes,
-            attributes=_as_json(dict(attributes)),
-        )
-        layout = ArrayLayout.plan(*self._size_px, self._groups, self._writer._options)
-        self.flush()
-        if self._shard is not None:
-            self._close_shard()
-        attributes = stored.array_attributes() | {SHARDS_DIGEST: self._shards_crc32c}
-        meta = layout.metadata(attributes, self._writer._options.zstd_level)
-        (self._folder / METADATA).write_bytes(pretty_json(meta))
-        sync(self._folder / METADATA)
-        sync(self._folder)
-        self._writer._publish(self._folder, stored)
-        self._finished = True
-        return stored
-
-    def _check_ticks(self, ticks: int) -> None:
-        if ticks < 1 or group_count(ticks) != self._groups or self._last_p is None:
-            raise ValueError(f"{self._groups} groups of 8 do not hold exactly {ticks} ticks")
-        if ticks % TICKS_PER_GROUP and (self._last_p >> ticks % TICKS_PER_GROUP).any():
-            raise ValueError(f"a bit past the last tick ({ticks}) is set")
-
-    def _buffer(self, packed_gp: NDArray[np.uint8]) -> None:
-        """Cut what arrives into chunks, however it arrives."""
-        at, size = 0, len(self._waiting_gp)
-        while at < len(packed_gp):
-            if not self._waiting and len(packed_gp) - at >= size:
-                self._write_chunks(packed_gp[at : at + size])
-                at += size
-                continue
-            taken = min(size - self._waiting, len(packed_gp) - at)
-            self._waiting_gp[self._waiting : self._waiting + taken] = packed_gp[at : at + taken]
-            self._waiting += taken
-            at += taken
-            if self._waiting == size:
-                self._write_chunks(self._waiting_gp)
-                self._waiting = 0
-
-    def _write_chunks(self, packed_gp: NDArray[np.uint8]) -> None:
-        """Write one chunk's ticks, band by band."""
-        bits.to_time_last(packed_gp, self._chunk_pg[: packed_gp.shape[1]])
-        if self._shard is None:
-            path = self._folder / self._layout.shard_key(len(self._shards_crc32c))
-            self._shard = ShardWriter(path, self._layout)
-        # A lone band gains nothing from another thread.
-        run = self._pool.map if len(self._bands) > 1 else map
-        for coded in run(self._compress, self._bands):
-            self._shard.append(coded)
-        if self._shard.is_full:
-            self._close_shard()
-
-    def _compress(self, band_pg: NDArray[np.uint8]) -> bytes:
-        return _compressor(self._writer._options.zstd_level).compress(band_pg.data)
-
-    def _close_shard(self) -> None:
-        assert self._shard is not None
-        self._shards_crc32c.append(self._shard.close())
-        self._shard = None
-
-
-_OF_THREAD = threading.local()
-
-
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    """This thread's compressor: it serves one thread at a time, and its tables are large."""
-    if getattr(_OF_THREAD, "level", None) != level:
-        _OF_THREAD.level = level
-        _OF_THREAD.compressor = zstandard.ZstdCompressor(level=level)
-    compressor: zstandard.ZstdCompressor = _OF_THREAD.compressor
-    return compressor
 
 
 def _refuse_other_things(path: Path) -> None:
@@ -531,12 +490,16 @@ def _refuse_other_things(path: Path) -> None:
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
 
+def _catalog(lines: Mapping[str, bytes]) -> bytes:
+    return b"".join(lines[clip_id] + b"\n" for clip_id in sorted(lines))
+
+
 def _write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> None:
     """Write the catalogue, and then a root that knows it.
 
     Between the two the root knows of none, as while clips are added.
     """
-    data = b"".join(lines[clip_id] + b"\n" for clip_id in sorted(lines))
+    data = _catalog(lines)
     known = replace(
         root, version=VERSION, clips=len(lines), catalog_sha256=hashlib.sha256(data).hexdigest()
     )
@@ -546,6 +509,15 @@ def _write_catalog(path: Path, root: RootInfo, lines: Mapping[str, bytes]) -> No
         _write_root(path, replace(root, clips=None, catalog_sha256=None))
     write_whole(path / CATALOG, data, within=path / PARTIAL)
     _write_root(path, known)
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """Refuse to begin where another writer would clear away what can still be kept."""
+    if folders := cut_off(path):
+        raise StoreError(
+            f"{path}: holds a recording that was cut off. `spikedata record --resume --out {path}` "
+            f"keeps what is whole of it; to give it up, remove {folders[0]}"
+        )
 
 
 def _continued(path: Path, wanted: RootInfo, *, resume: bool) -> RootInfo:
@@ -585,11 +557,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """As they will be read back: tuples become lists; what is not JSON is refused here."""
-    return parse_json(compact_json(values), "metadata_malformed", "values")
-
-
 def _write_root(path: Path, root: RootInfo) -> None:
     write_whole(path / METADATA, pretty_json(root.metadata()), within=path / PARTIAL)
     sync(path)
@@ -599,10 +566,3 @@ def _write_group(folder: Path, store: Path) -> None:
     folder.mkdir(exist_ok=True)
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     write_whole(folder / METADATA, pretty_json(group), within=store / PARTIAL)
-
-
-def _clear_partial(path: Path) -> None:
-    """An empty folder for what is not yet whole."""
-    if (path / PARTIAL).exists():
-        shutil.rmtree(path / PARTIAL)
-    (path / PARTIAL).mkdir()

@@ -1,0 +1,17 @@
+from .containers import container_of as container_of
+from .containers import list_hdf5 as list_hdf5
+from .half_rows import FRAME_BYTES as FRAME_BYTES
+from .half_rows import FrameFinder as FrameFinder
+from .half_rows import LostSpan as LostSpan
+from .layouts import BOTTOM_UP as BOTTOM_UP
+from .layouts import CAMERAS as CAMERAS
+from .layouts import Camera as Camera
+from .layouts import camera_to_write as camera_to_write
+from .layouts import find_camera as find_camera
+from .numbered import numbered_files as numbered_files
+from .planes import PlaneDecoder as PlaneDecoder
+from .recording import Recording as Recording
+from .recording import open_numbered as open_numbered
+from .recording import open_recording as open_recording
+from .recording import read_recording as read_recording
+from .recording import write_recording as write_recording
