@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from spikedata.analysis.pictures import (
     CAPTION_PX,
-    SeekableClip,
     caption_font,
     check_white,
     lay_out,
@@ -126,7 +125,7 @@ class _Shown:
         picture: str | Reconstructor,
         exposure_ticks: int,
     ) -> None:
-        self._clip = SeekableClip(store, store.stored(clip_id))
+        self._clip = store.stream(clip_id)
         self._method = find_method(picture) if isinstance(picture, str) else picture
         name = picture if isinstance(picture, str) else getattr(picture, "__name__", "function")
         self._made = name if name == "tfi" else f"{name} of {exposure_ticks} ticks"
@@ -273,7 +272,7 @@ def animate_clip(
     ticks = ticks_shown(source, clip_id, 0, None)
     exposure_ticks = min(exposure_ticks, max(1, ticks // 4))
     firsts = _spread(0, ticks - exposure_ticks, pictures)
-    clip = SeekableClip(source, source.stored(clip_id))
+    clip = source.stream(clip_id)
     rates = pictures_at(clip, "tfp", firsts, exposure_ticks)
     small = [resized(rate_hw, side_px) for _, rate_hw in rates]
     white = white_rate(small)
