@@ -413,10 +413,6 @@ class ClipStream:
         """Packed blocks, uint8 (g, H, W)."""
         return self._source.blocks(self.stored.id)
 
-    def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
-        """Ticks ``start`` to ``start + ticks`` (to the end if None); see ``ClipSource.read``."""
-        return self._source.read(self.stored.id, start, ticks)
-
 
 def _number_of(label: str | None, class_names: Sequence[str]) -> int | None:
     """A class's number: what it is called, where it is only numbered, else its place."""
