@@ -14,7 +14,6 @@ import typer
 if TYPE_CHECKING:
     from spikedata import ClipSource, ClipStream, Corpus, Failure
 
-
 STATUS_ERROR = 1
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130

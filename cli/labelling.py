@@ -20,7 +20,7 @@ from .options import AsJson, Camera
 Set = Annotated[
     Path, typer.Argument(metavar="SET", help="A Zarr store, or a folder of recordings.")
 ]
-Clips = Annotated[list[str] | None, typer.Argument(metavar="CLIP...", help="Ids of clips.")]
+Clips = Annotated[list[str] | None, typer.Argument(metavar="CLIP", help="Ids of clips.")]
 Label = Annotated[str | None, typer.Option(help="Their class.")]
 Caption = Annotated[
     list[str] | None, typer.Option(help="A sentence that describes them; may be given again.")
@@ -83,7 +83,8 @@ def label(
     failures = (*bad_lines, *report.failures)
     values = asdict(report) | {"failures": [asdict(failure) for failure in failures]}
     if not as_json:
-        values |= {"changed": len(report.changed), "failures": len(failures)}
+        values |= {"changed": len(report.changed), "class_names": len(report.class_names)}
+        values["failures"] = len(failures)
         del values["warnings"]
     print_notes(report.warnings)
     print_result(values, as_json)

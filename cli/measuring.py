@@ -21,7 +21,17 @@ from .common import (
     say,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Camera, Cameras, Flip, Flips, Overwrite, TickRate, TickRates, ToCamera
+from .options import (
+    AsJson,
+    Camera,
+    Cameras,
+    Flip,
+    Flips,
+    Overwrite,
+    TickRate,
+    TickRates,
+    ToCamera,
+)
 
 Real = Annotated[Path, typer.Argument(help="Recording of a real camera, or a store.")]
 Simulated = Annotated[Path, typer.Argument(help="Simulated recording: a store, or a file.")]

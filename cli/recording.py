@@ -104,7 +104,10 @@ def record(
             report = record_stream(
                 source, out, config, resume=resume, progress=told.step, tell=told.note, stop=stop
             )
-    print_result(asdict(report), as_json)
+    values = asdict(report)
+    if not as_json:
+        values["lost"] = len(report.lost)
+    print_result(values, as_json)
     if report.is_broken:
         fail(f"{out}: {report.ended}; what was whole is kept")
 

@@ -237,13 +237,17 @@ def _changed(clip: Clip, change: Change, labels: _Labels) -> Clip:
     new = replace(clip, **change)
     if new.label == clip.label or "captions" in change:
         return new
-    only_named = clip.captions == _named(clip.label)
+    only_named = clip.captions == _named(clip.label) or (
+        not clip.captions and (clip.label is None or clip.label.isdigit())
+    )
     if only_named and (clip.captions or labels.fills_captions):
-        return replace(new, captions=_named(new.label))
+        is_name = new.label is not None and not new.label.isdigit()
+        return replace(new, captions=_named(new.label) if is_name else ())
     return new
 
 
 def _named(label: str | None) -> tuple[str, ...]:
+    """Captions that only name a class; nobody says that of one that is only numbered."""
     return () if label is None else captions_of(label, CAPTION_TEMPLATES)
 
 

@@ -215,7 +215,26 @@ def record_stream(
             f"plane were kept ({report.bytes:,} bytes came). Wrong --camera? See `spikedata "
             "cameras`"
         )
+    for caution in _cautions(report):
+        tell(caution)
     return report
+
+
+def _cautions(report: RecordingReport) -> Iterator[str]:
+    """What a user should know of how it went."""
+    if report.cut_bytes:
+        yield f"{report.cut_bytes:,} bytes of planes that are not whole were left out"
+    if report.lost:
+        ticks, size = sum(s.ticks for s in report.lost), sum(s.bytes for s in report.lost)
+        yield (
+            f"about {ticks:,} ticks were lost on the way, in {len(report.lost):,} places, "
+            f"{size:,} bytes"
+        )
+    if report.reader_waited_s:
+        yield (
+            f"the ring was full for {report.reader_waited_s:.1f} s: the sender had to wait, and "
+            "one that cannot has lost something. A larger --ring-mb or more --workers help"
+        )
 
 
 def _ring(config: RecordingConfig, incoming: Incoming, stop: threading.Event) -> ReadAhead:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
+from tools import run_program
 
 from spikedata import open_clips, pack_clips, relabel, validate, write_recording
 from spikedata.bits import pack_ticks
@@ -251,3 +253,25 @@ def test_whatever_a_file_holds_it_is_boxes_or_an_error(tmp_path_factory, data, s
     except CorpusError:
         return
     json.dumps(boxes.annotations, allow_nan=False).encode()
+
+
+def test_boxes_and_classes_come_back_from_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pack_clips([pku(tmp_path / "set")], camera=CAMERA, out="packed.zarr")
+    clip = "train__Vidar__00152_driving__1"
+    relabel("packed.zarr", {clip: {"label": "street", "captions": ["a street", "cars pass"]}})
+    with HubServer(tmp_path / "hub") as hub:
+        env = hub.environment(tmp_path / "home")
+        for words in (
+            ("push-hub", "packed.zarr", "--repo", "tester/boxes", "--licence", "cc-by-4.0"),
+            ("pull", "tester/boxes", "--out", "back.zarr"),
+        ):
+            done = run_program("spikedata", *words, cwd=tmp_path, env=env)
+            assert done.returncode == 0, done.stderr
+    there, back = (open_clips(path).clips for path in ("packed.zarr", "back.zarr"))
+    assert {key: stored.clip for key, stored in back.items()} == {
+        key: stored.clip for key, stored in there.items()
+    }
+    assert [stored.annotations for stored in back.values()] == [1, 2, 0]
+    for key, stored in back.items():
+        assert stored.attributes.get("annotations") == there[key].attributes.get("annotations")

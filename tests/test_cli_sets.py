@@ -163,11 +163,3 @@ def test_view_takes_a_file_by_its_name(lab, tmp_path, capsys, monkeypatch):
     pack_clips([lab / "real.dat"], camera="8x16", to="hdf5", out=tmp_path / "p.h5")
     run(capsys, "view", "p.h5", "--out", "h5.png")
     assert (tmp_path / "h5.png").read_bytes() == (tmp_path / "real.png").read_bytes()
-
-
-def test_what_is_an_id_in_the_working_store_is_no_file(lab, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    pack_clips([lab / "spikes.zarr"], to="zarr", out=tmp_path / "spikes.zarr")
-    (tmp_path / "b").mkdir()
-    run(capsys, "view", "b")
-    assert (tmp_path / "b.png").is_file()

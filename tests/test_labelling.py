@@ -131,6 +131,10 @@ def test_captions_that_only_name_the_class_follow_it(tmp_path):
     (told,) = report.warnings
     assert told == "clip b: a caption still speaks of 'clap': they clap"
     assert facts_of(store)["a"][:2] == (None, ())
+    relabel(store, {"a": {"label": "12"}})
+    assert facts_of(store)["a"][:2] == ("12", ())
+    relabel(store, {"a": {"label": "wave"}})
+    assert facts_of(store)["a"][:2] == ("wave", ("a video of wave",))
 
 
 def test_a_group_that_is_then_on_both_sides_of_a_split_is_told(tmp_path):
@@ -253,6 +257,20 @@ def test_whoever_is_killed_leaves_the_old_facts_or_the_new_ones(tmp_path, when):
     assert len(found) == 5
     assert set(found) == {old, new}
     assert found == sorted(found, key=[old, new].index)
+
+
+def test_many_clips_of_which_some_were_changed_by_one_who_was_killed(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "s.zarr")
+    every = KILLER.replace('{"b"', '{key: {"label": "clap"} for key in "abc"} or {"b"')
+    monkeypatch.setattr(sys.modules[__name__], "KILLER", every)
+    assert killed_at(store, 4, "before")
+    assert validate(store) == []
+    labels = [facts[0] for facts in facts_of(store).values()]
+    assert labels[1] == "clap"
+    assert set(labels) <= {"wave", "clap", None}
+    relabel(store, {key: {"label": "clap"} for key in "abc"})
+    assert {facts[0] for facts in facts_of(store).values()} == {"clap"}
+    assert validate(store) == []
 
 
 # --- folders -------------------------------------------------------------------------------------

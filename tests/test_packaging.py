@@ -14,7 +14,12 @@ from tools import one_line_error, run_program
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 OURS = {"spikedata", "spklip", "spikedata_cli", "spikedata_recipes"}
-DISTRIBUTION = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+}
 """Of a package that is imported under another name than pip's."""
 FOR_USERS = {"zarr"}
 """Declared but imported nowhere: what users read a store with."""

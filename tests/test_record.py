@@ -368,7 +368,9 @@ def killed_recording(store, sent, ticks):
 def test_what_a_killed_one_left_is_kept_by_resume_and_by_nobody_cleared_away(tmp_path):
     planes_thw, sent = planes_of(0, 1100)
     store = killed_recording(tmp_path / "s.zarr", sent, 1024)
-    assert len(open_store(store).clips) == 0
+    opened = open_store(store)
+    assert (len(opened.clips), len(opened.notes)) == (0, 1)
+    assert "a recording was cut off in it" in opened.notes[0]
     with pytest.raises(StoreError, match="holds a recording that was cut off"):
         change_store(store)
     with pytest.raises(StoreError, match="Give --resume"):
@@ -429,6 +431,18 @@ def test_what_is_noted_of_a_cut_off_recording_is_not_trusted(tmp_path, text):
     done = run_program("spikedata", "record", "--out", store, "--resume", cwd=tmp_path)
     one_line_error(done, 1)
     assert (store / ".partial/0/c.0.0.0").exists()
+
+
+def test_what_a_user_should_know_is_told_at_the_end(tmp_path):
+    damaged = damage(2)
+    (tmp_path / "s.dat").write_bytes(damaged.data)
+    words = ("--from", "s.dat", "--camera", "sps100", "--out", "s.zarr")
+    done = run_program("spikedata", "record", *words, cwd=tmp_path)
+    assert done.returncode == 0
+    losses = open_recording(tmp_path / "s.dat", "sps100").losses
+    assert losses
+    assert f"ticks were lost on the way, in {len(losses)} places" in done.stderr
+    assert f"lost             {len(losses)}" in done.stdout
 
 
 def test_a_store_goes_on_with_further_clips(tmp_path):

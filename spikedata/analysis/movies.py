@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from spikedata.analysis.pictures import (
     CAPTION_PX,
-    SeekableClip,
     caption_font,
     check_white,
     lay_out,
@@ -68,8 +67,8 @@ def view_clip(
     """Show a clip as a file, whose kind its suffix says.
 
     ``.png`` is one sheet of pictures spread over the clip; ``.gif``, ``.webp`` and ``.mp4`` are
-    slow-motion movies, one picture every ``step_ticks``. Under each picture stand its middle tick
-    and the time of that; the rate that is white, the same in all of them, is told too.
+    slow-motion movies, one picture every ``step_ticks``. Each tells its middle tick, the time of
+    that, and the rate that is white, the same in all of them.
 
     Args:
         store: where the clip is.
@@ -79,10 +78,9 @@ def view_clip(
         start: first tick shown.
         ticks: how many are shown; to the end if None.
         exposure_ticks: ticks of a picture's window, at most those shown.
-        step_ticks: from one picture of a movie to the next.
-        frame_rate: pictures a second of a movie.
-        white: spikes a tick that are white; if None, what all but the brightest pixels of a few
-            pictures spread over the clip stay below.
+        step_ticks: ticks from one picture of a movie to the next.
+        frame_rate: its pictures a second.
+        white: spikes a tick that are white; if None, what all but the brightest pixels reach.
         plain: write nothing beside the pictures.
         overwrite: replace ``out``, once the new one is whole.
 
@@ -92,26 +90,29 @@ def view_clip(
     Raises:
         ValueError: another suffix, or a number that is not positive.
         StoreError: there is no such clip, or it is shorter than asked for.
-        SpikeDataError: ``out`` is there, or cannot be written; or there is no such function.
+        SpikeDataError: ``out`` is there or cannot be written, or there is no such function.
     """
     out = Path(out)
-    if out.suffix not in (".png", *_CODECS):
-        raise ValueError(f"{out}: expected a name that ends in .png, {', '.join(_CODECS)}")
-    if min(exposure_ticks, step_ticks, frame_rate) < 1:
-        raise ValueError("exposure_ticks, step_ticks and frame_rate must be at least 1")
-    check_white(white)
+    _check_shown(out, min(exposure_ticks, step_ticks, frame_rate), white)
     ticks = ticks_shown(store, clip_id, start, ticks)
     exposure_ticks = min(exposure_ticks, ticks)
     last = start + ticks - exposure_ticks
     shown = _Shown(store, clip_id, picture, exposure_ticks)
     with written_aside(out, overwrite=overwrite) as aside:
         if out.suffix == ".png":
-            sheet_hw = shown.sheet(_spread(start, last, _SHEET_PICTURES), white, plain)
-            aside.write_bytes(png_bytes(sheet_hw))
+            aside.write_bytes(png_bytes(shown.sheet(start, last, white, plain)))
         else:
             frames = shown.frames(range(start, last + 1, step_ticks), white, plain)
             _write_movie(frames, out, aside, frame_rate)
     return out
+
+
+def _check_shown(out: Path, least: int, white: float | None) -> None:
+    if out.suffix not in (".png", *_CODECS):
+        raise ValueError(f"{out}: expected a name that ends in .png, {', '.join(_CODECS)}")
+    if least < 1:
+        raise ValueError("exposure_ticks, step_ticks and frame_rate must be at least 1")
+    check_white(white)
 
 
 class _Shown:
@@ -124,14 +125,15 @@ class _Shown:
         picture: str | Reconstructor,
         exposure_ticks: int,
     ) -> None:
-        self._clip = SeekableClip(store, store.stored(clip_id))
+        self._clip = store.stream(clip_id)
         self._method = find_method(picture) if isinstance(picture, str) else picture
         name = picture if isinstance(picture, str) else getattr(picture, "__name__", "function")
         self._made = name if name == "tfi" else f"{name} of {exposure_ticks} ticks"
         self._exposure_ticks = exposure_ticks
 
-    def sheet(self, firsts: Sequence[int], white: float | None, plain: bool) -> NDArray[np.uint8]:
-        """All pictures on one sheet."""
+    def sheet(self, start: int, last: int, white: float | None, plain: bool) -> NDArray[np.uint8]:
+        """Pictures that begin from ``start`` to ``last``, spread evenly, on one sheet."""
+        firsts = _spread(start, last, _SHEET_PICTURES)
         ticks, rates = zip(*self._pictures(firsts), strict=True)
         white = white_rate(rates) if white is None else white
         tiles = [
@@ -270,7 +272,7 @@ def animate_clip(
     ticks = ticks_shown(source, clip_id, 0, None)
     exposure_ticks = min(exposure_ticks, max(1, ticks // 4))
     firsts = _spread(0, ticks - exposure_ticks, pictures)
-    clip = SeekableClip(source, source.stored(clip_id))
+    clip = source.stream(clip_id)
     rates = pictures_at(clip, "tfp", firsts, exposure_ticks)
     small = [resized(rate_hw, side_px) for _, rate_hw in rates]
     white = white_rate(small)

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.analysis.reconstruction import Reconstructor, pictures_at, reconstruct
-from spikedata.clips import ClipSource, ClipStream
+from spikedata.clips import ClipSource
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import write_whole
-from spikedata.stream import SpikeStream
 
 CONTACT_PX = 160
 """Longer side of a picture on a contact sheet."""
@@ -89,7 +88,7 @@ def draw_picture(
         SpikeDataError: there is no such function.
     """
     check_white(white)
-    clip = SeekableClip(source, source.stored(clip_id))
+    clip = source.stream(clip_id)
     ticks = ticks_shown(source, clip_id, start, ticks)
     ((_, rate_hw),) = pictures_at(clip, picture, [start], ticks)
     return to_grey(rate_hw, white)
@@ -103,14 +102,6 @@ def check_white(white: float | None) -> None:
     """
     if white is not None and not 0 < white < math.inf:
         raise ValueError(f"white must be a positive number of spikes a tick, got {white}")
-
-
-class SeekableClip(ClipStream):
-    """A clip of a set that can also be read anywhere."""
-
-    def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
-        """Ticks ``start`` to ``start + ticks``, to the end if None."""
-        return self._source.read(self.stored.id, start, ticks)
 
 
 def ticks_shown(source: ClipSource, clip_id: str, start: int, ticks: int | None) -> int:

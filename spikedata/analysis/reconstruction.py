@@ -347,8 +347,9 @@ def _held_groups(
         if end_group > held_end:
             kept_gp = held_gp[max(0, first // TICKS_PER_GROUP - at) :]
             begin = max(first // TICKS_PER_GROUP, held_end)
-            ahead = min(begin + _READ_GROUPS, group_count(later_end))
-            end_group = max(end_group, ahead)
+            # On to where chunks of stores are likely to end.
+            ahead = -(-max(end_group, begin + 1) // _READ_GROUPS) * _READ_GROUPS
+            end_group = max(end_group, min(ahead, group_count(later_end)))
             at = begin - len(kept_gp)
             held_gp = np.full((end_group - at, _room(source)), 255, np.uint8)
             held_gp[: len(kept_gp)] = kept_gp

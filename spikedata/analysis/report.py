@@ -177,7 +177,8 @@ class _Report:
         if self._intervals:
             page.heading("Inter-spike intervals")
             number = len(self._intervals)
-            page.text(f"First {self._sample_ticks:,} ticks at most of {number} clips.")
+            clips = "clip" if number == 1 else "clips"
+            page.text(f"First {self._sample_ticks:,} ticks at most of {number} {clips}.")
             page.figure(_interval_figure(np.sum(self._intervals, axis=0)))
         return page
 

@@ -79,15 +79,12 @@ def least_interval(stream: SpikeStream, tick: int, reach_ticks: int) -> NDArray[
     edge = [(2, 2), (0, 0), (0, 0)]
     before_hw, last_hw = np.sort(np.pad(past_thw, edge, constant_values=low - 1), axis=0)[-2:]
     after_hw, then_hw = np.sort(np.pad(future_thw, edge, constant_values=high), axis=0)[:2]
-    interval_hw = after_hw - last_hw
     begun_hw, ended_hw = last_hw >= low, after_hw < high
-    interval_hw = np.where(
-        begun_hw & ~ended_hw, np.maximum(interval_hw, last_hw - before_hw), interval_hw
-    )
-    interval_hw = np.where(
-        ended_hw & ~begun_hw, np.maximum(interval_hw, then_hw - after_hw), interval_hw
-    )
-    return np.asarray(interval_hw, np.int64)
+    before_it_hw = np.where(begun_hw & ~ended_hw, last_hw - before_hw, 0)
+    after_it_hw = np.where(ended_hw & ~begun_hw, then_hw - after_hw, 0)
+    beside_hw = np.maximum(before_it_hw, after_it_hw)
+    interval_hw: NDArray[np.int64] = np.maximum(after_hw - last_hw, beside_hw)
+    return interval_hw
 
 
 def adaptive_texture(

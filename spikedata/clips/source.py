@@ -396,13 +396,22 @@ class ClipStream:
         self.notes, self.left_out = source.notes, source.left_out
         self._source = source
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Ticks, rows, columns."""
+        return self.ticks, self.height_px, self.width_px
+
+    def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
+        """Read ticks ``start`` to ``start + ticks`` (to the end if None), packed from bit 0.
+
+        Raises:
+            StoreError: they are damaged, or lie outside the clip.
+        """
+        return self._source.read(self.stored.id, start, ticks)
+
     def blocks(self) -> Iterator[NDArray[np.uint8]]:
         """Packed blocks, uint8 (g, H, W)."""
         return self._source.blocks(self.stored.id)
-
-    def read(self, start: int = 0, ticks: int | None = None) -> SpikeStream:
-        """Ticks ``start`` to ``start + ticks`` (to the end if None); see ``ClipSource.read``."""
-        return self._source.read(self.stored.id, start, ticks)
 
 
 def _number_of(label: str | None, class_names: Sequence[str]) -> int | None:

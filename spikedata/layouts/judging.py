@@ -15,6 +15,8 @@ _CERTAIN, _LIKELY = 0.9, 0.7
 _LEAST_SCORE, _CERTAIN_SCORE = 0.02, 0.3
 _LEAST_LEAD = 0.001
 """Of the score over that of the next, for a certain one."""
+_NEARLY = 0.8
+"""Of the best score, by which a size known in the field makes an unknown one uncertain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,10 @@ class Ranking:
         if any(best.is_contradicted_by(other, least) for other in others):
             return "cannot tell"
         is_close = bool(others) and best.value - others[0].value < least
+        if not _is_known(best.camera):
+            is_close |= any(
+                _is_known(other.camera) and other.value > _NEARLY * best.value for other in others
+            )
         is_clear = self.certainty >= _CERTAIN and self.score(0) >= _CERTAIN_SCORE
         is_sure = is_clear and not is_close and self.plane_bytes is not None
         return "certain" if is_sure else "likely"

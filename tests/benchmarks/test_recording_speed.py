@@ -48,11 +48,14 @@ print(late, time.perf_counter() - began, file=sys.stderr)
 def sent_bits(planes: Path, ticks: int) -> str:
     """Digest of what is sent, as a store notes it, worked out apart."""
     raw = np.fromfile(planes, np.uint8).reshape(-1, PLANE_BYTES)
+    assert len(raw) % 8 == 0  # groups come again and again too
+    bits = np.unpackbits(raw, axis=1, bitorder="little").reshape(-1, 250, 400)[:, ::-1]
+    packed_ghw = np.packbits(bits, axis=0, bitorder="little")
     digest = hashlib.sha256()
-    for tick in range(0, ticks, 8):
-        rows = raw[np.arange(tick, min(tick + 8, ticks)) % len(raw)]
-        bits = np.unpackbits(rows, axis=1, bitorder="little").reshape(-1, 250, 400)[:, ::-1]
-        digest.update(np.packbits(bits, axis=0, bitorder="little").tobytes())
+    for group in range(ticks // 8):
+        digest.update(packed_ghw[group % len(packed_ghw)].data)
+    if left := ticks % 8:
+        digest.update((packed_ghw[ticks // 8 % len(packed_ghw)] & (1 << left) - 1).data)
     return digest.hexdigest()
 
 

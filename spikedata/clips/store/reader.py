@@ -8,6 +8,7 @@ from spikedata.clips.source import ClipSource, size_on_disk
 from spikedata.clips.store.catalog import ClipTable, list_clips
 from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.store.sharded import ShardedBits
+from spikedata.clips.store.unfinished import cut_off
 from spikedata.clips.store.validate import store_problems
 from spikedata.clips.stored import RELABELLED_KEYS, StoredClip
 from spikedata.outputs import is_being_written
@@ -33,6 +34,10 @@ class SpikeStore(ClipSource):
         self.name = root.name
         self.version = root.version
         self.notes, self.left_out = listing.notes, listing.left_out
+        if not self.is_growing and cut_off(self.path):
+            self.notes += (
+                "a recording was cut off in it: `spikedata record --resume` keeps what is whole",
+            )
         if self.is_growing:
             self.notes += (f"another process is writing it, {len(self.clips)} clips so far",)
 
