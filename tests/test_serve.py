@@ -333,6 +333,18 @@ def test_small_pictures_are_webp_and_the_same_again(shared_client):
     assert b"ANIM" in first
 
 
+def test_a_folder_is_opened_without_reading_its_files(tmp_path):
+    """This one is of a terabyte, all of it a hole."""
+    file = tmp_path / "set" / "long.dat"
+    file.parent.mkdir()
+    with file.open("wb") as out:
+        out.truncate(8_000_000 * 125_000)
+    with ClipServer(file.parent, camera="1000x1000") as server:
+        clip = Client(server).good("api/clip", id="long")
+    assert clip["ticks"] == 8_000_000
+    assert "sha256" not in clip["source"]
+
+
 def test_a_damaged_clip_is_told_and_others_are_shown(client, own_folder):
     file = own_folder / "class1" / "rb.dat"
     file.write_bytes(file.read_bytes()[: TICKS // 2])

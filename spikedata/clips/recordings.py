@@ -98,6 +98,8 @@ class CameraOptions:
     ``auto``: they are if they have one size and a few planes each; a note says so."""
     label_names: Mapping[str, str] | None = None
     """Names of classes that files only number, by number as text."""
+    digests: bool = True
+    """Every file is read whole when it is opened, to note its digest; what only looks need not."""
 
     def __post_init__(self) -> None:
         if self.tick_rate_hz is not None:
@@ -271,7 +273,9 @@ class RecordingItem:
             recording = open_recording(self.path, camera, flip=flip, tick_rate_hz=rate)
         if self.measured is not None:
             return recording, self._as_noted(recording, self.measured)
-        source = self.clip.source | identity(self.path)
+        source = dict(self.clip.source)
+        if self.options.digests:
+            source |= identity(self.path)
         if recording.label is not None:
             source["label"] = recording.label
         clip = self._labelled(recording.label)

@@ -79,7 +79,7 @@ class ClipServer:
         port: int = 0,
         read_only: bool = False,
     ) -> None:
-        options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz)
+        options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, digests=False)
         self._shelf = Shelf(Path(path), options, read_only=read_only)
         self._showing = Showing(self._shelf, at_once=max(2, os.cpu_count() or 1))
         try:
