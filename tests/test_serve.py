@@ -373,6 +373,7 @@ def test_labels_are_kept_where_they_can_be_and_refused_where_not(own_folder):
         with ClipServer(path, camera=camera) as server:
             client = Client(server)
             why = client.good("api/set")["why_fixed"]
+            assert client.get("api/still", id="class0__ra")[0] == 200
             changes = {"label": "jump", "captions": ["one", "two"], "split": "test", "group": "g"}
             status, answer = client.label("class0__ra", **changes)
             if kind in ("parquet", "hdf5"):
@@ -599,6 +600,28 @@ def test_a_file_of_unknown_layout_becomes_a_clip_when_its_camera_is_named(tmp_pa
         "walk__a": "walk",
         "walk__b": "run",
     }
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_numbered_files_of_a_few_planes_become_one_clip_and_never_many(tmp_path, every):
+    for clip in "ab":
+        folder = tmp_path / "set" / "walk" / clip
+        folder.mkdir(parents=True)
+        for n in range(3):
+            packed_ghw = pack_ticks(planes(n, ticks=8))
+            write_recording(folder / f"{n:04}.dat", [packed_ghw], CAMERA, ticks=8)
+    with ClipServer(tmp_path / "set") as server:
+        client = Client(server)
+        assert client.good("api/set")["left_out"] == 6
+        status, answer = client.post("api/camera", {"file": 0, "camera": CAMERA, "every": every})
+        assert (status, answer["told"]) == (200, f"all are read as {CAMERA}")
+        listed = client.good("api/clips")["clips"]
+        assert [(clip["id"], clip["ticks"]) for clip in listed] == [
+            ("walk__a", 24),
+            ("walk__b", 24),
+        ]
+        assert client.label("walk__a", label="run")[0] == 200
+    assert open_clips(tmp_path / "set", camera=CAMERA).clips["walk__a"].label == "run"
 
 
 def test_one_file_of_unknown_layout_is_opened_while_the_server_lasts(tmp_path):

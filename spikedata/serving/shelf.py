@@ -310,9 +310,9 @@ class Shelf:
         Raises:
             SpikeDataError: neither can be.
         """
-        folders: dict[Path, list[Path]] = {}
-        for file in files:
-            folders.setdefault(file.parent, []).append(file)
+        folders: dict[Path, list[Path]] = {file.parent: [] for file in files}
+        for file in self.files_left_out():
+            folders.get(file.parent, []).append(file)
         # Numbered files of a few planes are one recording, which no list can say.
         numbered = any(numbered_files(held, find_camera(camera)) for held in folders.values())
         fixed = self.why_fixed
