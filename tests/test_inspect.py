@@ -83,7 +83,7 @@ def test_a_sheet_of_pictures_is_written_once(home):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "pictures: sheet.png"
     sheet_hw = np.asarray(Image.open(home / "sheet.png"))
-    assert sheet_hw.shape[1] == 12 + 4 * 268
+    assert sheet_hw.shape[1] == 6 + 4 * 262
     again = inspect(home, "in/car.dat", "--out", "sheet.png")
     assert "exists already" in one_line_error(again, 1)
     assert inspect(home, "in", "--out", "sheet.png", "--overwrite").returncode == 0

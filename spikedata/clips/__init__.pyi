@@ -1,6 +1,7 @@
 from .accounts import Lost as Lost
 from .accounts import RunNotes as RunNotes
 from .accounts import lost_spans as lost_spans
+from .accounts import tell_lost as tell_lost
 from .crew import Crew as Crew
 from .dat import write_dat as write_dat
 from .doubts import MOST_DOUBTS as MOST_DOUBTS
