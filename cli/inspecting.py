@@ -118,9 +118,6 @@ def _print_all(path: Path, ranked: "Sequence[LayoutCandidate]") -> None:
     command = _command(path, ranked[0])
     if ranked[0].verdict == "cannot tell":
         say("\nThe content cannot tell: look at the pictures, with --show or --out FILE.png.")
-    if command is None:
-        say(f"\nNo --camera is called {ranked[0].name}; in Python it is a Camera.")
-        return
     turned = "--no-flip" if ranked[0].camera.bottom_up else "--flip"
     say(f"\n{command}\nIf it is upside down, which no file tells: {turned}")
 
@@ -171,10 +168,8 @@ def _write_sheet(seen: "list[Seen]", out: Path, overwrite: bool) -> None:
     write_picture(out, sheet_hw, overwrite=overwrite)
 
 
-def _command(path: Path, found: "LayoutCandidate") -> str | None:
+def _command(path: Path, found: "LayoutCandidate") -> str:
     """The command line that packs a file as this layout."""
-    if not found.is_named:
-        return None
     return f"spikedata pack {shlex.quote(str(path))} --camera {found.name}"
 
 

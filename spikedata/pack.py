@@ -36,6 +36,7 @@ from spikedata.clips import (
     read_label_names,
     size_on_disk,
     tell_doubts,
+    tell_lost,
     write_dat,
     write_hdf5,
     write_parquet,
@@ -381,6 +382,7 @@ class _Run:
                 *self.clips.notes,
                 *tell_doubts(self._doubts),
                 *self.writing.layouts.notes(),
+                *tell_lost({key: stored.attributes for key, stored in self.written.items()}),
                 *leaks_of(self.written.values()),
             ),
         )

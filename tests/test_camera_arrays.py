@@ -182,6 +182,9 @@ def test_the_names_of_arrays_and_of_bottom_up_planes():
     assert find_camera("hwt:a/b").layout == "hwt"
     assert find_camera("12x17:bottom-up").bottom_up
     assert not find_camera("12x17").bottom_up
-    for name in ("thw:", "12x17:up", "uhsr:spk", "bottom-up"):
+    assert find_camera("12x17").bit_order == "little"
+    assert find_camera("12x17-msb").bit_order == "big"
+    assert find_camera("12x17-msb:bottom-up").bottom_up
+    for name in ("thw:", "12x17:up", "12x17:bottom-up-msb", "uhsr:spk", "bottom-up"):
         with pytest.raises(RecordingError, match="unknown camera"):
             find_camera(name)

@@ -3,6 +3,7 @@
 ``python tests/test_half_rows.py 1000`` tries so many files and prints one line.
 """
 
+import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tools import run_program
 
+from spikedata import open_clips
 from spikedata.camera import LostSpan, open_recording
 
 FRAME = 128_000
@@ -159,6 +162,21 @@ def test_any_window_is_read_across_gaps(tmp_path, ten):
     for start, ticks in ((0, 8), (1, 1), (0, 2), (3, 4), (7, 1)):
         assert np.array_equal(recording.read(start, ticks).unpack(), whole[start : start + ticks])
     assert np.array_equal(np.concatenate(list(recording.blocks(8))), recording.read().packed_ghw)
+
+
+def test_pack_info_and_report_tell_what_a_recording_lost(tmp_path, ten):
+    (tmp_path / "a.dat").write_bytes(without(ten[1], (FRAME + 640, 64), (6 * FRAME + 64, 128)))
+    told = "note: 2 ticks lost in 2 spans of 1 clip: a"
+    for to in ("zarr", "parquet", "hdf5", "dat"):
+        command = ("pack", "a.dat", "--to", to, "--out", to)
+        assert told in run_program("spikedata", *command, cwd=tmp_path).stderr.splitlines()
+        info = run_program("spikedata", "info", to, "--json", cwd=tmp_path)
+        assert json.loads(info.stdout)["losses"] == {"lost spans": 2, "ticks lost": 2}
+        (stored,) = open_clips(tmp_path / to).clips.values()
+        lost = [[1, 1, FRAME - 64], [5, 1, FRAME - 128]]
+        assert (stored.ticks, stored.attributes["camera"]["lost"]) == (8, lost)
+    run_program("spikedata", "report", "zarr", "--out", "a.html", cwd=tmp_path)
+    assert "ticks lost" in (tmp_path / "a.html").read_text()
 
 
 if __name__ == "__main__":

@@ -60,11 +60,11 @@ def test_a_folder_is_a_line_a_file(home):
     assert "60x90-msb" in done.stdout
 
 
-def test_a_layout_without_a_name_is_said_to_have_none(home):
+def test_the_order_of_bits_is_in_the_command(home):
     done = inspect(home, "in/deep/big.dat")
-    assert (
-        done.stdout.splitlines()[-1] == "No --camera is called 60x90-msb; in Python it is a Camera."
-    )
+    command = done.stdout.splitlines()[-2]
+    assert command == "spikedata pack in/deep/big.dat --camera 60x90-msb"
+    assert run_program(*command.split(), cwd=home).returncode == 0
 
 
 def test_json_has_everything_but_pictures(home):
@@ -73,7 +73,7 @@ def test_json_has_everything_but_pictures(home):
     assert told["file"] == "in/deep/small one.dat"
     assert told["command"] == "spikedata pack 'in/deep/small one.dat' --camera 96x160"
     best = told["candidates"][0]
-    assert (best["name"], best["ticks"], best["is_named"]) == ("96x160", 100, True)
+    assert (best["name"], best["ticks"]) == ("96x160", 100)
     assert (best["height_px"], best["width_px"]) == (96, 160)
     assert len(told["candidates"]) > 1
 
@@ -83,7 +83,7 @@ def test_a_sheet_of_pictures_is_written_once(home):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "pictures: sheet.png"
     sheet_hw = np.asarray(Image.open(home / "sheet.png"))
-    assert sheet_hw.shape[1] == 12 + 4 * 268
+    assert sheet_hw.shape[1] == 6 + 4 * 262
     again = inspect(home, "in/car.dat", "--out", "sheet.png")
     assert "exists already" in one_line_error(again, 1)
     assert inspect(home, "in", "--out", "sheet.png", "--overwrite").returncode == 0

@@ -15,7 +15,8 @@ from spikedata.bits import pack_ticks
 from spikedata.camera import write_recording
 from spikedata.clip import Clip
 from spikedata.clips import open_clips, open_spikes, validate
-from spikedata.clips.recordings import CameraOptions, recordings_below
+from spikedata.clips.recording_folders import recordings_below
+from spikedata.clips.recordings import CameraOptions
 from spikedata.clips.store import create_store, open_store
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.pack import pack_clips

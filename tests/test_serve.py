@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -21,7 +22,7 @@ from tools import one_line_error, run_program
 
 from spikedata import ClipServer, SpikeDataError, open_clips, pack_clips
 from spikedata.bits import pack_ticks
-from spikedata.camera import write_recording
+from spikedata.camera import find_camera, write_recording
 from spikedata.serving.routes import ASSETS, Routes
 from spikedata.serving.server import MOST_BODY_BYTES
 
@@ -578,7 +579,12 @@ def test_a_file_of_unknown_layout_becomes_a_clip_when_its_camera_is_named(tmp_pa
         assert (told["clips"], told["left_out"]) == (0, 3)
         assert [one["id"] for one in told["failures"]] == ["walk__a", "walk__b", "walk__odd"]
         found = client.good("api/layouts", file=0)
-        assert found["candidates"][0]["name"] == "vidar"
+        first = found["candidates"][0]
+        assert (first["name"], first["turned"]) == ("vidar", "250x400")
+        turned, given = find_camera(first["turned"]), find_camera("vidar")
+        assert turned == replace(
+            given, bottom_up=False, name=turned.name, description=turned.description
+        )
         assert client.good("api/layout", file=0, number=0)[1:4] == b"PNG"
         asked = {"file": 0, "camera": "vidar", "every": True}
         status, answer = client.post("api/camera", asked)

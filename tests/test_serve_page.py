@@ -244,7 +244,8 @@ def test_text_of_files_is_shown_as_text(browser, tmp_path):
     assert (clip.label, clip.group, clip.captions) == (HOSTILE, HOSTILE, (HOSTILE,))
 
 
-def test_a_layout_is_chosen_by_its_picture(browser, tmp_path):
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_layout_is_chosen_by_its_picture(browser, tmp_path, turn):
     folder = tmp_path / "set"
     folder.mkdir()
     write_picture_like(folder / "scene.dat")
@@ -254,11 +255,15 @@ def test_a_layout_is_chosen_by_its_picture(browser, tmp_path):
         browser.click(".failure button")
         browser.wait("[...document.querySelectorAll('.candidate img')].some(i => i.naturalWidth)")
         assert browser.text(".candidate strong").startswith("vidar")
+        if turn:
+            browser.run("document.querySelector('#layout-view input').click()")
         browser.click(".candidate")
         browser.wait(IS_OPEN)
         browser.wait(IS_DRAWN)
         assert browser.errors() == []
-    assert open_clips(folder).clips["scene"].attributes["camera"]["name"] == "vidar"
+    camera = open_clips(folder).clips["scene"].attributes["camera"]
+    assert camera["name"] == ("250x400" if turn else "vidar")
+    assert camera["flip"] is not turn
 
 
 def test_80_columns_of_tiles_stay_legible(browser, tmp_path):

@@ -210,7 +210,7 @@ def lay_out(
     """Captioned pictures, row by row, each of its own shape and with its caption under it.
 
     Args:
-        tiles: grey pictures (h, w) with what is written under them.
+        tiles: grey pictures (h, w) with what is written under them, in one or several lines.
         columns: pictures a row.
         tile_px: longer side that each is shrunk or magnified to.
         note: written under all of them.
@@ -229,7 +229,8 @@ def lay_out(
     pictures = [resized(grey_hw, tile_px) for grey_hw, _ in tiles]
     rows = [pictures[i : i + columns] for i in range(0, len(tiles), columns)]
     wide = max(picture.shape[1] for picture in pictures) + _GAP_PX
-    high = [max(picture.shape[0] for picture in row) + CAPTION_PX for row in rows]
+    lines = max(caption.count("\n") + 1 for _, caption in tiles)
+    high = [max(picture.shape[0] for picture in row) + lines * CAPTION_PX for row in rows]
     size = (columns * wide + _GAP_PX, sum(high) + _GAP_PX + (CAPTION_PX if note else 0))
     sheet = Image.new("L", size, _BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), caption_font()
@@ -237,8 +238,10 @@ def lay_out(
         left = _GAP_PX + n % columns * wide
         top = _GAP_PX + sum(high[: n // columns])
         sheet.paste(Image.fromarray(picture), (left, top))
-        shown = _fitting(caption, font, wide - _GAP_PX)
-        draw.text((left, top + picture.shape[0]), shown, fill=_INK, font=font)
+        for line, text in enumerate(caption.split("\n")):
+            below = top + picture.shape[0] + line * CAPTION_PX
+            shown = _fitting(text, font, wide - _GAP_PX)
+            draw.text((left, below), shown, fill=_INK, font=font)
     if note:
         shown = _fitting(note, font, size[0] - 2 * _GAP_PX)
         draw.text((_GAP_PX, size[1] - CAPTION_PX - 1), shown, fill=_INK, font=font)

@@ -179,8 +179,9 @@ CAMERAS: dict[str, Camera] = {
 def find_camera(name: str) -> Camera:
     """The camera called ``name``, or for ``HxW`` an upright, unpadded, little-endian ``.dat``.
 
-    ``thw:NAME`` and ``hwt:NAME`` are the arrays called NAME, ``HxW:bottom-up`` has the picture's
-    bottom row first, as SpikeCV and Spike-Zoo expect.
+    ``HxW-msb`` has the most significant bit first; ``:bottom-up`` behind either, the picture's
+    bottom row, as SpikeCV and Spike-Zoo expect. ``thw:NAME`` and ``hwt:NAME`` are the arrays called
+    NAME.
 
     Raises:
         RecordingError: no such camera.
@@ -190,7 +191,7 @@ def find_camera(name: str) -> Camera:
     order, _, array = name.partition(":")
     if order in ("thw", "hwt") and array:
         return replace(CAMERAS[order], name=name, array=array)
-    size = re.fullmatch(rf"([1-9]\d{{0,4}})x([1-9]\d{{0,4}})(:{BOTTOM_UP})?", name)
+    size = re.fullmatch(rf"([1-9]\d{{0,4}})x([1-9]\d{{0,4}})(-msb)?(:{BOTTOM_UP})?", name)
     if not size:
         raise RecordingError(
             f"unknown camera {name!r}: expected one of {', '.join(CAMERAS)}, or HxW"
@@ -201,7 +202,8 @@ def find_camera(name: str) -> Camera:
         description=f"Plain .dat of {height} rows and {width} columns, bits running on.",
         height_px=height,
         width_px=width,
-        bottom_up=bool(size[3]),
+        bit_order="big" if size[3] else "little",
+        bottom_up=bool(size[4]),
     )
 
 

@@ -1,6 +1,7 @@
 from .accounts import Lost as Lost
 from .accounts import RunNotes as RunNotes
 from .accounts import lost_spans as lost_spans
+from .accounts import tell_lost as tell_lost
 from .crew import Crew as Crew
 from .dat import write_dat as write_dat
 from .doubts import MOST_DOUBTS as MOST_DOUBTS
@@ -33,12 +34,12 @@ from .parquet import facts_of_table as facts_of_table
 from .parquet import open_parquet as open_parquet
 from .parquet import write_parquet as write_parquet
 from .parquet import write_shard as write_shard
+from .recording_folders import find_recordings as find_recordings
 from .recordings import METADATA_FILE as METADATA_FILE
 from .recordings import RECORDING_SUFFIXES as RECORDING_SUFFIXES
 from .recordings import CameraOptions as CameraOptions
 from .recordings import Layout as Layout
 from .recordings import Recordings as Recordings
-from .recordings import find_recordings as find_recordings
 from .rows import DatasetRows as DatasetRows
 from .rules import Problem as Problem
 from .rules import RuleBrokenError as RuleBrokenError

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from spikedata.corpora import count, some
 from spikedata.video import cautions, losses
 
 
@@ -38,6 +39,20 @@ def lost_spans(attributes: Mapping[str, Any]) -> tuple[Lost, ...]:
     told = camera.get("lost") if isinstance(camera, dict) else None
     spans = told if isinstance(told, list | tuple) else ()
     return tuple(sorted(tuple(span) for span in spans if _is_lost(span)))
+
+
+def tell_lost(attributes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What recordings lost, in one sentence; nothing if they lost nothing.
+
+    Args:
+        attributes: of each clip, by id.
+    """
+    lost = {clip_id: spans for clip_id, of in attributes.items() if (spans := lost_spans(of))}
+    if not lost:
+        return []
+    ticks = [ticks for spans in lost.values() for _, ticks, _ in spans]
+    many = f"{count(sum(ticks), 'tick')} lost in {count(len(ticks), 'span')}"
+    return [f"{many} of {count(len(lost), 'clip')}: {some(sorted(lost))}"]
 
 
 def _is_lost(span: Any) -> bool:
@@ -101,17 +116,13 @@ class RunNotes:
     def notes(self) -> tuple[str, ...]:
         """What a user should know, a sentence each."""
         lost = [
-            f"{number:,} {name} in {_clips(self._clips_with[name])}"
+            f"{number:,} {name} in {count(self._clips_with[name], 'clip')}"
             for name, number in self.losses().items()
         ]
-        told = [f"{_clips(n)} {words}" for words, n in sorted(self._cautions.items())]
+        told = [f"{count(n, 'clip')} {words}" for words, n in sorted(self._cautions.items())]
         if len(self._sizes) > 1:
             usual = sorted(self._sizes.items(), key=lambda found: (-found[1], found[0]))[:4]
             sizes = ", ".join(f"{size} ({n})" for size, n in usual)
             more = f" and {len(self._sizes) - 4} more" if len(self._sizes) > 4 else ""
             told.append(f"pictures of {len(self._sizes)} sizes: {sizes}{more}; see --resize")
         return (*lost, *told)
-
-
-def _clips(number: int) -> str:
-    return f"{number:,} clip" if number == 1 else f"{number:,} clips"

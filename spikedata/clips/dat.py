@@ -13,12 +13,7 @@ from typing import Any
 
 from spikedata.camera import Camera, write_recording
 from spikedata.clips.encoding import Done, Failed, encode_all
-from spikedata.clips.recordings import (
-    ABOUT_FILE,
-    DAT_FORMAT,
-    METADATA_FILE,
-    file_name_of,
-)
+from spikedata.clips.recordings import ABOUT_FILE, DAT_FORMAT, METADATA_FILE, file_name_of
 from spikedata.clips.rules import FACTS_DIGEST, check_label, digest_of, pretty_json
 from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import BitsMeter, StoredClip

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from spikedata.clips.recordings import listed_recordings, says_its_ours
+from spikedata.clips.recording_folders import listed_recordings, says_its_ours
 from spikedata.clips.store import METADATA
 
 Format = Literal["zarr", "parquet", "hdf5", "dat"]

@@ -15,17 +15,19 @@ from typing import Any, Self
 
 from spikedata.camera import find_camera
 from spikedata.clip import Clip
+from spikedata.clips.recording_folders import (
+    gather_numbered,
+    is_ours,
+    read_about,
+    unlisted_recordings,
+)
 from spikedata.clips.recordings import (
     ABOUT_FILE,
     METADATA_FILE,
     RECORDING_SUFFIXES,
     CameraOptions,
     file_name_of,
-    gather_numbered,
-    is_ours,
     noted_clip,
-    read_about,
-    unlisted_recordings,
 )
 from spikedata.clips.rules import FACTS_DIGEST, RuleBrokenError, digest_of, pretty_json
 from spikedata.clips.stored import RELABELLED_KEYS

@@ -8,16 +8,13 @@ from spikedata.camera import list_hdf5
 from spikedata.clips.doubts import MOST_DOUBTS, tell_doubts
 from spikedata.clips.formats import format_at
 from spikedata.clips.naming import read_label_names
-from spikedata.clips.recordings import (
-    ABOUT_FILE,
-    METADATA_FILE,
-    RECORDING_SUFFIXES,
-    CameraOptions,
+from spikedata.clips.recording_folders import (
     listed_recordings,
     one_recording,
     recordings_below,
     says_its_ours,
 )
+from spikedata.clips.recordings import ABOUT_FILE, METADATA_FILE, RECORDING_SUFFIXES, CameraOptions
 from spikedata.clips.rules import Problem, RuleBrokenError
 from spikedata.clips.source import ClipSource, ClipStream
 from spikedata.clips.store import (

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.camera import CAMERAS, Camera, find_camera
-from spikedata.errors import RecordingError
 
 Verdict = Literal["certain", "likely", "cannot tell", "behind"]
 
@@ -64,24 +63,11 @@ class LayoutCandidate:
         """What to call it; the name of the camera."""
         return self.camera.name
 
-    @property
-    def is_named(self) -> bool:
-        """Whether ``--camera`` takes the name."""
-        return is_named(self.camera)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything but the picture, as JSON takes it."""
-        names = ("name", "is_named", "ticks", "height_px", "width_px")
+        names = ("name", "ticks", "height_px", "width_px")
         judged = ("score", "certainty", "verdict", "note")
         return {name: getattr(self, name) for name in (*names, *judged)}
-
-
-def is_named(camera: Camera) -> bool:
-    """Whether :func:`spikedata.camera.find_camera` finds this camera by its name."""
-    try:
-        return key_of(find_camera(camera.name)) == key_of(camera)
-    except RecordingError:
-        return False
 
 
 def key_of(camera: Camera) -> Key:
@@ -95,16 +81,7 @@ def key_of(camera: Camera) -> Key:
 def plain_camera(height_px: int, width_px: int, bit_order: Literal["little", "big"]) -> Camera:
     """The camera with such planes, one with a name of its own if there is one."""
     name = f"{height_px}x{width_px}"
-    if bit_order == "little":
-        plain = find_camera(name)
-    else:
-        plain = Camera(
-            name=f"{name}-msb",
-            description=f"Like {name}, most significant bit first.",
-            height_px=height_px,
-            width_px=width_px,
-            bit_order="big",
-        )
+    plain = find_camera(name if bit_order == "little" else f"{name}-msb")
     known = [camera for camera in CAMERAS.values() if key_of(camera) == key_of(plain)]
     return known[0] if known else plain
 

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from spikedata.camera import Camera
 from spikedata.clip import SPLITS
 from spikedata.clips import lost_spans
 from spikedata.serving.shelf import Query, Row, Shelf, labels_of
@@ -283,7 +284,12 @@ class Routes:
         number = asked.number("file")
         found = self._showing.layouts(self._file(number))
         told = [
-            one.to_dict() | {"note": printable(one.note), "name": printable(one.name)}
+            one.to_dict()
+            | {
+                "note": printable(one.note),
+                "name": printable(one.name),
+                "turned": _turned(one.camera),
+            }
             for one in found
         ]
         return _json({"candidates": told, "alike": len(self._shelf.files_left_out())})
@@ -323,6 +329,15 @@ class Routes:
         """Groups on several sides of a split: some of them, and how many there are."""
         torn = self._shelf.torn_groups()
         return {"torn": dict(list(torn.items())[:_MOST_TOLD]), "torn_groups": len(torn)}
+
+
+def _turned(camera: Camera) -> str | None:
+    """What ``--camera`` takes for the same planes upside down; None if nothing."""
+    if camera.layout != "planes" or camera.row_bytes is not None:
+        return None
+    order = "-msb" if camera.bit_order == "big" else ""
+    turn = "" if camera.bottom_up else ":bottom-up"
+    return f"{camera.height_px}x{camera.width_px}{order}{turn}"
 
 
 def _brief(row: Row) -> dict[str, Any]:

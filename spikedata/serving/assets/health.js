@@ -160,10 +160,12 @@ export class HealthPanel {
     pen.stroke();
     pen.fillStyle = AXIS;
     pen.textAlign = "left";
-    pen.fillText(Number(first.toPrecision(2)), left, height - 5);
+    const isFree = within.every((guide) => place(guide) > left + 60);
+    if (isFree) pen.fillText(Number(first.toPrecision(2)), left, height - 5);
     within.forEach((guide, n) => {
-      pen.textAlign = n ? "left" : "right";
-      pen.fillText(guide, place(guide) + (n ? 2 : -2), height - 5);
+      const isLast = n === within.length - 1; // two guides are near each other
+      pen.textAlign = isLast ? "left" : "right";
+      pen.fillText(guide, place(guide) + (isLast ? 2 : -2), height - 5);
     });
     pen.textAlign = "right";
     if (within.some((guide) => place(guide) > width - 80)) return;

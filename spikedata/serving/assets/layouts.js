@@ -31,17 +31,19 @@ export class Layouts {
         const text = ` for all ${count(found.alike)} files whose size fits it`;
         list.before(make("label", { className: "control" }, this.all, text));
       }
-      const shown = found.candidates
-        .map((one, number) => ({ ...one, number }))
-        .filter(({ is_named: isNamed, number }) => isNamed || number === 0);
-      list.append(...shown.map((one) => this.candidate(one, set)));
+      this.turned = make("input", { type: "checkbox" });
+      this.turned.addEventListener("change", () => {
+        list.classList.toggle("turned", this.turned.checked);
+      });
+      const text = " turned upside down";
+      list.before(make("label", { className: "control" }, this.turned, text));
+      list.append(...found.candidates.map((one, number) => this.candidate(one, number, set)));
     } catch (error) {
       wait.textContent = error.message;
     }
   }
 
-  candidate(one, set) {
-    const { number } = one;
+  candidate(one, number, set) {
     const image = make("img", { alt: `as ${one.name}` });
     image.src = address("api/layout", { file: this.file, number, v: set.version });
     image.style.aspectRatio = `${one.width_px} / ${one.height_px}`;
@@ -55,8 +57,10 @@ export class Layouts {
       make("strong", { text: `${one.name}${best}` }),
       make("span", { className: "quiet", text: told }),
     );
-    button.disabled = !one.is_named;
-    button.addEventListener("click", () => this.choose(one.name));
+    button.dataset.turns = one.turned !== null;
+    button.addEventListener("click", () => {
+      this.choose(this.turned.checked ? one.turned ?? one.name : one.name);
+    });
     return button;
   }
 
