@@ -20,10 +20,10 @@ def square(number):
     return number * number
 
 
-@given(threads=st.integers(0, 3), most=st.integers(0, 9), count=st.integers(0, 30))
-def test_results_come_in_order_whoever_made_them(threads, most, count):
+@given(threads=st.integers(0, 3), own=st.integers(0, 9), count=st.integers(0, 30))
+def test_results_come_in_order_whoever_made_them(threads, own, count):
     with Crew(threads) as crew:
-        coming = Chunks(crew, most)
+        coming = Chunks(crew, own)
         found = []
         for number in range(count):
             found += coming.add(square, number)
@@ -70,6 +70,33 @@ def test_never_more_threads_are_at_work_than_the_crew_has(threads):
     assert [number for numbers in found for number in numbers] == list(range(500))
     assert len(names) <= threads
     assert most <= threads
+
+
+def test_clips_begun_while_the_crew_filled_share_what_may_be_under_way():
+    """Each hands over a chunk before the next begins; then there are as many clips as threads."""
+    threads = 4
+
+    def clip(number):
+        coming = Chunks(crew)
+        done = len(coming.add(square, number))
+        begun[number].set()
+        all_begun.wait()
+        most = 0
+        for handed_over in range(2, 40):
+            done += len(coming.add(square, number))
+            most = max(most, handed_over - done)
+        all_begun.wait()  # nobody ends before
+        coming.rest()
+        return most
+
+    begun = [threading.Event() for _ in range(threads)]
+    all_begun = threading.Barrier(threads, timeout=60)
+    with Crew(threads) as crew:
+        coming = []
+        for number in range(threads):
+            coming.append(crew.start(clip, number))
+            assert begun[number].wait(60)
+        assert sum(future.result() for future in coming) <= 2 * threads
 
 
 def test_one_clip_is_done_by_all_threads():

@@ -32,7 +32,7 @@ class Crew:
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="encode")
         # Chunks that wait behind clips are of no use: more are not handed to the pool.
         self._room = threading.Semaphore(2 * threads)
-        self._busy = 0
+        self._busy = self._clips = 0
         self._counting = threading.Lock()
 
     def __enter__(self) -> "Crew":
@@ -43,11 +43,15 @@ class Crew:
 
     def start(self, work: Callable[..., Result], *args: Any) -> Future[Result]:
         """Have a thread do a clip."""
-        return self._pool.submit(self._do, work, *args)
+        return self._pool.submit(self._do_clip, work, *args)
 
     def is_busy(self) -> bool:
         """Whether all of its threads have something to do."""
         return self._busy >= self.threads
+
+    def share(self) -> int:
+        """Chunks that a clip may have under way: of all clips together two a thread."""
+        return 2 * self.threads // max(1, self._clips)
 
     def offer(self, chunk: "_Chunk[Any]") -> None:
         """Let a thread that has nothing else to do take a chunk, if there may be one."""
@@ -57,6 +61,15 @@ class Crew:
     def _take(self, chunk: "_Chunk[Any]") -> None:
         self._room.release()
         chunk.run_if_unclaimed()
+
+    def _do_clip(self, work: Callable[..., Result], *args: Any) -> Result:
+        with self._counting:
+            self._clips += 1
+        try:
+            return self._do(work, *args)
+        finally:
+            with self._counting:
+                self._clips -= 1
 
     def _do(self, work: Callable[..., Result], *args: Any) -> Result:
         with self._counting:
@@ -114,12 +127,11 @@ class Chunks(Generic[Result]):
 
     Args:
         crew: who helps; without one every call is made at once.
-        most: chunks under way at a time; default enough to keep the crew busy.
+        own: chunks that may be under way at a time, if that is more than its share of the crew's.
     """
 
-    def __init__(self, crew: Crew | None, most: int = 0) -> None:
-        self._crew = crew
-        self._most = 0 if crew is None else max(most, 2 * crew.threads)
+    def __init__(self, crew: Crew | None, own: int = 0) -> None:
+        self._crew, self._own = crew, own
         self._under_way: deque[_Chunk[Result]] = deque()
 
     def add(self, work: Callable[..., Result], *args: Any) -> list[Result]:
@@ -133,7 +145,7 @@ class Chunks(Generic[Result]):
         chunk = _Chunk(work, args)
         self._under_way.append(chunk)
         self._crew.offer(chunk)
-        return self._due(self._most)
+        return self._due(max(self._own, self._crew.share()))
 
     def rest(self) -> list[Result]:
         """Results of all that are under way.
