@@ -170,7 +170,7 @@ def _write_sheet(seen: "list[Seen]", out: Path, overwrite: bool) -> None:
 
 def _command(path: Path, found: "LayoutCandidate") -> str:
     """The command line that packs a file as this layout."""
-    return f"spikedata pack {shlex.quote(str(path))} --camera {found.name}"
+    return f"spikedata pack {shlex.quote(str(path))} --camera {shlex.quote(found.name)}"
 
 
 def _as_json(path: Path, found: "Sequence[LayoutCandidate]") -> dict[str, Any]:

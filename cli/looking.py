@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from spikedata import ClipSource
+    from spikedata import ClipSource, Failure
 
 from .common import (
     STATUS_USAGE,
     advance,
     check_output,
+    end_with_failures,
     errors_in_one_line,
     fail,
     is_number,
@@ -137,12 +138,22 @@ def _looked_at(what: str | None, clip: str | None, store: Path | None) -> tuple[
         return Path(what or SPIKES), clip
     if what is None or not Path(what).exists():
         return SPIKES, _clip_or_path(what)
-    if SPIKES.exists() and Path(what) != SPIKES and what in open_set(SPIKES, None).clips:
+    if Path(what) != SPIKES and what in _ids_here():
         fail(
             f"{what}: a clip of {SPIKES}, and a file. Give --store {SPIKES}, or --store {what}",
             STATUS_USAGE,
         )
     return Path(what), None
+
+
+def _ids_here() -> set[str]:
+    """Ids of the working store's clips; none if it cannot be read, which is no matter here."""
+    from spikedata import SpikeDataError, open_clips
+
+    try:
+        return set(open_clips(SPIKES).clips) if SPIKES.exists() else set()
+    except SpikeDataError:
+        return set()
 
 
 def _clip_or_path(what: str | None) -> str | None:
@@ -241,13 +252,16 @@ def report(
 
         opened = open_set(clips, camera, flip, tick_rate)
         print_notes(opened.leaks())
-        check_output(out, clips, overwrite=overwrite)
+        check_output(out, clips, overwrite=True)  # what is there is checked with its lock
+        failures: list[Failure] = []
         written = report_html(
             opened,
             out,
             thumbnails=None if thumbnails == "all" else int(thumbnails),
             threads=available_cores(),
             progress=lambda stage, done, total: advance(bar, stage, done, total),
+            failed=failures.append,
             overwrite=overwrite,
         )
     say(written)
+    end_with_failures(failures)

@@ -166,10 +166,10 @@ class _Told:
             say(text, err=True)
             return
         self._clear()
-        typer.echo(text, err=True, nl=False)
+        say(text, err=True, end="")
         self._shown = len(text)
 
     def _clear(self) -> None:
         if self._shown:
-            typer.echo("\r" + " " * self._shown + "\r", err=True, nl=False)
+            say("", err=True, end="\r" + " " * self._shown + "\r")
             self._shown = 0

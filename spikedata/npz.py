@@ -121,7 +121,7 @@ class NpzArray:
                 f"is cut short or damaged: holds {member.left:,} bytes, expected {stated:,} for "
                 f"{self.dtype} {self.shape}"
             )
-        if stated > max(_SWOLLEN_BYTES, _SWOLLEN * member.coded_bytes):
+        if is_swollen(stated, member.coded_bytes):
             raise SpikeDataError(
                 f"{member.coded_bytes:,} bytes that swell to {stated:,}: nothing that was recorded "
                 "swells so far. Save it by numpy.savez if it is right"
@@ -254,6 +254,11 @@ class _Member:
             raise SpikeDataError("is not where the archive's directory says") from error
         self._at += len(data)
         return data
+
+
+def is_swollen(stated_bytes: int, stored_bytes: int) -> bool:
+    """Whether an array takes so little room that it is one value almost throughout."""
+    return stated_bytes > max(_SWOLLEN_BYTES, _SWOLLEN * stored_bytes)
 
 
 def read_npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:

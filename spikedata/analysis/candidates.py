@@ -13,6 +13,8 @@ from spikedata.layouts import LayoutCandidate
 
 _TILE_PX = 256
 """Longer side of a picture on a sheet."""
+MOST_LINES = 100
+"""Of a picture in a terminal."""
 _DOTS_WIDE, _DOTS_HIGH = 2, 4
 """Dots of a letter of Braille."""
 _DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
@@ -54,12 +56,14 @@ def dots_of(grey_hw: NDArray[np.uint8], columns: int) -> list[str]:
         columns: letters a line, at least 1.
 
     Returns:
-        Lines of ``columns`` letters each, as many as keep the picture's shape.
+        Lines of ``columns`` letters each, as many as keep the picture's shape, but at most
+        :data:`MOST_LINES`.
     """
     from PIL import Image  # noqa: PLC0415  # only pictures need it
 
     width = columns * _DOTS_WIDE
-    height = max(1, round(grey_hw.shape[0] * width / grey_hw.shape[1] / _DOTS_HIGH)) * _DOTS_HIGH
+    lines = round(grey_hw.shape[0] * width / grey_hw.shape[1] / _DOTS_HIGH)
+    height = min(max(1, lines), MOST_LINES) * _DOTS_HIGH
     small = Image.fromarray(grey_hw).resize((width, height), Image.Resampling.BOX)
     dots_hw = np.asarray(small.convert("1"), np.uint8)
     cells = dots_hw.reshape(height // _DOTS_HIGH, _DOTS_HIGH, columns, _DOTS_WIDE)

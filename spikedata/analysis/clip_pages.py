@@ -14,7 +14,7 @@ from spikedata.analysis.movies import animate_clip
 from spikedata.analysis.page import Link, Page
 from spikedata.clips import ClipSource, StoredClip
 from spikedata.errors import SpikeDataError, StoreError
-from spikedata.outputs import remove, write_whole
+from spikedata.outputs import Failure, remove, write_whole
 from spikedata.wording import one_line
 
 PAGE_CLIPS = 100
@@ -45,9 +45,10 @@ class ClipTiles:
         moving: Collection[str],
         threads: int,
         step: Callable[[], None],
+        failed: Callable[[Failure], None],
     ) -> None:
         self._source, self._moving = source, frozenset(moving)
-        self._threads, self._step = threads, step
+        self._threads, self._step, self._failed = threads, step, failed
 
     def of(self, clip_ids: Sequence[str]) -> Iterator[Tile]:
         """A thumbnail of each clip, as far as it can be read, and what is known of it."""
@@ -71,6 +72,7 @@ class ClipTiles:
         try:
             return animate_clip(self._source, clip_id, **how), lines
         except (SpikeDataError, OSError) as error:  # one bad clip costs no page
+            self._failed(Failure(id=clip_id, path="", error=str(error)))
             return None, [*lines, _brief(f"cannot be read: {one_line(str(error))}")]
 
 

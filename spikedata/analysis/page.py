@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spikedata.analysis.pictures import png_bytes
 from spikedata.outputs import write_whole
 from spikedata.wording import one_line, printable_lines
 
@@ -163,7 +164,7 @@ class Page:
 
     def picture(self, grey_hw: NDArray[np.uint8], alt: str) -> None:
         """A grey picture, uint8 (H, W), and what it shows."""
-        png = base64.b64encode(_png(grey_hw)).decode()
+        png = base64.b64encode(png_bytes(grey_hw)).decode()
         self._parts.append({"kind": "picture", "png": png, "alt": alt})
 
     def colour_pictures(self, tiles: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]) -> None:
@@ -171,7 +172,7 @@ class Page:
 
         Without tiles there is nothing.
         """
-        self._tiles("png", ((_png(rgb_hwc), lines) for rgb_hwc, lines in tiles))
+        self._tiles("png", ((png_bytes(rgb_hwc), lines) for rgb_hwc, lines in tiles))
 
     def animations(self, tiles: Iterable[tuple[bytes | None, Sequence[str]]]) -> None:
         """Small moving pictures in a grid, each an animated WebP with lines of text under it.
@@ -194,15 +195,6 @@ class Page:
 
         template = Environment(autoescape=True, finalize=_harmless).from_string(_TEMPLATE)
         return template.render(title=self._title, parts=self._parts) + "\n"
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """A grey (H, W) or coloured (H, W, 3) picture as a PNG file."""
-    from PIL import Image  # noqa: PLC0415  # only pictures need it
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _harmless(value: Any) -> Any:

@@ -277,10 +277,10 @@ def _fitting(text: str, font: Any, width_px: int) -> str:
     return text + ".."
 
 
-def png_bytes(grey_hw: NDArray[np.uint8]) -> bytes:
-    """A picture as a PNG file."""
+def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey (H, W) or coloured (H, W, 3) picture as a PNG file."""
     from PIL import Image  # noqa: PLC0415  # only pictures need it
 
     buffer = io.BytesIO()
-    Image.fromarray(grey_hw).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -27,7 +27,7 @@ from spikedata.analysis.pictures import choose_clips
 from spikedata.analysis.trains import count_intervals
 from spikedata.clips import ChangedClips, ClipSource, lost_spans
 from spikedata.errors import SpikeDataError
-from spikedata.outputs import Failure, locked, put_into_place, remove, write_whole
+from spikedata.outputs import Failure, is_being_written, locked, put_into_place, remove, write_whole
 from spikedata.wording import one_line
 
 _T = TypeVar("_T")
@@ -60,6 +60,7 @@ def report_html(
     sample_ticks: int = 1024,
     threads: int = 1,
     progress: Progress | None = None,
+    failed: Callable[[Failure], object] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a page about a set of clips, or about one recording.
@@ -77,6 +78,7 @@ def report_html(
         sample_ticks: from each at most so many ticks.
         threads: thumbnails that are made at once.
         progress: called in this thread.
+        failed: told of each clip that could not be read, which the page names too.
         overwrite: replace ``out`` and its pages, once the new ones are whole.
 
     Returns:
@@ -90,14 +92,26 @@ def report_html(
     out = Path(out)
     if thumbnails is not None and thumbnails < 0:
         raise ValueError(f"thumbnails must be at least 0, got {thumbnails}")
-    if out.exists() and not overwrite:  # before the reading, too
-        raise SpikeDataError(f"{out}: exists already. Give --overwrite to replace it")
-    check_pages(out, overwrite=overwrite)
+    _check_out(out, overwrite)  # before the reading, too
     report = _Report(store, progress or (lambda _stage, _done, _total: None))
     report.count_intervals(sample_clips, sample_ticks)
     with locked(out):
+        _check_out(out, overwrite)
         _write(report, out, thumbnails, threads, overwrite)
+    if failed is not None:
+        for failure in report.failures:
+            failed(failure)
     return out
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    try:
+        if out.exists() and not overwrite:
+            raise SpikeDataError(f"{out}: exists already. Give --overwrite to replace it")
+        check_pages(out, overwrite=overwrite)
+    except SpikeDataError:
+        is_being_written(out)  # removes the lock file of a run killed at its very end
+        raise
 
 
 def _write(
@@ -109,7 +123,7 @@ def _write(
     pages = ClipPages(clip_ids, out) if len(clip_ids) > PAGE_CLIPS else None
     shown = clip_ids if pages is None else choose_clips(report.source, _SHOWN_CLIPS)
     steps = report.steps("clips", len(shown) + (0 if pages is None else len(clip_ids)))
-    tiles = ClipTiles(report.source, moving, threads, steps)
+    tiles = ClipTiles(report.source, moving, threads, steps, report.note_failure)
     page = report.page(pages)
     if shown:
         page.heading("Clips")
@@ -144,6 +158,15 @@ class _Report:
         self._failures: list[Failure] = []
         self.source = self._counted(store)
         self._health = self._measured()
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What could not be read, once each."""
+        return list({failure.id: failure for failure in self._failures}.values())
+
+    def note_failure(self, failure: Failure) -> None:
+        """Remember what could not be read."""
+        self._failures.append(failure)
 
     def steps(self, stage: str, total: int) -> Callable[[], None]:
         """What to call after each of so many steps."""

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from spikedata.bits import TICKS_PER_GROUP, group_count, slice_ticks
 from spikedata.errors import SpikeDataError
+from spikedata.npz import PIECE_BYTES
 
-PIECE_BYTES = 1 << 20
-"""Bytes that are read or inflated at once."""
 _MOST_HELD_BYTES = 1 << 28
 """Packed bytes of an ``hwt`` array that are gathered in one reading of the file."""
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikedata.apart import Apart
-from spikedata.camera.arrays import PIECE_BYTES, OpenValues, Values
+from spikedata.camera.arrays import OpenValues, Values
 from spikedata.camera.planes import open_to_read
 from spikedata.errors import PackedSetError, SpikeDataError
-from spikedata.npz import Npz, NpzArray, read_npy_header
+from spikedata.npz import PIECE_BYTES, Npz, NpzArray, is_swollen, read_npy_header
 
 Container = Literal["npz", "npy", "hdf5"]
 
@@ -29,8 +29,6 @@ USUAL_HDF5_ARRAY = "raw_spike"
 OUR_HDF5 = "spikedata-hdf5"
 """How the format of a file that spikedata packed begins."""
 _SLAB_BYTES = 16 << 20
-_SWOLLEN_BYTES, _SWOLLEN = 256 << 20, 1000
-"""An array past both, in bytes and in times its stored size, is one value almost throughout."""
 _MOST_NAMES = 10
 
 
@@ -245,7 +243,7 @@ def _find_in_hdf5(path: Path, name: str | None) -> FoundArray:
     told = arrays[name]
     dtype, shape = np.dtype(told["dtype"]), tuple(told["shape"])
     stated = math.prod(shape) * dtype.itemsize
-    if stated > max(_SWOLLEN_BYTES, _SWOLLEN * told["stored_bytes"]):
+    if is_swollen(stated, told["stored_bytes"]):
         raise SpikeDataError(
             f"array {name}: {told['stored_bytes']:,} bytes that swell to {stated:,}: nothing that "
             "was recorded swells so far"

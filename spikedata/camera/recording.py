@@ -7,6 +7,7 @@ Shapes: T ticks, g groups of eight ticks, H rows, W columns.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -200,12 +201,26 @@ def open_numbered(
 
     Raises:
         RecordingError: one is unreadable, or not of this camera.
-        ValueError: ``tick_rate_hz`` is not a positive number.
+        ValueError: there are no files, or ``tick_rate_hz`` is not a positive number.
     """
+    if not files:
+        raise ValueError(f"{folder}: no files to open as one recording")
     parts = [open_recording(file, camera, flip=flip, tick_rate_hz=tick_rate_hz) for file in files]
-    ticks = sum(part.ticks for part in parts)
-    planes = PlanesOfFiles([(part.ticks, part.planes) for part in parts])
-    return replace(parts[0], path=folder, ticks=ticks, planes=planes, files=len(parts))
+    begins = itertools.accumulate((part.ticks for part in parts), initial=0)
+    losses = tuple(
+        replace(span, tick=begin + span.tick)
+        for begin, part in zip(begins, parts, strict=False)
+        for span in part.losses
+    )
+    return replace(
+        parts[0],
+        path=folder,
+        ticks=sum(part.ticks for part in parts),
+        planes=PlanesOfFiles([(part.ticks, part.planes) for part in parts]),
+        losses=losses,
+        skipped_bytes=sum(part.skipped_bytes for part in parts),
+        files=len(parts),
+    )
 
 
 read_recording = open_recording

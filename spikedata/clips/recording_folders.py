@@ -55,9 +55,13 @@ from spikedata.corpora import (
 from spikedata.errors import (
     CorpusError,
     RecordingError,
+    SpikeDataError,
     StoreError,
 )
+from spikedata.npz import read_npy_header
 from spikedata.outputs import Failure
+
+_AXES = 3
 
 
 def find_recordings(path: Path | str) -> tuple[Path, ...]:
@@ -90,7 +94,7 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
         RuleBrokenError: what a set of ours says of itself is malformed, or was changed.
     """
     about = read_about(root)
-    listing = list_files(root, RECORDING_SUFFIXES, beside=BOX_SUFFIXES)
+    listing = _listing(root)
     if not listing.files:
         reasons = "; ".join(["and is no store", *listing.notes])
         raise CorpusError(f"{root}: holds no .dat or .npz file, no .npy or HDF5, {reasons}")
@@ -105,13 +109,39 @@ def recordings_below(root: Path, options: CameraOptions) -> Recordings:
     return Recordings(items, root, [*listing.notes, *unread, *notes, *told], about, lost)
 
 
+def _listing(root: Path) -> Listing:
+    """Recordings, and what lies beside them; a ``.npy`` may be either, by what it holds."""
+    listing = list_files(root, RECORDING_SUFFIXES, beside=BOX_SUFFIXES)
+    taken = {file.path.with_suffix("") for file in listing.files if file.path.suffix != ".npy"}
+    boxes = [
+        file
+        for file in listing.files
+        if file.path.suffix == ".npy"
+        and (file.path.with_suffix("") in taken or not _has_three_axes(file.path))
+    ]
+    if not boxes:
+        return listing
+    files = [file for file in listing.files if file not in boxes]
+    beside = sorted([*listing.beside, *boxes], key=lambda file: file.parts)
+    return replace(listing, files=files, beside=tuple(beside))
+
+
+def _has_three_axes(path: Path) -> bool:
+    """Whether an array can be a recording; one that cannot be read is told of as one."""
+    try:
+        with path.open("rb") as file:
+            return len(read_npy_header(file)[2]) == _AXES
+    except (SpikeDataError, OSError):
+        return True
+
+
 def unlisted_recordings(root: Path, camera: str | None) -> list[RecordingItem]:
     """Camera files in a folder without a list, and what its folders tell of them; none is opened.
 
     Raises:
         CorpusError: the folder cannot be read.
     """
-    listing = list_files(root, RECORDING_SUFFIXES, beside=BOX_SUFFIXES)
+    listing = _listing(root)
     items, _ = _found_items(listing.files, CameraOptions(camera=camera))
     return _with_boxes(items, listing, is_listed=False)[0]
 

@@ -45,6 +45,7 @@ from spikedata.errors import (
 from spikedata.outputs import Failure, identity
 from spikedata.provenance import versions
 from spikedata.stream import check_tick_rate_hz
+from spikedata.wording import shown
 
 RECORDING_SUFFIXES = frozenset([".dat", ".npz", ".npy", ".h5", ".hdf5"])
 METADATA_FILE = "metadata.jsonl"
@@ -281,12 +282,18 @@ class RecordingItem:
         """The clip, with the class that its file says itself if a table names it or nothing else.
 
         A list beside the files counts before either.
+
+        Raises:
+            CorpusError: what the file says is no text that can be a class.
         """
         names = self.options.label_names
         if own is None or (self.clip.label is not None and (names is None or self.is_listed)):
             return self.clip
-        label = clean_text(name_of(own, names or {}))
-        return with_own_label(self.clip, label)
+        try:
+            label = clean_text(name_of(own, names or {}))
+        except ValueError as error:
+            raise CorpusError(f"{self.path}: its label {shown(own)} {error}") from error
+        return with_own_label(self.clip, label) if label else self.clip
 
     def _as_noted(self, recording: Recording, noted: Mapping[str, Any]) -> StoredClip:
         """The clip as the set's list has it, which must fit the file."""

@@ -389,7 +389,8 @@ class ClipStream:
 
     def __init__(self, source: ClipSource, stored: StoredClip) -> None:
         self.stored = stored
-        self.label = stored.label or stored.clip.source.get("label")
+        own = stored.clip.source.get("label")
+        self.label = stored.label or (own if isinstance(own, str) else None)
         self.label_number = _number_of(self.label, source.class_names)
         self.ticks, self.tick_rate_hz = stored.ticks, stored.tick_rate_hz
         self.height_px, self.width_px = stored.height_px, stored.width_px

@@ -1,8 +1,8 @@
 """A movie of 101 TFI or TFP pictures, ours from packed trains against the field's loops.
 
-``python tests/benchmarks/test_reconstruction.py`` prints a JSON line for each method at full size;
-under pytest it runs at tiny size and checks the answers only. ``loop`` models what SpikeCV (and
-Spike-Zoo) do, by the description of their method: for each picture every plane of the window
+``python tests/benchmarks/test_reconstruction_speed.py`` prints a JSON line for each method at full
+size; under pytest it runs at tiny size and checks the answers only. ``loop`` models what SpikeCV
+(and Spike-Zoo) do, by the description of their method: for each picture every plane of the window
 around it is looked at, back and ahead, and pixels that have no spike yet and now do note the time;
 TFP is the mean of the window's planes. SpikeCV itself is on no package index. ``lean`` is the same,
 made as quick as we could: it stops as soon as all pixels have both ends, and TFP adds up bytes.
