@@ -36,7 +36,7 @@ _SET_PIPE_BYTES = 1031
 
 
 class Incoming:
-    """An open stream of bytes, made by :func:`open_incoming`; used by one thread."""
+    """An open stream of bytes, made by :func:`open_incoming`; read by one thread."""
 
     def __init__(
         self,
@@ -53,31 +53,43 @@ class Incoming:
         self._descriptor, self._read = descriptor, read
         self._is_file, self._follow = is_file, follow
         self._left: int | None = None
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Have :meth:`fill`, in another thread, end soon: nobody needs its bytes."""
+        self._given_up.set()
 
     def fill(self, room: memoryview, stop: threading.Event) -> int:
         """Read until ``room`` is full, the stream ends, or ``stop`` is set; gives the bytes read.
 
-        What has arrived when ``stop`` is set is read all the same.
+        What has arrived when ``stop`` is set is read all the same, but for a file that is not
+        followed: that does not go away. Whatever goes wrong ends the stream, and is told by
+        :attr:`ended`: what came before is kept.
         """
         filled = 0
-        while filled < len(room) and not self.ended:
-            if self._left is None and stop.is_set():
-                self._left = self._arrived()
-            if self._left == 0:
-                self.ended = "stopped"
-            elif self._is_ready():
-                most = len(room) if self._left is None else filled + self._left
-                got = self._read_some(room[filled:most], stop)
-                filled += got
-                self._left = None if self._left is None else self._left - got
+        while filled < len(room) and not self.ended and not self._given_up.is_set():
+            try:
+                filled += self._read_on(room[filled:], stop)
+            except Exception as error:  # a thread's own would be lost
+                told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                self.ended, self.is_broken = told, True
         return filled
 
-    def _read_some(self, room: memoryview, stop: threading.Event) -> int:
-        try:
-            got = self._read(room)
-        except OSError as error:
-            self.ended, self.is_broken = error.strerror or str(error), True
+    def _read_on(self, room: memoryview, stop: threading.Event) -> int:
+        """Read what is there, unless it is time to end; gives the bytes read."""
+        if self._left is None and stop.is_set():
+            self._left = 0 if self._is_file and not self._follow else self._arrived()
+        if self._left == 0:
+            self.ended = "stopped"
             return 0
+        if not self._is_ready():
+            return 0
+        got = self._read_some(room[: self._left], stop)
+        self._left = None if self._left is None else self._left - got
+        return got
+
+    def _read_some(self, room: memoryview, stop: threading.Event) -> int:
+        got = self._read(room)
         if got == 0 and not (self._follow and self._left is None):
             self.ended = "end of the stream"
         elif got == 0:
@@ -193,8 +205,9 @@ def _connected(
             connection = _accepted(place, stop, tell)
     except BlockingIOError:
         raise
-    except OSError as error:
-        raise SpikeDataError(f"{source}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # a name of letters that no host has
+        told = getattr(error, "strerror", None) or str(error)
+        raise SpikeDataError(f"{source}: {told}") from error
     with connection:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
@@ -261,7 +274,7 @@ class ReadAhead:
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
-        self._stop.set()
+        self._incoming.give_up()
         self._thread.join()
 
     @property

@@ -8,6 +8,7 @@ Shapes: g groups of eight ticks, H rows, W columns, N planes, B bytes a plane.
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,9 @@ class RecordingConfig:
             raise ValueError(f"camera {self.camera}: its files are arrays, no stream")
         if self.tick_rate_hz is not None:
             check_tick_rate_hz(self.tick_rate_hz)
+        lasting = self.duration_s
+        if lasting is not None and not (lasting > 0 and math.isfinite(lasting * self.rate_hz)):
+            raise ValueError(f"duration_s must be a positive number of seconds, got {lasting}")
         split, most = self.split_ticks, self.most_ticks
         if most is not None and most < 1:
             raise ValueError(f"ticks must be positive, got {most}")
@@ -537,9 +541,11 @@ def _opened(
     """A store for the clips, new or there."""
     label = config.clip.label
     if resume and format_at(out) == "zarr":
-        writer = change_store(out, options=options, goes_on=True)
-        if label is not None:
-            writer.add_class(label)
+        with contextlib.ExitStack() as on_error:
+            writer = on_error.enter_context(change_store(out, options=options, goes_on=True))
+            if label is not None:
+                writer.add_class(label)
+            on_error.pop_all()
         return writer
     names = [] if label is None else [label]
     recipe = {"cameras": [config.camera]}

@@ -215,6 +215,14 @@ BAD = {
     "object.json": ('{"x": 1}', "expected a list of objects"),
     "deep.json": ("[" * 100_000, "recursion"),
     "none.npy": (b"1,2,3", "magic"),
+    "far.csv": ("time_s,x,y,width,height\n1e308,1,2,3,4\n", "infinity"),
+    "torn.npy": (b"\x93NUMPY\x01\x00\x10\x00{'a             \n", "header"),
+    "empty.npy": (
+        b"\x93NUMPY\x01\x00\x40\x00"
+        + b"{'descr': (), 'fortran_order': False, 'shape': (1, 6)}".ljust(63)
+        + b"\n",
+        "header",
+    ),
     "long.npy": (b"", "states"),
 }
 

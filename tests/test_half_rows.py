@@ -164,6 +164,17 @@ def test_any_window_is_read_across_gaps(tmp_path, ten):
     assert np.array_equal(np.concatenate(list(recording.blocks(8))), recording.read().packed_ghw)
 
 
+def test_files_of_one_recording_each_tell_what_they_lost(tmp_path, ten):
+    data = ten[1]
+    (tmp_path / "1.dat").write_bytes(data)
+    damaged = bytearray(data)
+    damaged[3 * FRAME + 127] ^= 0x10
+    (tmp_path / "2.dat").write_bytes(damaged)
+    recording = open_recording(tmp_path, "sps100")
+    assert recording.ticks == 19
+    assert recording.losses == (LostSpan(10 + 3, 1, FRAME),)
+
+
 def test_pack_info_and_report_tell_what_a_recording_lost(tmp_path, ten):
     (tmp_path / "a.dat").write_bytes(without(ten[1], (FRAME + 640, 64), (6 * FRAME + 64, 128)))
     told = "note: 2 ticks lost in 2 spans of 1 clip: a"

@@ -1,8 +1,10 @@
 """`spikedata inspect`, run for real: what it prints, what it writes, how it fails."""
 
 import json
+import shlex
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from test_layouts import drawn, spikes_of, written
 from tools import one_line_error, run_program
 
 from spikedata import CAMERAS
+from spikedata.analysis.candidates import MOST_LINES, dots_of
 from spikedata.camera import find_camera
 from spikedata.layouts.candidates import plain_camera
 
@@ -124,3 +127,15 @@ def test_pack_warns_on_stderr_and_packs_as_told(home):
     assert done.returncode == 0, done.stderr
     assert "note: in/car.dat looks like vidar, not 500x800 as given" in done.stderr
     assert "spikedata inspect in/car.dat" in done.stderr
+
+
+def test_the_command_that_is_shown_runs_nothing_else(tmp_path):
+    name = "x; touch pwned #"
+    with h5py.File(tmp_path / "evil.h5", "w") as file:
+        file[name] = np.zeros((16, 6, 8), np.uint8)
+    told = json.loads(inspect(tmp_path, "evil.h5", "--json").stdout)["files"][0]["command"]
+    assert shlex.split(told) == ["spikedata", "pack", "evil.h5", "--camera", f"thw:{name}"]
+
+
+def test_a_tall_picture_is_shown_in_few_lines():
+    assert len(dots_of(np.zeros((1 << 20, 1), np.uint8), 40)) == MOST_LINES

@@ -727,6 +727,7 @@ def test_who_says_the_class_when_several_do(tmp_path):
         ("n.csv", "1,a\n1,b\n", "class 1 has two names"),
         ("n.csv", "1,a,b\n", "expected number and name in a row"),
         ("n.json", "{", "is no list of class names"),
+        ("n.json", '{"1": "a", "1": "b"}', "class 1 has two names"),
         ("n.json", '{"x": "a"}', "'x' is no number of a class"),
         ("n.json", "[5]", "the name of class 0 is 5"),
         ("n.json", "5", "expected a list of names"),
@@ -868,3 +869,23 @@ def test_no_message_names_a_path_twice(tmp_path, monkeypatch, capsys):
         for line in lines:
             assert max(line.count(name), line.count("good.dat")) <= 1, line
             assert "Traceback" not in line
+
+
+@pytest.mark.parametrize("label", ["\x1b[31m", "\u202e"])
+def test_a_label_in_a_file_that_can_be_no_class_costs_that_file_alone(tmp_path, label):
+    np.savez(tmp_path / "a.npz", spk=np.zeros((8, 4, 4), np.uint8), label=label)
+    np.savez(tmp_path / "b.npz", spk=np.zeros((8, 4, 4), np.uint8), label=3)
+    found = open_clips(tmp_path)
+    assert {key: stored.label for key, stored in found.clips.items()} == {"b": "3"}
+    assert [failure.id for failure in found.left_out] == ["a"]
+    np.savez(tmp_path / "a.npz", spk=np.zeros((8, 4, 4), np.uint8), label="  ")
+    assert open_clips(tmp_path).clips["a"].label is None
+
+
+def test_a_source_that_says_a_label_which_is_no_text_is_passed_over(tmp_path):
+    with create_store(tmp_path / "s.zarr", recipe={}, class_names=[], name="s") as writer:
+        clip = Clip(id="a", source={"label": 5})
+        with writer.clip(clip, height_px=4, width_px=4, tick_rate_hz=100.0) as out:
+            out.append(np.zeros((1, 4, 4), np.uint8))
+            out.finish(ticks=8)
+    assert open_clips(tmp_path / "s.zarr").stream("a").label is None

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from tools import run_program
 
 from spikedata import (
     Page,
@@ -366,3 +367,10 @@ def test_quality_is_what_the_field_s_package_says():
     assert half["psnr_of_best_gain_db"] > 100 > half["psnr_db"]
     with pytest.raises(ValueError, match="of one size"):
         picture_quality(grey_hw, truth_hw[1:])
+
+
+def test_a_broken_working_store_hinders_no_look_at_a_file(tmp_path):
+    (tmp_path / "spikes.zarr").mkdir()
+    (tmp_path / "a.dat").write_bytes(bytes(64 * 8))
+    done = run_program("spikedata", "view", "a.dat", "--camera", "8x8", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -147,7 +147,7 @@ def read_boxes(path: Path, *, ticks: int, tick_rate_hz: float) -> Boxes:
         told = [_box(dict(row), number, ticks, tick_rate_hz) for number, row in rows]
     except OSError as error:
         raise CorpusError(f"cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, RecursionError, csv.Error) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError, csv.Error) as error:
         raise CorpusError(str(error)) from error
     boxes = [box for box in told if box is not None]
     boxes.sort(key=lambda box: box.get("tick", box.get("start_tick", 0)))
@@ -227,6 +227,8 @@ Rows = list[tuple[int, Mapping[str, Any]]]
 def _of_text(path: Path) -> tuple[list[str], Rows]:
     """Separated by commas, semicolons, tabs or blanks; the first line may name the columns."""
     text = path.read_bytes().decode("utf-8-sig")
+    if text.count("\n") > 2 * MOST_BOXES:
+        raise ValueError(f"has more than {2 * MOST_BOXES:,} lines")
     lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     lines = [(n, line) for n, line in lines if not line.startswith("#")]
     if not lines:
@@ -266,7 +268,12 @@ def _of_npy(path: Path) -> tuple[list[str], Rows]:
     with path.open("rb") as file:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
+        try:
+            shape, _, dtype = read(file)
+        except Exception as error:  # whatever a damaged header makes Python's parser raise
+            raise ValueError(f"has a header that is not understood: {error}") from error
+        if math.prod(shape[:1]) > MOST_BOXES:
+            raise ValueError(f"holds {shape[0]:,} boxes, more than {MOST_BOXES:,}")
         if dtype.hasobject:
             raise ValueError("holds objects, expected numbers")
         left = path.stat().st_size - file.tell()

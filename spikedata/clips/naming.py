@@ -64,13 +64,11 @@ def _of_csv(text: str) -> dict[int, str]:
 
 
 def _of_json(text: str) -> dict[int, str]:
-    found = json.loads(text)
-    if isinstance(found, list):
-        found = dict(enumerate(found))
-    if not isinstance(found, dict):
+    found = json.loads(text, object_pairs_hook=tuple)  # a dict would keep the last of two names
+    if not isinstance(found, list | tuple):
         raise ValueError("expected a list of names, or names by number")
     names: dict[int, str] = {}
-    for number, name in found.items():
+    for number, name in enumerate(found) if isinstance(found, list) else found:
         _put(names, str(number), name)
     return names
 

@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from test_store_speed import random_windows, spikes_like_video
 from tools import digest_of_folder
 

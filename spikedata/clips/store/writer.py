@@ -229,7 +229,6 @@ class StoreWriter:
         """Change the class names that the root will have, when it is written next."""
         with self._mutex:
             self._root = replace(self._root, class_names=tuple(class_names))
-            self._class_names = frozenset(class_names)
 
     def note(self, stored: StoredClip) -> None:
         """Have the catalogue say of a clip that is there what the clip itself says."""
