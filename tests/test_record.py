@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import socket
@@ -31,9 +32,10 @@ from spikedata import (
 )
 from spikedata.bits import pack_ticks
 from spikedata.camera import CAMERAS
-from spikedata.clips import change_store
+from spikedata.clips import StoreWriter, change_store
 from spikedata.errors import StoreError
 from spikedata.incoming import Incoming, ReadAhead, open_incoming
+from spikedata.outputs import is_being_written
 
 CAMERA, HEIGHT, WIDTH, PLANE = "16x20", 16, 20, 40
 
@@ -243,6 +245,8 @@ def test_it_waits_for_a_camera_to_connect(tmp_path):
     [
         ("tcp://nowhere", "expected tcp://HOST:PORT, for example tcp://127.0.0.1:9000"),
         ("tcp-listen://127.0.0.1:99999", "expected tcp-listen://HOST:PORT"),
+        (f"tcp://{'a' * 70}:9000", "label too long"),
+        (f"tcp-listen://{'a' * 70}:9000", "label too long"),
         ("no/such/file", "no/such/file: cannot be read: No such file or directory"),
         (".", "cannot be read: Is a directory"),
     ],
@@ -314,7 +318,97 @@ def test_a_stream_that_breaks_is_told_and_what_came_before_is_kept(tmp_path):
     assert (incoming.ended, incoming.is_broken) == ("Input/output error", True)
 
 
+@pytest.mark.parametrize("broken", ["_read", "_arrived", "_is_ready"])
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(9, "Bad file descriptor"), "Bad file"), (TypeError(), "TypeError")]
+)
+def test_whatever_goes_wrong_in_the_reader_is_told_and_what_came_before_is_kept(
+    monkeypatch, broken, error, told
+):
+    """The second time something is asked of the stream, after its first bytes."""
+    stop = threading.Event()
+
+    def once(name, answer):
+        def asked(*_):
+            if name == broken and (stop.is_set() or name == "_arrived"):
+                raise error
+            return answer
+
+        return asked
+
+    def read(room):
+        once("_read", 0)()
+        room[:3] = b"abc"
+        stop.set()
+        return 3
+
+    incoming = Incoming(-1, read)
+    monkeypatch.setattr(incoming, "_arrived", once("_arrived", 3))
+    monkeypatch.setattr(incoming, "_is_ready", once("_is_ready", True))
+    options = {"block_bytes": 9, "ring_bytes": 18, "most_bytes": None, "stop": stop}
+    with ReadAhead(incoming, **options) as ring:
+        assert [block.tobytes() for block in ring] == [b"abc"]
+    assert ring.ended.startswith(told)
+    assert ring.is_broken
+
+
 # --- how it ends --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_file_that_is_not_followed_is_left_where_it_is_when_told_to_stop(tmp_path, follow):
+    stream_file(tmp_path / "s.dat", 800)
+    stop = threading.Event()
+    report = record(
+        tmp_path / "s.dat",
+        tmp_path / "s.zarr",
+        camera=CAMERA,
+        ring_bytes=1,
+        follow=follow,
+        stop=stop,
+        progress=lambda _: stop.set(),
+    )
+    assert report.ended == "stopped"
+    # Blocks of eight ticks: one is compressed, two wait, one is being read.
+    assert report.ticks == 800 if follow else report.ticks <= 32
+
+
+def test_the_event_that_tells_it_to_stop_is_the_caller_s(tmp_path):
+    stream_file(tmp_path / "s.dat", 80)
+    stop = threading.Event()
+    record(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, ticks=8, stop=stop)
+    assert not stop.is_set()
+
+
+def test_a_reader_ends_while_nothing_comes_though_nobody_told_it_to_stop():
+    ours, theirs = os.pipe()
+    stop = threading.Event()
+    options = {"block_bytes": 7, "ring_bytes": 1, "most_bytes": None, "stop": stop}
+    with (
+        open(ours, "rb", buffering=0) as file,
+        open(theirs, "wb"),
+        ReadAhead(Incoming(file.fileno(), file.readinto), **options) as ring,
+    ):
+        pass
+    assert not ring._thread.is_alive()
+    assert not stop.is_set()
+
+
+def test_a_store_that_cannot_be_gone_on_with_is_let_go(tmp_path, monkeypatch):
+    stream_file(tmp_path / "s.dat", 8)
+    record(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA)
+
+    def full(self, name):
+        raise OSError(28, "No space left on device")
+
+    clip = Clip(id="b", label="wave")
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "add_class", full)
+        with pytest.raises(StoreError, match="No space left on device") as held:
+            record(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, clip=clip, resume=True)
+    assert not is_being_written(tmp_path / "s.zarr"), held  # whose traceback holds the writer
+    record(tmp_path / "s.dat", tmp_path / "s.zarr", camera=CAMERA, clip=clip, resume=True)
+    assert set(open_store(tmp_path / "s.zarr").clips) == {"recording", "b"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -471,6 +565,10 @@ def test_less_than_a_plane_is_an_error_and_leaves_no_store(tmp_path, size):
     ("options", "told"),
     [
         ({"ticks": 0}, "ticks must be positive"),
+        ({"duration_s": math.inf}, "a positive number of seconds, got inf"),
+        ({"duration_s": math.nan}, "a positive number of seconds, got nan"),
+        ({"duration_s": 1e308, "tick_rate_hz": 100}, "a positive number of seconds, got 1e"),
+        ({"duration_s": -1, "ticks": 5}, "a positive number of seconds, got -1"),
         ({"split_ticks": 12}, "multiple of 8 ticks, got 12"),
         ({"camera": "uhsr"}, "its files are arrays, no stream"),
         ({"tick_rate_hz": 0}, "tick_rate_hz must be a positive number"),
