@@ -150,6 +150,7 @@ def test_no_verb_on_data_runs_what_lies_where_it_works(trapped):
     assert min(map(trapped.planted, (corpus, store, data))) > 150
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_the_page_s_server_runs_nothing_of_what_lies_where_it_works(trapped):
     """It ends when it is told to."""
     words = [Path(sys.executable).parent / "spikedata", "serve", trapped.store, "--no-open"]

@@ -887,5 +887,5 @@ def test_a_source_that_says_a_label_which_is_no_text_is_passed_over(tmp_path):
         clip = Clip(id="a", source={"label": 5})
         with writer.clip(clip, height_px=4, width_px=4, tick_rate_hz=100.0) as out:
             out.append(np.zeros((1, 4, 4), np.uint8))
-            out.finish(ticks=8)
+            out.finish(ticks=8, attributes={})
     assert open_clips(tmp_path / "s.zarr").stream("a").label is None

@@ -643,6 +643,7 @@ def test_one_file_of_unknown_layout_is_opened_while_the_server_lasts(tmp_path):
 # --- the command ----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_the_command_prints_the_address_and_ends_on_ctrl_c(own_folder):
     words = [Path(sys.executable).parent / "spikedata", "serve", own_folder, "--camera", CAMERA]
     started = subprocess.Popen(
