@@ -17,6 +17,7 @@ from spikedata.corpora import (
     captions_of,
     clean_text,
     count,
+    name_of_cell,
     read_table,
     split_of,
     spoken_name,
@@ -156,7 +157,9 @@ def read_labels(path: Path | str) -> tuple[dict[str, dict[str, Any]], tuple[Fail
         clip_id = str(row.columns.get("id", ""))
         try:
             told: dict[str, Any] = {
-                key: _as_name(columns[key]) for key in ("label", "split", "group") if key in columns
+                key: name_of_cell(key, columns[key])
+                for key in ("label", "split", "group")
+                if key in columns
             }
             captions = [*_texts(columns.get("captions")), *_texts(columns.get("caption"))]
             told |= {"captions": captions} if captions else {}
@@ -171,11 +174,6 @@ def read_labels(path: Path | str) -> tuple[dict[str, dict[str, Any]], tuple[Fail
         if captions:
             before["captions"] = list(dict.fromkeys(captions))
     return changes, tuple(failures)
-
-
-def _as_name(value: Any) -> Any:
-    """A number in a table is a name."""
-    return str(value) if type(value) is int else value
 
 
 def _texts(value: Any) -> list[Any]:

@@ -468,6 +468,8 @@ def test_a_table_is_read_by_the_usual_names(tmp_path):
     table = tmp_path / "labels.jsonl"
     table.write_text('{"id": "a", "label": 5, "captions": ["x", "y"], "group": "g"}\n')
     assert read_labels(table)[0] == {"a": {"label": "5", "captions": ["x", "y"], "group": "g"}}
+    table.write_text('{"id": "a", "label": 3.0}\n')  # as a table with gaps makes of numbers
+    assert read_labels(table)[0] == {"a": {"label": "3"}}
     table.write_text('{"file_name": "a"}\n')
     with pytest.raises(CorpusError, match="no column 'id'"):
         read_labels(table)

@@ -32,6 +32,7 @@ from spikedata.corpora.metadata import (
     RefusedEntry,
     can_be_listed,
     find_metadata,
+    name_of_cell,
     read_entries,
     read_metadata,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "find_torn_groups",
     "list_files",
     "listed",
+    "name_of_cell",
     "note_unread",
     "one_id",
     "passed_over",

@@ -383,18 +383,23 @@ def _caption_lines(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def _text(entry: Mapping[str, Any], key: str) -> str | None:
-    value = entry.get(key)
+def name_of_cell(key: str, value: Any) -> Any:
+    """A cell of a table as a name, where it is one: a number, with its point if there are gaps."""
     if isinstance(value, float) and value.is_integer():  # a table with gaps makes floats of numbers
         value = int(value)
+    text = str(value) if type(value) is int else value
+    if key == "label" and isinstance(text, str) and text.endswith(".0") and text[:-2].isdigit():
+        return text[:-2]
+    return text
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str | None:
+    value = name_of_cell(key, entry.get(key))
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if not isinstance(value, str):
         raise _RefusedError(f"{key} must be text, got {shown(value)}")
-    text = str(value)
-    if key == "label" and text.endswith(".0") and text[:-2].isdigit():
-        text = text[:-2]
     try:
-        return clean_text(text) or None
+        return clean_text(value) or None
     except ValueError as error:
         raise _RefusedError(f"{key} {shown(value)} {error}") from error
