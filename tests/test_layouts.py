@@ -1,5 +1,6 @@
 """The layout of a camera file, ranked by its content: the right one first, no false claim."""
 
+import contextlib
 import functools
 
 import numpy as np
@@ -161,8 +162,9 @@ def test_what_is_certain_is_right(tmp_path_factory, scene, ticks, threshold):
     camera, luma_nhw = scene
     path = tmp_path_factory.mktemp("layouts") / "a.dat"
     written(path, spikes_of(luma_nhw, ticks, threshold, ticks_per_frame=20), camera, ticks)
-    best = rank_layouts(path)[0]
-    assert best.verdict != "certain" or best.name == camera.name
+    with contextlib.suppress(RecordingError):  # so few bytes that they fit nothing that is known
+        best = rank_layouts(path)[0]
+        assert best.verdict != "certain" or best.name == camera.name
     assert better_layout(path, camera) is None
 
 

@@ -219,7 +219,7 @@ def middle_of(planes_thw):
 
 
 def test_a_function_of_one_s_own_sees_each_window(tmp_path, monkeypatch):
-    (tmp_path / "my_method.py").write_text(
+    (tmp_path / "own_pictures.py").write_text(
         "def mean(planes_thw):\n    return planes_thw.mean(axis=0)\n"
         "def wrong(planes_thw):\n    return planes_thw\n"
         "def nan(planes_thw):\n    return planes_thw[0] * float('nan')\n"
@@ -229,13 +229,13 @@ def test_a_function_of_one_s_own_sees_each_window(tmp_path, monkeypatch):
     stream = SpikeStream(pack_ticks(rng.random((50, 3, 4)) < 0.4), 50, 20_000.0)
     for how in ({"window_ticks": 9, "step_ticks": 5}, {"start": 7, "window_ticks": 4}):
         ours = reconstruct(stream, "tfp", **how)
-        np.testing.assert_array_equal(reconstruct(stream, "my_method:mean", **how), ours)
+        np.testing.assert_array_equal(reconstruct(stream, "own_pictures:mean", **how), ours)
     planes_thw = stream.unpack()
     np.testing.assert_array_equal(reconstruct(stream, middle_of, window_ticks=1), planes_thw)
     for name in ("wrong", "nan"):
         with pytest.raises(ValueError, match=r"must give finite numbers \(3, 4\)"):
-            reconstruct(stream, f"my_method:{name}")
-    for name in ("tfx", "my_method:none", "no_such_module:f"):
+            reconstruct(stream, f"own_pictures:{name}")
+    for name in ("tfx", "own_pictures:none", "no_such_module:f"):
         with pytest.raises(SpikeDataError, match=f"picture '{name}': "):
             reconstruct(stream, name)
 

@@ -12,6 +12,8 @@ from spikedata.layouts.candidates import KNOWN_SIZES_HW, LayoutCandidate, Verdic
 _MOST_CANDIDATES = 12
 _CERTAIN, _LIKELY = 0.9, 0.7
 """Shares of the strips in which the best layout must be ahead of the next."""
+_LEAST_SIDE_PX = 64
+"""Of smaller pictures of a size that nobody is known to have, others look nearly as good."""
 _LEAST_SCORE, _CERTAIN_SCORE = 0.02, 0.3
 _LEAST_LEAD = 0.001
 """Of the score over that of the next, for a certain one."""
@@ -115,7 +117,8 @@ class Ranking:
                 _is_known(other.camera) and other.value > _NEARLY * best.value for other in others
             )
         is_clear = self.certainty >= _CERTAIN and self.score(0) >= _CERTAIN_SCORE
-        is_sure = is_clear and not is_close and self.plane_bytes is not None
+        is_large = _is_known(best.camera) or min(best.picture_hw.shape) >= _LEAST_SIDE_PX
+        is_sure = is_clear and not is_close and is_large and self.plane_bytes is not None
         return "certain" if is_sure else "likely"
 
     @property
