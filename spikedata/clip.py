@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -124,3 +125,15 @@ class Clip:
             TypeError: a key is missing or unknown.
         """
         return cls(**values | {"captions": tuple(values.get("captions", ()))})
+
+
+def torn_groups(clips: Iterable[Clip]) -> dict[str, dict[str, int]]:
+    """Groups on several sides of a split, sorted, with the number of clips on each side.
+
+    Training on one side of them leaks into the other.
+    """
+    sides: dict[str, Counter[str]] = {}
+    for clip in clips:
+        if clip.group is not None and clip.split is not None:
+            sides.setdefault(clip.group, Counter())[clip.split] += 1
+    return {group: dict(sides[group]) for group in sorted(sides) if len(sides[group]) > 1}

@@ -17,7 +17,7 @@ from spikedata import (
     report_html,
     view_clip,
 )
-from spikedata.analysis.pictures import choose_clips, contact_sheet, lay_out, to_grey
+from spikedata.analysis.pictures import choose_clips, lay_out, to_grey, white_rate
 from spikedata.analysis.textures import texture_from_interval, texture_from_playback
 from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
@@ -109,8 +109,13 @@ def test_clips_are_chosen_from_all_classes_in_turn(store):
     assert choose_clips(store, 99) == ["c0", "c1", "c2", "c3", "c4", "c5"]
 
 
-def test_contact_sheet_has_a_tile_a_clip(store):
-    sheet_hw = contact_sheet(store, columns=4)
+def test_a_sheet_has_a_tile_a_clip(store):
+    rates = [
+        texture_from_playback(store.read(key, 13, 64)).astype(np.float32) for key in store.clips
+    ]
+    white = white_rate(rates)
+    tiles = [(to_grey(rate_hw, white), "") for rate_hw in rates]
+    sheet_hw = lay_out(tiles, columns=4)
     assert sheet_hw.shape == (6 + 2 * (107 + 18), 6 + 4 * 166)
     # Rates 1/2 and 1/4: white is the same for all.
     assert (sheet_hw[6 : 6 + 107, 6 : 6 + 160] == 255).all()

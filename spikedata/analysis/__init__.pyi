@@ -19,6 +19,7 @@ from .page import Page as Page
 from .page import new_figure as new_figure
 from .page import write_page as write_page
 from .pictures import draw_picture as draw_picture
+from .pictures import png_bytes as png_bytes
 from .pictures import read_picture as read_picture
 from .pictures import write_picture as write_picture
 from .quality import picture_quality as picture_quality

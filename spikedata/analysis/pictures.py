@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from spikedata.analysis.reconstruction import Reconstructor, pictures_at, reconstruct
+from spikedata.analysis.reconstruction import Reconstructor, pictures_at
 from spikedata.clips import ClipSource
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.outputs import write_whole
@@ -161,33 +161,6 @@ def write_picture(path: Path | str, grey_hw: NDArray[np.uint8], *, overwrite: bo
     """
     write_whole(Path(path), png_bytes(grey_hw), overwrite=overwrite)
     return Path(path)
-
-
-def contact_sheet(
-    store: ClipSource, clip_ids: Sequence[str] | None = None, *, columns: int = 8
-) -> NDArray[np.uint8]:
-    """One TFP picture a clip, from its middle, with the clip's label under it.
-
-    White is the same in all of them, so that a darker clip looks darker.
-
-    Args:
-        store: where the clips are.
-        clip_ids: which; a choice of at most 48, spread over the classes, if None.
-        columns: pictures a row.
-
-    Returns:
-        grey_hw: uint8 (H, W).
-    """
-    rates, captions = [], []
-    for clip_id in choose_clips(store, 48) if clip_ids is None else clip_ids:
-        stored = store.clips[clip_id]
-        ticks = min(64, stored.ticks)
-        middle = store.read(clip_id, (stored.ticks - ticks) // 2, ticks)
-        rates.append(resized(reconstruct(middle, window_ticks=ticks)[0], CONTACT_PX))
-        captions.append(stored.clip.label or clip_id)
-    white = white_rate(rates)
-    tiles = [to_grey(rate_hw, white) for rate_hw in rates]
-    return lay_out(list(zip(tiles, captions, strict=True)), columns=columns)
 
 
 def choose_clips(store: ClipSource, count: int) -> list[str]:

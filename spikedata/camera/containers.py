@@ -28,7 +28,8 @@ USUAL_HDF5_ARRAY = "raw_spike"
 """What the field's programs call the array of an HDF5 file."""
 OUR_HDF5 = "spikedata-hdf5"
 """How the format of a file that spikedata packed begins."""
-_SLAB_BYTES = 16 << 20
+SLAB_BYTES = 16 << 20
+"""Bytes that a child which reads HDF5 tells at once, at most."""
 _MOST_NAMES = 10
 
 
@@ -175,7 +176,7 @@ class _Hdf5Values:
             row, within = divmod(self._skipped, self._row_values)
             function = "spikedata.camera.hdf5_values:read_values"
             words = str(self._path), self._name, str(row)
-            self._child = Apart(function, *words, most_bytes=2 * _SLAB_BYTES)
+            self._child = Apart(function, *words, most_bytes=2 * SLAB_BYTES)
             self.skip(within)
         wanted = count * self.dtype.itemsize
         pieces, size = [self._held_b], len(self._held_b)

@@ -13,10 +13,9 @@ import h5py
 import numpy as np
 
 from spikedata.apart import Message
+from spikedata.camera.containers import SLAB_BYTES
 from spikedata.errors import SpikeDataError
 
-SLAB_BYTES = 16 << 20
-"""Bytes told at once, at most."""
 _MOST_ARRAYS = 1000
 _AXES = 3
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from spikedata.clip import torn_groups
 from spikedata.clips.stored import StoredClip
 from spikedata.corpora import count, some
 
@@ -16,15 +17,13 @@ def leaks_of(clips: Iterable[StoredClip]) -> list[str]:
 
     Clips that nobody has read yet are compared by the digest of their file.
     """
-    splits: dict[str, set[str]] = defaultdict(set)
+    clips = list(clips)
     alike: dict[tuple[Any, ...], list[StoredClip]] = defaultdict(list)
     for stored in clips:
-        if stored.clip.group is not None and stored.clip.split is not None:
-            splits[stored.clip.group].add(stored.clip.split)
         digest = stored.bits_sha256 or stored.clip.source.get("sha256")
         if isinstance(digest, str):
             alike[digest, stored.ticks, stored.size].append(stored)
-    torn = sorted(group for group, names in splits.items() if len(names) > 1)
+    torn = list(torn_groups(stored.clip for stored in clips))
     notes = (
         [f"{count(len(torn), 'group')} on both sides of the split: {some(torn)}"] if torn else []
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spikedata.clip import Clip
+from spikedata.clip import Clip, torn_groups
 from spikedata.corpora.names import as_text, captions_of
 from spikedata.errors import CorpusError
 from spikedata.outputs import Failure, file_sha256
@@ -249,11 +249,7 @@ def some(names: Sequence[str], shown: int = 5) -> str:
 
 def find_torn_groups(corpus: Corpus) -> list[str]:
     """Groups with clips in more than one split, sorted: training on them leaks into the test."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for item in corpus.clips:
-        if item.clip.group is not None and item.clip.split is not None:
-            splits[item.clip.group].add(item.clip.split)
-    return sorted(group for group, names in splits.items() if len(names) > 1)
+    return list(torn_groups(item.clip for item in corpus.clips))
 
 
 def find_duplicates(corpus: Corpus) -> list[tuple[str, ...]]:

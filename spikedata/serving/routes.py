@@ -13,11 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from spikedata.analysis import png_bytes
 from spikedata.camera import Camera
 from spikedata.clip import SPLITS
 from spikedata.clips import lost_spans
 from spikedata.serving.shelf import Query, Row, Shelf, labels_of
-from spikedata.serving.showing import Showing, as_png
+from spikedata.serving.showing import Showing
 from spikedata.wording import printable, shown
 
 ASSETS = {
@@ -299,7 +300,7 @@ class Routes:
         number = asked.number("number")
         if number >= len(found):
             raise ValueError(f"there are {len(found)} layouts, got {number}")
-        return Answer(as_png(found[number].picture_hw), "image/png", keep=True)
+        return Answer(png_bytes(found[number].picture_hw), "image/png", keep=True)
 
     def _file(self, number: int) -> Path:
         path = self._shelf.file_left_out(number)

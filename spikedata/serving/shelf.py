@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spikedata.camera import find_camera, numbered_files, open_recording
-from spikedata.clip import SPLITS
+from spikedata.clip import SPLITS, torn_groups
 from spikedata.clips import (
     RECORDING_SUFFIXES,
     CameraOptions,
@@ -69,12 +69,10 @@ class Row:
     @classmethod
     def of(cls, stored: StoredClip) -> "Row":
         """The row of a clip; nothing in its attributes is trusted."""
-        camera = stored.attributes.get("camera")
-        name = camera.get("name") if isinstance(camera, dict) else None
         clip = stored.clip
         texts = (clip.id, clip.label, *clip.captions, clip.group, clip.source.get("name"))
         letters = "\n".join(text for text in texts if isinstance(text, str)).casefold()
-        return cls(stored=stored, camera=name if isinstance(name, str) else "", letters=letters)
+        return cls(stored=stored, camera=stored.camera or "", letters=letters)
 
     def fits(self, query: Query) -> bool:
         """Whether it is one of those asked for; the text is case folded already."""
@@ -194,13 +192,7 @@ class Shelf:
 
     def torn_groups(self) -> dict[str, dict[str, int]]:
         """Groups that are on several sides of a split, with the clips on each."""
-        sides: dict[str, Counter[str]] = {}
-        for row in self._all():
-            clip = row.stored.clip
-            if clip.group is not None and clip.split is not None:
-                sides.setdefault(clip.group, Counter())[clip.split] += 1
-        torn = {group: dict(found) for group, found in sides.items() if len(found) > 1}
-        return dict(sorted(torn.items()))
+        return torn_groups(row.stored.clip for row in self._all())
 
     def _all(self) -> Iterator[Row]:
         return iter(list(self._rows.values()))

@@ -6,7 +6,6 @@ Shapes: N pictures, H rows, W columns.
 """
 
 import contextlib
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -244,15 +243,6 @@ class Showing:
                 found = rank_layouts(path)
             self._layouts.put(key, found)
         return found
-
-
-def as_png(grey_hw: NDArray[np.uint8]) -> bytes:
-    """A grey picture as a PNG file."""
-    from PIL import Image  # noqa: PLC0415  # only pictures need it
-
-    buffer = io.BytesIO()
-    Image.fromarray(grey_hw).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _fired(train_t: NDArray[np.uint8], start: int) -> list[int]:
