@@ -16,6 +16,7 @@ FOLDERS = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"}
 LAYERS = [
     {"wording"},
     {"errors", "bits"},
+    {"remote"},
     {"stream", "clip", "recipe", "provenance", "outputs", "apart", "incoming", "npz", "plugins"},
     {"simulator", "camera"},
     {"video", "layouts"},
@@ -44,6 +45,7 @@ HEAVY = {
     "jinja2",
     "matplotlib",
     "numba",
+    "obstore",
     "pyarrow",
     "skimage",
     "torch",

@@ -1,0 +1,6 @@
+"""Object storage and the Hub as places for data: URLs as paths, and no secret in a message."""
+
+from spikedata.remote.paths import RemotePath, is_remote, place
+from spikedata.remote.secrets import without_secrets
+
+__all__ = ["RemotePath", "is_remote", "place", "without_secrets"]

@@ -1,0 +1,364 @@
+"""Paths whose files lie in object storage or on the Hub: ``s3://bucket/folder/file``.
+
+They are :class:`pathlib.Path` with the ways to look, read and write replaced, so that code for
+files on disks needs no second version where a file is read or written whole. Each method makes one
+request unless it says so. There are no folders: one is there if a file's name begins with it.
+"""
+
+import contextlib
+import errno
+import fnmatch
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from spikedata.errors import SpikeDataError
+from spikedata.remote.buckets import SCHEMES, Bucket, Entry, Version, bucket_of
+from spikedata.remote.secrets import without_secrets
+from spikedata.wording import one_line
+
+_URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.DOTALL)
+_BUFFER_BYTES = 1 << 20
+
+
+class RemotePath(type(Path())):  # type: ignore[misc]  # of the system's own kind
+    """A file or folder in a bucket; made by :func:`place`."""
+
+    def __str__(self) -> str:
+        first, *rest = self.parts or ("",)
+        return f"{first}//{'/'.join(rest)}" if first.endswith(":") else "/".join(self.parts)
+
+    def __repr__(self) -> str:
+        return f"RemotePath({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return place, (str(self),)
+
+    __hash__ = Path.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemotePath) and self.parts == other.parts
+
+    @property
+    def scheme(self) -> str:
+        """``s3``, ``gs``, ``az``, ``hf`` or ``memory``."""
+        return str(self.parts[0][:-1])
+
+    @property
+    def key(self) -> str:
+        """Path in the bucket."""
+        return "/".join(self.parts[2:])
+
+    @property
+    def _bucket(self) -> Bucket:
+        return bucket_of(self.scheme, self.parts[1])
+
+    def _below(self) -> str:
+        return f"{self.key}/" if self.key else ""
+
+    def _at(self, key: str) -> "RemotePath":
+        return place("/".join((f"{self.scheme}:/", self.parts[1], key)))  # type: ignore[return-value]
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def stat(self, *, follow_symlinks: bool = True) -> Any:  # noqa: ARG002
+        """Size and time of a file.
+
+        Raises:
+            OSError: it is not there, or cannot be asked for.
+        """
+        with told(self):
+            entry = self._bucket.head(self.key)
+        return SimpleNamespace(st_size=entry.size, st_mtime=entry.modified_s, st_mode=0o100644)
+
+    def is_file(self, **_: Any) -> bool:
+        """Whether there is an object of just this name."""
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self, **_: Any) -> bool:
+        """Whether there is an object whose name begins with this one and a slash."""
+        with told(self):
+            return next(iter(self._entries()), None) is not None
+
+    def exists(self, **_: Any) -> bool:
+        """Whether there is such a file, or anything below; up to two requests."""
+        return self.is_file() or self.is_dir()
+
+    def is_symlink(self) -> bool:
+        """There are no links."""
+        return False
+
+    def resolve(self, strict: bool = False) -> "RemotePath":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    absolute = expanduser = resolve
+
+    def iterdir(self) -> Iterator["RemotePath"]:
+        """Files and folders one level down, in order; a request for a thousand of them.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        with told(self):
+            folders, entries = self._bucket.look_in(self._below())
+        if not folders and not entries:
+            raise FileNotFoundError(errno.ENOENT, "nothing lies there", str(self))
+        keys = [folder.rstrip("/") for folder in folders] + [entry.key for entry in entries]
+        return map(self._at, sorted(keys))
+
+    def walk_files(self) -> Iterator[tuple["RemotePath", int, str | None]]:
+        """Every file below, in order, with size and a tag that changes when it does."""
+        with told(self):
+            for entry in self._entries():
+                yield self._at(entry.key), entry.size, entry.tag
+
+    def names_below(self) -> Iterator[str]:
+        """Path of every file below, relative to this."""
+        start = len(self._below())
+        with told(self):
+            for entry in self._entries():
+                yield entry.key[start:]
+
+    def _entries(self) -> Iterator[Entry]:
+        return self._bucket.walk(self._below())
+
+    def rglob(self, pattern: str, **_: Any) -> Iterator["RemotePath"]:
+        """Files below whose name fits, in order."""
+        return (path for path, _, _ in self.walk_files() if fnmatch.fnmatch(path.name, pattern))
+
+    def glob(self, pattern: str, **_: Any) -> Iterator["RemotePath"]:
+        """Files below whose path from here fits, level by level, in order."""
+        levels = pattern.split("/")
+        fixed = 0
+        while fixed < len(levels) - 1 and not re.search(r"[*?\[]", levels[fixed]):
+            fixed += 1
+        start = self.joinpath(*levels[:fixed])
+        rest = levels[fixed:]
+        for path, _, _ in start.walk_files():
+            parts = path.parts[len(start.parts) :]
+            if len(parts) == len(rest) and all(map(fnmatch.fnmatchcase, parts, rest)):
+                yield path
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read_bytes(self) -> bytes:
+        """All of a file.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+        return self.read_version()[0]
+
+    def read_version(self) -> tuple[bytes, Version]:
+        """All of a file, and which version that is.
+
+        Raises:
+            OSError: as :meth:`read_bytes`.
+        """
+        with told(self):
+            return self._bucket.read_all(self.key)
+
+    def read_range(self, start: int, length: int) -> bytes:
+        """Bytes from ``start`` on; fewer than ``length`` at the end of the file.
+
+        Raises:
+            OSError: as :meth:`read_bytes`.
+        """
+        with told(self):
+            return self._bucket.read(self.key, start, length)
+
+    def read_tail(self, length: int) -> tuple[bytes, int]:
+        """The last ``length`` bytes, or all, and the file's size.
+
+        Raises:
+            OSError: as :meth:`read_bytes`.
+        """
+        with told(self):
+            return self._bucket.read_tail(self.key, length)
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None, **_: Any) -> str:
+        """All of a text file."""
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def open(self, mode: str = "r", buffering: int = -1, **text: Any) -> Any:
+        """A file to read, piece by piece as it is asked for.
+
+        Raises:
+            OSError: it is not there, or ``mode`` writes: see :meth:`write_bytes`.
+        """
+        if set(mode) - set("rbt"):
+            raise OSError(errno.EROFS, "is written whole or not at all", str(self))
+        size = self.stat().st_size
+        raw = _RangedFile(self, size)
+        if "b" in mode and buffering == 0:
+            return raw
+        buffered = io.BufferedReader(raw, _BUFFER_BYTES)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, **text)
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def write_bytes(self, data: Any) -> int:
+        """Write a file whole, from memory or from an iterator of parts of it.
+
+        Raises:
+            OSError: it cannot be written; nothing is.
+        """
+        self.write_version(data)
+        return len(data) if isinstance(data, bytes) else 0
+
+    def write_version(
+        self,
+        data: bytes | Iterable[bytes],
+        *,
+        only_new: bool = False,
+        expected: Version | None = None,
+    ) -> Version:
+        """Write a file whole, perhaps on a condition; gives which version that is.
+
+        Args:
+            data: its bytes; in parts, if there is no condition.
+            only_new: refuse if it is there.
+            expected: refuse if it is not this version that is there.
+
+        Raises:
+            FileExistsError: it is there, or it is another version.
+            OSError: it cannot be written; nothing is.
+        """
+        with told(self):
+            return self._bucket.write(self.key, data, expected, only_new=only_new)
+
+    def unlink(self, missing_ok: bool = False) -> None:  # noqa: ARG002
+        """Remove a file; if it is not there, that is as well."""
+        with told(self), contextlib.suppress(FileNotFoundError):
+            self._bucket.delete(self.key)
+
+    def mkdir(self, *_: Any, **__: Any) -> None:
+        """Nothing: folders are parts of names."""
+
+    rmdir = mkdir
+
+    def rename(self, target: Any) -> Any:
+        """Refused: there is no such thing."""
+        raise OSError(errno.EOPNOTSUPP, "cannot be renamed in object storage", str(self))
+
+    replace = rename
+
+
+class _RangedFile(io.RawIOBase):
+    """A file that is read in ranges."""
+
+    def __init__(self, path: RemotePath, size: int) -> None:
+        self._path, self._size, self._at = path, size, 0
+
+    @property
+    def name(self) -> str:
+        return str(self._path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = self._path.read_range(self._at, length)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def place(path: Path | str) -> Path:
+    """The path that a user gives: of a file or folder here, or a :class:`RemotePath` of a URL.
+
+    A URL that went through :class:`pathlib.Path`, which drops one of its slashes, is one still.
+
+    Raises:
+        SpikeDataError: the URL names no bucket, or holds credentials.
+    """
+    if isinstance(path, RemotePath):
+        return path
+    found = _URL.fullmatch(path.as_posix() if isinstance(path, Path) else path)
+    if found is None:
+        return Path(path)
+    scheme, rest = found[1], found[2].strip("/")
+    bucket = rest.partition("/")[0]
+    if "@" in bucket and scheme != "hf":
+        raise SpikeDataError(
+            f"{scheme}://***@{bucket.rpartition('@')[2]}: a URL is no place for keys. Set them "
+            "in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if not bucket:
+        raise SpikeDataError(f"{scheme}://: names no bucket; expected {scheme}://bucket/path")
+    return RemotePath(f"{scheme}:/{rest}")
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether a path is a URL of object storage or of the Hub."""
+    return isinstance(path, RemotePath) or isinstance(place(path), RemotePath)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+_CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
+_MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+_STATUS = re.compile(r"status code: (\d{3}[ \w]*)")
+
+
+@contextlib.contextmanager
+def told(path: RemotePath) -> Iterator[None]:
+    """Tell any failure of a client as an ``OSError`` of one line that holds no secret.
+
+    What the server said may quote the request with its signature, so little of it is passed on,
+    and the client's own error is not in the traceback.
+    """
+    try:
+        yield
+        return
+    except (SpikeDataError, FileExistsError):
+        raise
+    except FileNotFoundError:
+        failure: OSError = FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    except Exception as error:
+        failure = _as_os_error(path, error)
+    raise failure from None
+
+
+def _as_os_error(path: RemotePath, error: Exception) -> OSError:
+    kind = type(error).__name__
+    if kind in ("AlreadyExistsError", "PreconditionError"):
+        return FileExistsError(errno.EEXIST, "is there already, or another", str(path))
+    said = _said(error)
+    if kind in ("PermissionDeniedError", "UnauthenticatedError") or isinstance(
+        error, PermissionError
+    ):
+        return PermissionError(errno.EACCES, said, str(path))
+    return OSError(errno.EIO, said, str(path))
+
+
+def _said(error: Exception) -> str:
+    """What is worth knowing of an error: a server's code and message, else its first words."""
+    text = str(error)
+    status, code, message = (found.search(text) for found in (_STATUS, _CODE, _MESSAGE))
+    parts = [part[1] for part in (status, code, message) if part is not None]
+    brief = ": ".join(parts) if parts else text.split("\n")[0][:300]
+    return one_line(without_secrets(brief))
