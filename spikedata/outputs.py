@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spikedata.errors import SpikeDataError, StoreError
+from spikedata.remote import RemotePath
 from spikedata.wording import located, one_line
 
 
@@ -85,12 +86,24 @@ def write_whole(
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
         OSError: the disk is full, or the like.
     """
+    if isinstance(path, RemotePath):
+        _write_object(path, data.encode() if isinstance(data, str) else data, overwrite)
+        return
     with written_aside(path, overwrite=overwrite, within=within) as aside:
         aside.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def _write_object(path: RemotePath, data: bytes, overwrite: bool) -> None:
+    try:
+        path.write_version(data, only_new=not overwrite)
+    except FileExistsError as error:
+        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it") from error
+
+
 def sync(path: Path) -> None:
-    """Wait until a file, or which files a folder holds, is on the disk."""
+    """Wait until a file, or which files a folder holds, is on the disk; an object is at once."""
+    if isinstance(path, RemotePath):
+        return
     if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -180,12 +193,17 @@ class HeldFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._open = None
+        if isinstance(path, RemotePath):  # no folder, but a part of names
+            return
         self._was = path.stat()
         # While it is open no other folder gets its number. Windows opens no folders.
         self._open = None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
 
     def is_in_place(self) -> bool:
         """Whether it was neither removed nor replaced."""
+        if isinstance(self._path, RemotePath):
+            return True
         try:
             return os.path.samestat(self._path.stat(), self._was)
         except OSError:
@@ -293,6 +311,10 @@ def _undo_half_a_replacement(out: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder, if it is there."""
+    if isinstance(path, RemotePath):
+        for file in [path, *path.rglob("*")]:
+            file.unlink()
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
