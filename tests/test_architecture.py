@@ -16,6 +16,8 @@ FOLDERS = {"spikedata": "spikedata", "spklip": "spklip", "cli": "spikedata_cli"}
 LAYERS = [
     {"wording"},
     {"errors", "bits"},
+    {"lease"},
+    {"locking"},
     {"stream", "clip", "recipe", "provenance", "outputs", "apart", "incoming", "npz", "plugins"},
     {"simulator", "camera"},
     {"video", "layouts"},
