@@ -6,6 +6,7 @@ read through its own client.
 """
 
 import functools
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ class Version:
 
     tag: str | None
     number: str | None
+
+    def as_text(self) -> str:
+        """Both in one text."""
+        return json.dumps([self.tag, self.number])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Version":
+        """Undo :meth:`as_text`."""
+        return cls(*json.loads(text))
 
 
 class Bucket(Protocol):

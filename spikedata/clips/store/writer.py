@@ -17,8 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock
-
 from spikedata.clip import Clip
 from spikedata.clips.crew import Crew
 from spikedata.clips.rules import (
@@ -44,6 +42,7 @@ from spikedata.clips.store.layout import (
 from spikedata.clips.store.unfinished import Unfinished, clear_partial, cut_off, note_of
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
+from spikedata.locking import Lock
 from spikedata.outputs import Failure, HeldFolder, acquire, release, remove, sync, write_whole
 from spikedata.remote import RemotePath, place
 
@@ -152,7 +151,7 @@ def _begun(
 class StoreWriter:
     """Adds clips to a store; a context manager. Clips may be written from several threads."""
 
-    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: FileLock) -> None:
+    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: Lock) -> None:
         self.path = path
         self._root = root
         self._options = options
@@ -164,7 +163,8 @@ class StoreWriter:
         left = [int(folder.name) for folder in cut_off(path)]
         self._numbers = itertools.count(max(left, default=-1) + 1)
         self._mutex = threading.Lock()
-        self._lock: FileLock | None = lock
+        self._lock: Lock | None = lock
+        self._held = lock
         self._folder = HeldFolder(path)
 
     def __enter__(self) -> "StoreWriter":
@@ -392,8 +392,10 @@ class StoreWriter:
         """Refuse to go on in a folder that somebody put in the place of this one.
 
         Raises:
-            StoreError: the store was replaced or removed since the writer began.
+            StoreError: the store was replaced or removed since the writer began, or another has
+                its lock.
         """
+        self._held.check()
         if not self._folder.is_in_place():
             raise StoreError(
                 f"{self.path}: was replaced or removed while it was being written; what is there "
