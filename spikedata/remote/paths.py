@@ -317,6 +317,18 @@ def place(path: Path | str) -> Path:
     return RemotePath(f"{scheme}:/{rest}")
 
 
+def on_disk(path: Path | str) -> Path:
+    """The path that a user gives, of what is read or changed piece by piece, as disks alone allow.
+
+    Raises:
+        SpikeDataError: it is a URL.
+    """
+    found = place(path)
+    if isinstance(found, RemotePath):
+        raise SpikeDataError(f"{found}: this needs a disk. Copy it to one, or from one afterwards")
+    return found
+
+
 def is_remote(path: Path | str) -> bool:
     """Whether a path is a URL of object storage or of the Hub."""
     return isinstance(path, RemotePath) or isinstance(place(path), RemotePath)
