@@ -26,6 +26,7 @@ from spikedata.clips import (
     LayoutDoubt,
     StoreConfig,
     StoredClip,
+    StoreWriter,
     check_chunk,
     check_replaceable,
     create_store,
@@ -33,6 +34,7 @@ from spikedata.clips import (
     in_order,
     leaks_of,
     open_any,
+    plan_shards,
     read_label_names,
     size_on_disk,
     tell_doubts,
@@ -53,6 +55,7 @@ from spikedata.outputs import (
     write_failures,
     write_whole,
 )
+from spikedata.remote import RemotePath, is_remote, place
 from spikedata.wording import located
 
 DEFAULT_SOURCE = "spikes.zarr"
@@ -150,9 +153,9 @@ def pack_clips(
         RecordingError: there is no such camera.
         ValueError: no such level, or ``to_camera`` for another format.
     """
-    out = Path(out or DEFAULT_OUT[to])
+    out = place(out or DEFAULT_OUT[to])
     writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
-    _check_out(out, overwrite)
+    _check_out(out, to, overwrite)
     names = None if label_names is None else read_label_names(label_names)
     how = CameraOptions(
         camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout, label_names=names
@@ -160,11 +163,23 @@ def pack_clips(
     found = _find(sources or [_default_source()], to, how)
     found.check_keeps_recordings(out)
     run = _Run(found.clips, progress or (lambda _: None), workers, writing)
-    _write_aside(run, found, out, overwrite)
+    if isinstance(out, RemotePath):
+        _write_there(run, out)
+    else:
+        _write_aside(run, found, out, overwrite)
     return run.report(out)
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def _check_out(out: Path, to: Format, overwrite: bool) -> None:
+    if isinstance(out, RemotePath):
+        if to not in ("zarr", "parquet"):
+            raise StoreError(f"{out}: {to} is written to a disk. Pack there, then copy")
+        if overwrite:
+            raise StoreError(
+                f"{out}: nothing is replaced in object storage, where the old set would be gone "
+                "before the new one is whole. Choose another --out"
+            )
+        return
     try:
         check_replaceable(out, overwrite=overwrite)
     except StoreError:
@@ -192,6 +207,32 @@ def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> No
         raise StoreError(f"{out}: {error.strerror or error}; nothing was changed") from error
 
 
+def _write_there(run: "_Run", out: RemotePath) -> None:
+    """Write into object storage, where nothing can be moved, and verify.
+
+    Each clip, or each Parquet file, is there whole or not at all; a run that was cut off is gone
+    on with.
+    """
+    try:
+        is_store = run.writing.to == "zarr"  # whose writer has the lock
+        with contextlib.nullcontext() if is_store else locked(out):
+            if not is_store:
+                _refuse_other_files(out, [shard.name for shard in plan_shards(run.clips)])
+            run.write(out)
+        run.verify(out)
+        _remember(out)
+    except OSError as error:
+        told = f"{out}: {error.strerror or error}; what is finished stays"
+        raise StoreError(f"{told}. Run the same command again") from error
+
+
+def _refuse_other_files(out: RemotePath, names: Sequence[str]) -> None:
+    """Refuse to write Parquet files beside others than a run before has left of them."""
+    others = sorted(set(out.names_below()) - set(names))
+    if others:
+        raise StoreError(f"{out / others[0]}: is there already. Choose another --out")
+
+
 def _remove_if_possible(partial: Path) -> None:
     """The next run removes it else; what went wrong first is told."""
     with contextlib.suppress(OSError):
@@ -207,7 +248,8 @@ def last_packed(directory: Path | str = ".") -> Path:
     directory = Path(directory)
     state = directory / STATE_FILE
     try:
-        path = directory / str(json.loads(state.read_text(encoding="utf-8"))["packed"])
+        packed = str(json.loads(state.read_text(encoding="utf-8"))["packed"])
+        path = place(packed) if is_remote(packed) else directory / packed
         there = path.exists()  # too long a name is an error of the system's
     except FileNotFoundError:
         raise StoreError(
@@ -262,7 +304,7 @@ class _Found:
 def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> _Found:
     opened: list[ClipSource] = []
     left_out: list[Failure] = []
-    for path in map(Path, sources):
+    for path in map(place, sources):
         try:
             source = open_any(path, options)
             source.check_finished()
@@ -277,7 +319,7 @@ def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> 
         reasons = reasons or ["no clips in them"]
         raise CorpusError(f"{count(len(sources), 'source')}, nothing to pack: {'; '.join(reasons)}")
     recordings = tuple(source.path for source in opened if source.format == "dat")
-    return _Found(clips, tuple(map(Path, sources)), recordings)
+    return _Found(clips, tuple(map(place, sources)), recordings)
 
 
 def _any_clip(stored: StoredClip) -> None:
@@ -451,12 +493,33 @@ def _write_zarr(
             class_names=source.class_names,
             name=source.name,
             options=StoreConfig(zstd_level=level),
+            resume=isinstance(path, RemotePath),
         ) as writer,
         Crew(workers) as crew,
     ):
-        clips = source.clips.values()
+        there = _clips_there(writer, source)
+        for stored in there:
+            done(stored)
+        clips = (clip for clip in source.clips.values() if not writer.has(clip.id))
         for stored in encode_all(lambda s: writer.copy(source, s, crew), clips, crew, failed):
             done(stored)
+
+
+def _clips_there(writer: StoreWriter, source: ClipSource) -> list[StoredClip]:
+    """Clips that a run before, which was cut off, has written.
+
+    Raises:
+        StoreError: the store holds other clips than those that are packed.
+    """
+    there = [stored for stored in map(writer.stored, writer.ids) if stored is not None]
+    for stored in there:
+        packed = source.clips.get(stored.id)
+        if packed is None or (packed.bits_sha256 and packed != stored):
+            raise StoreError(
+                f"{writer.path}: holds another clip {stored.id} than is packed. Choose another "
+                "--out"
+            )
+    return there
 
 
 _WRITERS: dict[Format, Callable[..., None]] = {
@@ -473,6 +536,7 @@ _WRITERS: dict[Format, Callable[..., None]] = {
 def _remember(out: Path) -> None:
     here = Path.cwd()
     path = out.resolve()
-    text = path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+    is_below = not isinstance(path, RemotePath) and path.is_relative_to(here)
+    text = path.relative_to(here).as_posix() if is_below else str(path)
     state = here / STATE_FILE
     write_whole(state, json.dumps({"packed": text}) + "\n")

@@ -36,6 +36,7 @@ from spikedata.errors import RecipeError, SpikeDataError, StoreError
 from spikedata.outputs import Failure, failure_file, identity, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import from_dict, load_recipe, parse_recipe, to_dict
+from spikedata.remote import is_remote, place
 from spikedata.simulator import (
     Device,
     SensorConfig,
@@ -302,7 +303,7 @@ def simulate_corpus(
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    out = Path(out)
+    out = place(out)
     list_of_failures = failure_file(out)
     check_distinct_ids(item.clip.id for item in corpus.clips)
     check_tools(recipe, device)
@@ -408,10 +409,10 @@ class _Run:
             return
         except Exception as error:  # whatever one video does, the others go on
             self.writer.check_in_place()
-            if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+            if isinstance(error, OSError) and _ends_all(error, self.writer.path):
                 raise StoreError(
                     f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "
-                    "Finished clips are kept; make room and run the same command again"
+                    "Finished clips are kept; mend that and run the same command again"
                 ) from error
             self.fail(item, _told(error))
             return
@@ -545,6 +546,12 @@ def _changed_video(path: Path, made_of: Clip) -> str | None:
         return None
     now = size_on_disk(path)
     return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
+
+
+def _ends_all(error: OSError, store: Path) -> bool:
+    """Whether no other clip would fare better: the disk is full, or object storage is not there."""
+    of_store = str(error.filename or "").startswith(f"{store}/")
+    return error.errno in DISK_IS_FULL or (is_remote(store) and of_store)
 
 
 _EXPECTED = (SpikeDataError, ValueError, OSError)
