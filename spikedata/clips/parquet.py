@@ -26,6 +26,7 @@ from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.encoding import Done, Failed, encode_all
 from spikedata.clips.formats import parquet_files
 from spikedata.clips.frames import ClipFrames, check_chunk, compress_frame
+from spikedata.clips.pages import Place, find_values, read_at
 from spikedata.clips.rules import (
     FACTS_DIGEST,
     RuleBrokenError,
@@ -375,22 +376,68 @@ class ParquetStore(ClipSource):
         self.clips = {clip_id: found[clip_id] for clip_id in sorted(found)}
 
     def open_bits(self, clip_id: str) -> ClipFrames:
-        """Map the clip's row into memory; frames are decoded when they are asked for."""
+        """Find the clip's frames; they are read and decoded when they are asked for."""
         if not self.has_bits:
             raise StoreError(f"{self.path}: holds recipes only, no bits")
         file, group, row = self._places[clip_id]
-        with _told_of(file), _opened(file) as parquet:
-            table = parquet.read_row_group(group, columns=list(_BITS), use_threads=False)
-            # Buffers, since Python's bytes would be a copy.
-            frames = [frame.as_buffer() for frame in table["bits"][row].values or ()]
-        return ClipFrames(self.clips[clip_id], table["chunk_ticks"][row].as_py(), frames)
+        with _told_of(file):
+            chunk_ticks, places = _group_frames(file, group, *_identity(file))
+            frames = _frames_of_row(file, group, row) if places is None else places[row]
+        return ClipFrames(self.clips[clip_id], chunk_ticks[row], frames)
+
+
+class _FileFrames(Sequence[bytes]):
+    """Byte strings at places in a file, each read when it is asked for."""
+
+    def __init__(self, file: Path, places: Sequence[Place]) -> None:
+        self._file, self._places = file, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, at: Any) -> Any:
+        with _told_of(self._file), self._file.open("rb", buffering=0) as file:
+            return read_at(file, self._places[at])
+
+
+@functools.lru_cache(maxsize=256)
+def _group_frames(
+    file: Path, group: int, *identity: int
+) -> tuple[list[Any], list[_FileFrames] | None]:
+    """Of each row of a row group ``chunk_ticks`` and the frames, if their places can be told.
+
+    The clips of a group are often read one after the other.
+    """
+    with _opened(file) as parquet, file.open("rb", buffering=0) as raw:
+        columns = parquet.read_row_group(group, columns=["chunk_ticks"], use_threads=False)
+        about = _footer(file, *identity).row_group(group)
+        chunks = map(about.column, range(about.num_columns))
+        bits = next(chunk for chunk in chunks if chunk.path_in_schema.startswith("bits."))
+        places = None
+        if bits.compression == "UNCOMPRESSED" and not bits.has_dictionary_page:
+            size = bits.total_compressed_size
+            places = find_values(raw, bits.data_page_offset, size, about.num_rows)
+    rows = None if places is None else [_FileFrames(file, row) for row in places]
+    return columns["chunk_ticks"].to_pylist(), rows
+
+
+def _frames_of_row(file: Path, group: int, row: int) -> list[Any]:
+    """A row's frames as PyArrow finds them, with all others of its group."""
+    with _opened(file) as parquet:
+        table = parquet.read_row_group(group, columns=["bits"], use_threads=False)
+        # Buffers, since Python's bytes would be a copy.
+        return [frame.as_buffer() for frame in table["bits"][row].values or ()]
 
 
 def _opened(file: Path) -> pq.ParquetFile:
     """The file, opened anew: what is shared between threads is its footer alone."""
+    return pq.ParquetFile(file, metadata=_footer(file, *_identity(file)), memory_map=True)
+
+
+def _identity(file: Path) -> tuple[int, int, int]:
+    """What tells a file from another that takes its place."""
     about = file.stat()
-    footer = _footer(file, about.st_size, about.st_mtime_ns, about.st_ino)
-    return pq.ParquetFile(file, metadata=footer, memory_map=True)
+    return about.st_size, about.st_mtime_ns, about.st_ino
 
 
 @functools.lru_cache(maxsize=16)
