@@ -170,6 +170,11 @@ class Lease:
         """Whether it was taken, neither released nor seen to be lost."""
         return self._version is not None
 
+    @property
+    def number(self) -> int:
+        """One that no other holder has: who was suspended may awake beside the next."""
+        return (int(self._note.owner[:12], 16) + 1) << 20
+
     def acquire(self) -> None:
         """Take the lease, at once or, if its last holder is gone, when that is sure.
 
@@ -236,7 +241,7 @@ class Lease:
                 return version
             if _now_s() - began_s >= self._times.lease_s:
                 return version
-            if not told:
+            if not told and _now_s() - began_s > 1.5 * self._times.renew_s:
                 _log_waiting(self._name, note, self._times.lease_s)
                 told = True
             time.sleep(self._times.poll_s)
@@ -356,7 +361,7 @@ class FileMedium:
     """A note that is a file.
 
     Files know no change that depends on what is there. So who changes version V first makes the
-    next note under the name ``<file>.<V>.<n>``, which one alone can, looks that the note is still V,
+    next note under the name ``<file>.<V>.<n>``, which one alone can, looks that the note is V yet,
     and renames its own over it. A name that a dead process left is passed over by the next n, whose
     maker removes it before it looks. Hence no note that is fresh is ever moved or replaced.
     """

@@ -40,6 +40,10 @@ class Lock(Protocol):
     def is_locked(self) -> bool:
         """Whether it is held."""
 
+    @property
+    def number(self) -> int:
+        """Where to begin counting what is written aside, so that no two holders write the same."""
+
     def check(self) -> None:
         """See that it is still held.
 
@@ -105,6 +109,8 @@ _WAIT = "Wait until it has ended"
 class _Flock:
     """A file that the system has locked; it lets it go if the process dies."""
 
+    number = 0
+
     def __init__(self, out: Path, file: Path) -> None:
         self._lock = FileLock(file, timeout=_PATIENCE_S, thread_local=False, mode=0o666)
         try:
@@ -133,6 +139,7 @@ class _NoLock:
     """Nothing: the user has said that nobody else writes."""
 
     is_locked = True
+    number = 0
 
     def check(self) -> None:
         """Nobody else writes."""

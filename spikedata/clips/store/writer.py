@@ -161,7 +161,7 @@ class StoreWriter:
         self._lines, self._gone = listing.lines, listing.gone
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         left = [int(folder.name) for folder in cut_off(path)]
-        self._numbers = itertools.count(max(left, default=-1) + 1)
+        self._numbers = itertools.count(max(left, default=-1) + 1 + lock.number)
         self._mutex = threading.Lock()
         self._lock: Lock | None = lock
         self._held = lock
