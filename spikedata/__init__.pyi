@@ -65,6 +65,7 @@ from .live import LiveClips as LiveClips
 from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
+from .loader import worker_options as worker_options
 from .outputs import Failure as Failure
 from .outputs import file_sha256 as file_sha256
 from .outputs import write_whole as write_whole
@@ -78,6 +79,9 @@ from .recording import RecordingConfig as RecordingConfig
 from .recording import RecordingReport as RecordingReport
 from .recording import RecordingStep as RecordingStep
 from .recording import record_stream as record_stream
+from .remote import RemotePath as RemotePath
+from .remote import is_remote as is_remote
+from .remote import place as place
 from .repair import RepairReport as RepairReport
 from .repair import repair_store as repair_store
 from .serving import ClipServer as ClipServer

@@ -178,13 +178,14 @@ def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> No
     partial = out.with_name(out.name + ".partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out), contextlib.ExitStack() as at_end:
+        with locked(out) as lock, contextlib.ExitStack() as at_end:
             at_end.callback(_remove_if_possible, partial)
             remove(partial)
             run.write(partial)
             run.verify(partial)
             found.check_keeps_all(out, run.failures)
             check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
+            lock.check()
             _remember(out)  # first: who is killed after it can run the same command again
             put_into_place(partial, out)
     except OSError as error:

@@ -17,6 +17,8 @@ LAYERS = [
     {"wording"},
     {"errors", "bits"},
     {"remote"},
+    {"lease"},
+    {"locking"},
     {"stream", "clip", "recipe", "provenance", "outputs", "apart", "incoming", "npz", "plugins"},
     {"simulator", "camera"},
     {"video", "layouts"},

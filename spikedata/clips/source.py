@@ -26,6 +26,7 @@ from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_co
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure
+from spikedata.remote import RemotePath
 from spikedata.stream import SpikeStream
 
 
@@ -451,5 +452,8 @@ class ChangedClips(ClipSource):
 
 def size_on_disk(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
+    if isinstance(path, RemotePath):
+        below = sum(size for _, size, _ in path.walk_files())
+        return below or path.stat().st_size
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

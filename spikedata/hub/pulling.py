@@ -93,9 +93,10 @@ def pull(
     published = _Published(repo, revision)
     folder = _folder_of(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with locked(out) as lock:
         made = _rebuild_sure(published, folder, workers, progress or (lambda _: None))
         check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
+        lock.check()
         put_into_place(made, out)
         remove(folder)
     return out

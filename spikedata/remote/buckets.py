@@ -6,6 +6,7 @@ read through its own client.
 """
 
 import functools
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ class Version:
 
     tag: str | None
     number: str | None
+
+    def as_text(self) -> str:
+        """Both in one text."""
+        return json.dumps([self.tag, self.number])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Version":
+        """Undo :meth:`as_text`."""
+        return cls(*json.loads(text))
 
 
 class Bucket(Protocol):
@@ -188,7 +198,12 @@ class _CloudBucket:
         self._client, self._calls = client, obstore
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        return bytes(self._calls.get_range(self._client, key, start=start, length=length))
+        try:
+            return bytes(self._calls.get_range(self._client, key, start=start, length=length))
+        except Exception as error:
+            if _PAST_END in str(error):
+                return b""
+            raise
 
     def read_all(self, key: str) -> tuple[bytes, Version]:
         found = self._calls.get(self._client, key)
@@ -228,6 +243,10 @@ class _CloudBucket:
 
     def delete(self, key: str) -> None:
         self._calls.delete(self._client, key)
+
+
+_PAST_END = "416 Range Not Satisfiable"
+"""What S3 and all like it answer who asks for bytes past the last."""
 
 
 def _entry(meta: Any) -> Entry:

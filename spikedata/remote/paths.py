@@ -11,10 +11,10 @@ import fnmatch
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spikedata.errors import SpikeDataError
 from spikedata.remote.buckets import SCHEMES, Bucket, Entry, Version, bucket_of
@@ -25,7 +25,13 @@ _URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.DOTALL)
 _BUFFER_BYTES = 1 << 20
 
 
-class RemotePath(type(Path())):  # type: ignore[misc]  # of the system's own kind
+if TYPE_CHECKING:
+    _SystemPath = Path
+else:  # a path cannot be of no system's kind before Python 3.12
+    _SystemPath = type(Path())
+
+
+class RemotePath(_SystemPath):
     """A file or folder in a bucket; made by :func:`place`."""
 
     def __str__(self) -> str:
@@ -102,7 +108,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # of the system's own kin
 
     absolute = expanduser = resolve
 
-    def iterdir(self) -> Iterator["RemotePath"]:
+    def iterdir(self) -> Generator["RemotePath", None, None]:
         """Files and folders one level down, in order; a request for a thousand of them.
 
         Raises:
@@ -113,7 +119,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # of the system's own kin
         if not folders and not entries:
             raise FileNotFoundError(errno.ENOENT, "nothing lies there", str(self))
         keys = [folder.rstrip("/") for folder in folders] + [entry.key for entry in entries]
-        return map(self._at, sorted(keys))
+        yield from map(self._at, sorted(keys))
 
     def walk_files(self) -> Iterator[tuple["RemotePath", int, str | None]]:
         """Every file below, in order, with size and a tag that changes when it does."""
@@ -131,22 +137,19 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # of the system's own kin
     def _entries(self) -> Iterator[Entry]:
         return self._bucket.walk(self._below())
 
-    def rglob(self, pattern: str, **_: Any) -> Iterator["RemotePath"]:
+    def rglob(self, pattern: str, **_: Any) -> Generator["RemotePath", None, None]:
         """Files below whose name fits, in order."""
-        return (path for path, _, _ in self.walk_files() if fnmatch.fnmatch(path.name, pattern))
-
-    def glob(self, pattern: str, **_: Any) -> Iterator["RemotePath"]:
-        """Files below whose path from here fits, level by level, in order."""
-        levels = pattern.split("/")
-        fixed = 0
-        while fixed < len(levels) - 1 and not re.search(r"[*?\[]", levels[fixed]):
-            fixed += 1
-        start = self.joinpath(*levels[:fixed])
-        rest = levels[fixed:]
-        for path, _, _ in start.walk_files():
-            parts = path.parts[len(start.parts) :]
-            if len(parts) == len(rest) and all(map(fnmatch.fnmatchcase, parts, rest)):
+        for path, _size, _tag in self.walk_files():
+            if fnmatch.fnmatchcase(path.name, pattern):
                 yield path
+
+    def glob(self, pattern: str, **_: Any) -> Generator["RemotePath", None, None]:
+        """What lies where the pattern's folders say, its last part being the one with ``*``."""
+        *folders, last = pattern.split("/")
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.joinpath(*folders).iterdir():
+                if fnmatch.fnmatchcase(path.name, last):
+                    yield path
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -189,7 +192,9 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # of the system's own kin
         """All of a text file."""
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
-    def open(self, mode: str = "r", buffering: int = -1, **text: Any) -> Any:
+    def open(  # type: ignore[override]
+        self, mode: str = "r", buffering: int = -1, **text: Any
+    ) -> Any:
         """A file to read, piece by piece as it is asked for.
 
         Raises:

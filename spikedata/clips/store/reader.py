@@ -12,6 +12,7 @@ from spikedata.clips.store.unfinished import cut_off
 from spikedata.clips.store.validate import store_problems
 from spikedata.clips.stored import RELABELLED_KEYS, StoredClip
 from spikedata.outputs import is_being_written
+from spikedata.remote import place
 
 
 class SpikeStore(ClipSource):
@@ -20,7 +21,7 @@ class SpikeStore(ClipSource):
     format = "zarr"
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         self.is_growing = is_being_written(self.path)
         try:
             root = RootInfo.read(self.path)

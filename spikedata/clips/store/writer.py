@@ -1,14 +1,14 @@
 """Append clips to a store: streamed, several at once, and whole or not at all.
 
-Clips and files are written under ``.partial/``, brought to the disk, and renamed into place. What a
-crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
+Clips and files are written under ``.partial/``, brought to the disk, and renamed into place.
+In object storage nothing can be renamed: a clip is there once its metadata is, which comes last.
+What a crash or power loss leaves behind goes when the next writer opens.
 """
 
 import contextlib
 import functools
 import hashlib
 import itertools
-import os
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-from filelock import FileLock
 
 from spikedata.clip import Clip
 from spikedata.clips.crew import Crew
@@ -44,7 +42,9 @@ from spikedata.clips.store.layout import (
 from spikedata.clips.store.unfinished import Unfinished, clear_partial, cut_off, note_of
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
-from spikedata.outputs import Failure, HeldFolder, acquire, release, sync, write_whole
+from spikedata.locking import Lock
+from spikedata.outputs import Failure, HeldFolder, acquire, release, remove, sync, write_whole
+from spikedata.remote import RemotePath, place
 
 
 def create_store(
@@ -72,7 +72,7 @@ def create_store(
         ValueError: a class name appears twice.
         TypeError: the recipe has a value that is not JSON.
     """
-    path = Path(path)
+    path = place(path)
     options = options or StoreConfig()
     if len(set(class_names)) != len(class_names):
         raise ValueError("class_names holds a name twice")
@@ -113,7 +113,7 @@ def change_store(
         StoreError: there is no store, it is malformed, or another process is writing it; or it
             holds a recording that was cut off, and nobody sees to it.
     """
-    path = Path(path)
+    path = place(path)
     config = _root_of(path).config
     try:
         options = options or StoreConfig(**config)
@@ -151,11 +151,11 @@ def _begun(
 class StoreWriter:
     """Adds clips to a store; a context manager. Clips may be written from several threads."""
 
-    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: FileLock) -> None:
+    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: Lock) -> None:
         self.path = path
         self._root = root
         self._options = options
-        listing = list_clips(path, root)
+        listing = list_clips(path, root, ask_storage=True)
         self.lost = listing.left_out
         """Clips that were there once, or are there and cannot be read."""
         self._lines, self._gone = listing.lines, listing.gone
@@ -163,7 +163,8 @@ class StoreWriter:
         left = [int(folder.name) for folder in cut_off(path)]
         self._numbers = itertools.count(max(left, default=-1) + 1)
         self._mutex = threading.Lock()
-        self._lock: FileLock | None = lock
+        self._lock: Lock | None = lock
+        self._held = lock
         self._folder = HeldFolder(path)
 
     def __enter__(self) -> "StoreWriter":
@@ -277,7 +278,7 @@ class StoreWriter:
             if self._lock is None:
                 raise ValueError("the writer is closed")
             self._take_id(clip.id)
-            folder = self.path / PARTIAL / str(next(self._numbers))
+            folder = self._folder_to_write(clip.id)
         folder.mkdir()
         about = Unfinished(
             clip=clip,
@@ -327,6 +328,12 @@ class StoreWriter:
                 self._root = replace(self._root, class_names=names, clips=None, catalog_sha256=None)
                 _write_root(self.path, self._root)
 
+    def _folder_to_write(self, clip_id: str) -> Path:
+        """Where a clip is written: aside, or in object storage, where its metadata comes last."""
+        if isinstance(self.path, RemotePath):
+            return self.path / CLIPS / clip_id
+        return self.path / PARTIAL / str(next(self._numbers))
+
     def _clip_writer(
         self, folder: Path, about: Unfinished, crew: Crew | None, *, is_live: bool = False
     ) -> ClipWriter:
@@ -353,7 +360,8 @@ class StoreWriter:
         other = self._taken.get(clip_id.casefold())
         if other is not None:
             raise StoreError(f"{self.path}: clip {clip_id} cannot be added beside {other}")
-        if (self.path / CLIPS / clip_id).exists():
+        is_object = isinstance(self.path, RemotePath)  # what is not whole there is not there
+        if not is_object and (self.path / CLIPS / clip_id).exists():
             raise StoreError(
                 f"{self.path}: clip {clip_id} is there and cannot be read. Run `spikedata "
                 "repair` with the videos"
@@ -384,8 +392,10 @@ class StoreWriter:
         """Refuse to go on in a folder that somebody put in the place of this one.
 
         Raises:
-            StoreError: the store was replaced or removed since the writer began.
+            StoreError: the store was replaced or removed since the writer began, or another has
+                its lock.
         """
+        self._held.check()
         if not self._folder.is_in_place():
             raise StoreError(
                 f"{self.path}: was replaced or removed while it was being written; what is there "
@@ -413,7 +423,10 @@ class StoreWriter:
         """
         self._begin_change()
         there = self.path / CLIPS / clip_id
-        if there.exists():
+        if isinstance(there, RemotePath):
+            (there / METADATA).unlink()  # first: with it the clip is gone
+            remove(there)
+        elif there.exists():
             there.rename(self.path / PARTIAL / f"{next(self._numbers)}.discarded")
         with self._mutex:
             self._taken.pop(clip_id.casefold(), None)
@@ -459,21 +472,27 @@ class StoreWriter:
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
         self.check_in_place()
-        folder.rename(self.path / CLIPS / stored.clip.id)
-        note_of(folder).unlink(missing_ok=True)
+        if not isinstance(folder, RemotePath):
+            folder.rename(self.path / CLIPS / stored.clip.id)
+            note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._lines[stored.clip.id] = line
 
     def _give_up(self, clip: Clip, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(folder, RemotePath):
+            with contextlib.suppress(OSError):  # the next writer removes it else
+                remove(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
         self._leave(clip, folder)
 
     def _leave(self, clip: Clip, folder: Path) -> None:
         """Leave a folder to be gone on with, unless nothing is in it."""
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        if not folder.exists():
-            note_of(folder).unlink(missing_ok=True)
+        if not isinstance(folder, RemotePath):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            if not folder.exists():
+                note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._taken.pop(clip.id.casefold(), None)
 
@@ -485,7 +504,8 @@ def _refuse_other_things(path: Path) -> None:
     if not path.is_dir():
         raise StoreError(f"{path}: is a file, not a store. Choose another --out")
     leftovers = {LOCK, PARTIAL, CLIPS}  # of a writer killed at once
-    if not (path / METADATA).exists() and not leftovers.issuperset(os.listdir(path)):
+    names = {entry.name for entry in path.iterdir()}
+    if METADATA not in names and not leftovers.issuperset(names):
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
 
