@@ -348,8 +348,9 @@ def _find(given: Mapping[str, Any], split: int) -> "Corpus":
 
 
 def _print_plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path, as_json: bool) -> None:
-    from spikedata import to_dict
+    from spikedata import place, to_dict
 
+    out = place(out)
     splits = Counter(item.clip.split or "none" for item in corpus.clips)
     print_notes(notes_of(corpus))
     plan: dict[str, Any] = {
