@@ -228,3 +228,16 @@ def test_a_store_copied_from_a_disk_is_read(s3, tmp_path):
         there.read("c0", 100, 500).unpack(),
         np.unpackbits(packed(0), axis=0, bitorder="little")[100:600],
     )
+
+
+def test_workers_of_a_loader_read_it(s3):
+    from torch.utils.data import DataLoader
+
+    from spikedata import SpikeClips, collate, worker_options
+
+    write("s3://bucket/s.zarr", 2)
+    clips = SpikeClips("s3://bucket/s.zarr", window_ticks=64, sampling="start")
+    options = worker_options(clips.opened, 1)
+    assert options == {"num_workers": 1, "multiprocessing_context": "spawn"}
+    (batch,) = DataLoader(clips, batch_size=2, collate_fn=collate, **options)
+    np.testing.assert_array_equal(batch["packed_bsghw"][1, 0], packed(1)[:8])

@@ -21,7 +21,7 @@ from spikedata.remote.buckets import SCHEMES, Bucket, Entry, Version, bucket_of
 from spikedata.remote.secrets import without_secrets
 from spikedata.wording import one_line
 
-_URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.DOTALL)
+_URL = re.compile(rf"({'|'.join(SCHEMES)}):(?:/+(.*))?", re.DOTALL)
 _BUFFER_BYTES = 1 << 20
 
 
@@ -305,7 +305,7 @@ def place(path: Path | str) -> Path:
     found = _URL.fullmatch(path.as_posix() if isinstance(path, Path) else path)
     if found is None:
         return Path(path)
-    scheme, rest = found[1], found[2].strip("/")
+    scheme, rest = found[1], (found[2] or "").strip("/")
     bucket = rest.partition("/")[0]
     if "@" in bucket and scheme != "hf":
         raise SpikeDataError(
