@@ -70,9 +70,16 @@ def some_to_time_first(chunk_pg: NDArray[np.uint8], first: int, out_gp: NDArray[
     pixels, groups = chunk_pg.shape
     end = first + len(out_gp)
     if first < 0 or end > groups or out_gp.shape[1] != pixels:
-        raise ValueError(f"groups {first} to {end} of {out_gp.shape[1]} pixels, not {groups, pixels}")
+        raise ValueError(
+            f"groups {first} to {end} of {out_gp.shape[1]} pixels, not {groups, pixels}"
+        )
     contiguous = chunk_pg.flags.c_contiguous and out_gp.flags.c_contiguous
-    if groups == 2 * _CHUNK_GROUPS and pixels % _RUN == 0 and contiguous and sys.byteorder == "little":
+    if (
+        groups == 2 * _CHUNK_GROUPS
+        and pixels % _RUN == 0
+        and contiguous
+        and sys.byteorder == "little"
+    ):
         _long_chunk_to_first(chunk_pg.reshape(-1), first, out_gp)
     elif len(out_gp) == groups:
         to_time_first(chunk_pg, out_gp)
