@@ -102,6 +102,8 @@ from .simulator import simulate as simulate
 from .simulator import simulate_ticks as simulate_ticks
 from .stream import SpikeSource as SpikeSource
 from .stream import SpikeStream as SpikeStream
+from .streaming import InterleavedWindows as InterleavedWindows
+from .streaming import SpikeWindows as SpikeWindows
 from .video import VideoConfig as VideoConfig
 from .video import open_video as open_video
 from .wording import markdown_text as markdown_text

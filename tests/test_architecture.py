@@ -26,7 +26,7 @@ LAYERS = [
     {"clips"},
     {"analysis"},
     {"labelling", "loader", "pack", "recording", "simulation"},
-    {"repair"},
+    {"repair", "streaming"},
     {"live"},
     {"hub", "serving"},
 ]

@@ -16,6 +16,7 @@ from .formats import format_at as format_at
 from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
+from .joined import joined_class_names as joined_class_names
 from .labels import FolderLabels as FolderLabels
 from .leaks import leaks_of as leaks_of
 from .naming import read_label_names as read_label_names

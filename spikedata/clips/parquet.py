@@ -10,6 +10,7 @@ Shapes: G = ceil(T / 8) groups of eight ticks, g groups in a chunk, H rows, W co
 import contextlib
 import functools
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -375,6 +376,11 @@ class ParquetStore(ClipSource):
                 found[stored.clip.id] = stored
                 self._places[stored.clip.id] = (file, *at)
         self.clips = {clip_id: found[clip_id] for clip_id in sorted(found)}
+
+    def neighbours(self) -> Iterator[tuple[str, ...]]:
+        """The clips of each row group."""
+        for _, together in itertools.groupby(self._places.items(), lambda item: item[1][:2]):
+            yield tuple(clip_id for clip_id, _ in together)
 
     def open_bits(self, clip_id: str) -> ClipFrames:
         """Find the clip's frames; they are read and decoded when they are asked for."""
