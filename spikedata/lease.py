@@ -439,21 +439,10 @@ class FileMedium:
         aside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.made")
         try:
             aside.write_bytes(data)
-            os.link(aside, path)
-        except FileNotFoundError:
-            if not self.path.parent.exists():
-                raise
-            return False  # swept away by the holder that there is by now
-        except FileExistsError:
-            return _read(path) == data  # a network may answer so to what it did when asked first
-        except OSError as error:
-            if error.errno not in _NO_LINKS or not aside.exists():
-                raise
-            return _made_in_place(path, data)
+            return _named(aside, path, data)
         finally:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
-        return True
 
     def _sweep(self, version: str) -> None:
         """Remove what killed processes left beside the note; claims of other versions are void."""
@@ -463,6 +452,21 @@ class FileMedium:
             if found and found[1] != version:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _named(aside: Path, path: Path, data: bytes) -> bool:
+    """Give a whole file its name; False if there is one of that name."""
+    try:
+        os.link(aside, path)
+    except FileNotFoundError:
+        return False  # swept away by the holder that there is by now
+    except FileExistsError:
+        return _read(path) == data  # a network may answer so to what it did when asked first
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _made_in_place(path, data)
+    return True
 
 
 def _made_in_place(path: Path, data: bytes) -> bool:

@@ -70,7 +70,10 @@ def take(out: Path) -> Lock:
     if way == "lease":
         _refuse_a_flock(out, file)
         lease = _lease(out, file)
-        lease.acquire()
+        try:
+            lease.acquire()
+        except OSError as error:  # of a name beside it, which nobody has heard of
+            raise OSError(error.errno, error.strerror, str(file)) from error
         return lease
     if _is_note(file) and _lease(out, file).is_held():
         raise StoreError(f"{out}: another process is writing it, by a lease. {_WAIT}")

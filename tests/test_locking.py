@@ -461,6 +461,11 @@ def test_the_environment_chooses_the_way(tmp_path, monkeypatch):
         acquire(out)
 
 
+def test_where_no_note_can_be_made_the_error_names_the_lock(by_lease):
+    with pytest.raises(OSError, match=r"'/proc/x\.lock'"):
+        acquire(Path("/proc/x"))
+
+
 MOUNTS = r"""
 22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
