@@ -409,10 +409,10 @@ class _Run:
             return
         except Exception as error:  # whatever one video does, the others go on
             self.writer.check_in_place()
-            if isinstance(error, OSError) and _ends_all(error, self.writer.path):
+            if isinstance(error, OSError) and (advice := _ends_all(error, self.writer.path)):
                 raise StoreError(
                     f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "
-                    "Finished clips are kept; mend that and run the same command again"
+                    f"Finished clips are kept; {advice} and run the same command again"
                 ) from error
             self.fail(item, _told(error))
             return
@@ -548,10 +548,12 @@ def _changed_video(path: Path, made_of: Clip) -> str | None:
     return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
 
 
-def _ends_all(error: OSError, store: Path) -> bool:
-    """Whether no other clip would fare better: the disk is full, or object storage is not there."""
-    of_store = str(error.filename or "").startswith(f"{store}/")
-    return error.errno in DISK_IS_FULL or (is_remote(store) and of_store)
+def _ends_all(error: OSError, store: Path) -> str | None:
+    """What is to be done about what no other clip would be spared; None of other errors."""
+    if error.errno in DISK_IS_FULL:
+        return "make room"
+    is_of_store = is_remote(store) and str(error.filename or "").startswith(f"{store}/")
+    return "see that it can be written" if is_of_store else None
 
 
 _EXPECTED = (SpikeDataError, ValueError, OSError)
