@@ -36,9 +36,7 @@ class Epochs:
 
     def coming(self) -> int:
         """The epoch that comes."""
-        told = self._told()
-        newest = max(epoch for epoch, _ in told)
-        return newest + 1 if any(run for _, run in told) else newest
+        return _next(self._told())
 
     def in_workers(self) -> bool:
         """Whether the newest epoch was begun by a loader's workers."""
@@ -61,14 +59,19 @@ class Epochs:
         return self._last
 
     def _agreed(self, slot: int, own_run: int) -> int:
-        told = self._told()
+        told = self._told()  # once: a fellow may write at any time
         fellows = [epoch for epoch, run in told[1:] if run == own_run]
         # A seed that was set anew makes two runs look like one: then a worker has begun it already.
         if fellows and told[slot] != (max(fellows), own_run):
             return max(fellows)
         was_set = not any(run for _, run in told)
-        return self.coming() if was_set or self._last is None else self._last + 1
+        return _next(told) if was_set or self._last is None else self._last + 1
 
     def _told(self) -> list[tuple[int, int]]:
         """Epoch and run of every slot; a run of 0 has not begun."""
         return [divmod(slot, 1 << _RUN_BITS) for slot in self._slots.tolist()]
+
+
+def _next(told: list[tuple[int, int]]) -> int:
+    newest = max(epoch for epoch, _ in told)
+    return newest + 1 if any(run for _, run in told) else newest

@@ -33,6 +33,6 @@ def check_same(told: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             if key == "clips":
                 raise StoreError("the state is of other clips than these; open the same set, whole")
             raise StoreError(
-                f"the state was saved with {key} {told.get(key)!r:.60}, and this has {value!r:.60}. "
-                "Give the same settings, or begin without it"
+                f"the state was saved with {key} {told.get(key)!r:.60}, and this has "
+                f"{value!r:.60}. Give the same settings, or begin without it"
             )
