@@ -8,6 +8,7 @@ read through its own client.
 import functools
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from spikedata.errors import MissingExtraError, SpikeDataError
+from spikedata.remote.asking import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRY_S, TRIES
 
 CLOUDS = ("s3", "gs", "az", "memory")
 SCHEMES = (*CLOUDS, "hf")
 
-RETRIES = 8
-"""How often a request is made again: pauses of 0.2 s to 10 s, about a minute in all."""
-RETRY_S = 90.0
+CONNECT_S = 10.0
+SILENCE_S = 30.0
+"""How long a server may say nothing, before it is asked again."""
+REQUEST_S = 300.0
 PART_BYTES = 8 << 20
 """Of an upload in parts; what is smaller goes in one request."""
 
@@ -73,12 +76,21 @@ class Bucket(Protocol):
         """What is known of an object."""
         ...
 
-    def write(self, key: str, data: Any, expected: Version | None, *, only_new: bool) -> Version:
+    def write(self, key: str, data: Any) -> Version:
         """Write an object whole: bytes, or an iterator of them in parts."""
         ...
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        """All objects whose key begins with ``prefix``, in order; a thousand a request."""
+    def write_if(self, key: str, data: bytes, expected: Version | None) -> Version:
+        """Write an object if it is of that version, or is not there; asked once alone."""
+        ...
+
+    def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
+        """All objects whose key begins with ``prefix``, in order; a thousand a request.
+
+        Args:
+            prefix: empty, or ends with a slash.
+            after: only those whose key comes after it.
+        """
         ...
 
     def look_in(self, prefix: str) -> tuple[list[str], list[Entry]]:
@@ -104,7 +116,6 @@ def bucket_of(scheme: str, name: str) -> Bucket:
 
 # --- clouds ---------------------------------------------------------------------------------------
 
-_FORKED = False
 _CLIENT_OF: int | None = None
 _MAKING = threading.Lock()
 
@@ -124,10 +135,11 @@ def _check_not_forked() -> None:
 @functools.lru_cache(maxsize=64)
 def _client(scheme: str, name: str) -> "_CloudBucket":
     with _MAKING:
-        return _CloudBucket(_open(scheme, name))
+        client = _open(scheme, name, retries=TRIES)
+        return _CloudBucket(client, client if scheme == "memory" else _open(scheme, name))
 
 
-def _open(scheme: str, name: str) -> Any:
+def _open(scheme: str, name: str, *, retries: int = 0) -> Any:
     try:
         from obstore import store  # noqa: PLC0415  loads a Rust library
     except ImportError as error:
@@ -138,17 +150,18 @@ def _open(scheme: str, name: str) -> Any:
         return store.MemoryStore()
     shared: dict[str, Any] = {
         "retry_config": {
-            "max_retries": RETRIES,
+            "max_retries": retries,
             "retry_timeout": timedelta(seconds=RETRY_S),
             "backoff": {
-                "init_backoff": timedelta(seconds=0.2),
-                "max_backoff": timedelta(seconds=10),
+                "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
+                "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
                 "base": 2,
             },
         },
         "client_options": {
-            "connect_timeout": timedelta(seconds=10),
-            "timeout": timedelta(seconds=120),
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "read_timeout": timedelta(seconds=SILENCE_S),
+            "timeout": timedelta(seconds=REQUEST_S),
             "allow_http": _endpoint(scheme).startswith("http://"),
         },
     }
@@ -192,16 +205,18 @@ def _of_the_users_files() -> dict[str, Any]:
 class _CloudBucket:
     """A bucket of ``obstore``."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, asking_once: Any) -> None:
         import obstore  # noqa: PLC0415  it is there: the client is of it
 
-        self._client, self._calls = client, obstore
+        self._client, self._calls, self._asking_once = client, obstore, asking_once
 
     def read(self, key: str, start: int, length: int) -> bytes:
+        if length <= 0:
+            return b""
         try:
             return bytes(self._calls.get_range(self._client, key, start=start, length=length))
         except Exception as error:
-            if _PAST_END in str(error):
+            if _PAST_END.search(str(error)):
                 return b""
             raise
 
@@ -211,31 +226,40 @@ class _CloudBucket:
         return bytes(found.bytes()), Version(meta["e_tag"], meta["version"])
 
     def read_tail(self, key: str, length: int) -> tuple[bytes, int]:
-        found = self._calls.get(self._client, key, options={"range": {"suffix": length}})
-        return bytes(found.bytes()), int(found.meta["size"])
+        try:
+            found = self._calls.get(self._client, key, options={"range": {"suffix": length}})
+            return bytes(found.bytes()), int(found.meta["size"])
+        except Exception:
+            # No range of an empty object can be given, and servers say that each in its own way.
+            if self.head(key).size:
+                raise
+            return b"", 0
 
     def head(self, key: str) -> Entry:
         return _entry(self._calls.head(self._client, key))
 
-    def write(self, key: str, data: Any, expected: Version | None, *, only_new: bool) -> Version:
-        mode: Any = "create" if only_new else "overwrite"
+    def write(self, key: str, data: Any) -> Version:
+        try:
+            done = self._calls.put(self._client, key, data, chunk_size=PART_BYTES)
+        except Exception as error:
+            if _NO_UPLOAD not in str(error):
+                raise
+            # All parts came together, and only the answer that says so was lost.
+            return Version(self.head(key).tag, None)
+        return Version(done["e_tag"], done["version"])
+
+    def write_if(self, key: str, data: bytes, expected: Version | None) -> Version:
+        mode: Any = "create"
         if expected is not None:
             told = {"e_tag": expected.tag, "version": expected.number}
             mode = {name: value for name, value in told.items() if value is not None}
-        is_whole = mode != "overwrite"  # parts cannot be put on a condition
-        done = self._calls.put(
-            self._client,
-            key,
-            data,
-            mode=mode,
-            use_multipart=False if is_whole else None,
-            chunk_size=PART_BYTES,
-        )
+        done = self._calls.put(self._asking_once, key, data, mode=mode, use_multipart=False)
         return Version(done["e_tag"], done["version"])
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        for page in self._calls.list(self._client, prefix or None):
-            yield from map(_entry, page)
+    def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
+        pages = self._calls.list(self._client, prefix or None, offset=after, chunk_size=1000)
+        for page in pages:
+            yield list(map(_entry, page))
 
     def look_in(self, prefix: str) -> tuple[list[str], list[Entry]]:
         found = self._calls.list_with_delimiter(self._client, prefix or None)
@@ -245,8 +269,10 @@ class _CloudBucket:
         self._calls.delete(self._client, key)
 
 
-_PAST_END = "416 Range Not Satisfiable"
-"""What S3 and all like it answer who asks for bytes past the last."""
+_PAST_END = re.compile(r"416 Range Not Satisfiable|Invalid range: Wanted range starting")
+"""What S3 and all like it answer who asks for bytes past the last, and what memory says."""
+_NO_UPLOAD = "NoSuchUpload"
+"""What is answered to who gives up an upload in parts that is finished."""
 
 
 def _entry(meta: Any) -> Entry:
@@ -254,6 +280,9 @@ def _entry(meta: Any) -> Entry:
 
 
 # --- the Hub --------------------------------------------------------------------------------------
+
+
+_READ_ALONE = "hf://: the Hub is published to with `spikedata push-hub`"
 
 
 class _HubFiles:
@@ -284,12 +313,16 @@ class _HubFiles:
     def head(self, key: str) -> Entry:
         return self._entry(self._files().info(self._path(key)))
 
-    def write(self, key: str, data: Any, expected: Version | None, *, only_new: bool) -> Version:
-        raise PermissionError("the Hub is published to with `spikedata push-hub`")
+    def write(self, key: str, data: Any) -> Version:
+        raise SpikeDataError(_READ_ALONE)
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
+    def write_if(self, key: str, data: bytes, expected: Version | None) -> Version:
+        raise SpikeDataError(_READ_ALONE)
+
+    def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
         found = self._files().find(self._path(prefix.rstrip("/")), detail=True)
-        return (self._entry(of) for _, of in sorted(found.items()))
+        entries = [self._entry(of) for _, of in sorted(found.items())]
+        yield [entry for entry in entries if after is None or entry.key > after]
 
     def look_in(self, prefix: str) -> tuple[list[str], list[Entry]]:
         found = self._files().ls(self._path(prefix.rstrip("/")), detail=True)
@@ -297,7 +330,7 @@ class _HubFiles:
         return folders, [self._entry(of) for of in found if of["type"] == "file"]
 
     def delete(self, key: str) -> None:
-        raise PermissionError("the Hub is published to with `spikedata push-hub`")
+        raise SpikeDataError(_READ_ALONE)
 
     def _key(self, name: str) -> str:
         return name.removeprefix(f"{self._kind}/")

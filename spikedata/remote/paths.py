@@ -11,18 +11,20 @@ import fnmatch
 import io
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spikedata.errors import SpikeDataError
+from spikedata.remote.asking import CREDENTIALS, TRIES, ask
 from spikedata.remote.buckets import SCHEMES, Bucket, Entry, Version, bucket_of
-from spikedata.remote.secrets import without_secrets
-from spikedata.wording import one_line
+from spikedata.remote.writing import Condition, Parts
 
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):(?:/+(.*))?", re.DOTALL)
 _BUFFER_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class RemotePath(_SystemPath):
 
     def __str__(self) -> str:
         first, *rest = self.parts or ("",)
-        return f"{first}//{'/'.join(rest)}" if first.endswith(":") else "/".join(self.parts)
+        return f"{first}//{'/'.join(rest)}" if first.endswith(":") else super().__str__()
 
     def __repr__(self) -> str:
         return f"RemotePath({str(self)!r})"
@@ -59,9 +61,11 @@ class RemotePath(_SystemPath):
         """Path in the bucket."""
         return "/".join(self.parts[2:])
 
-    @property
-    def _bucket(self) -> Bucket:
-        return bucket_of(self.scheme, self.parts[1])
+    def _ask(self, of: Callable[[Bucket], T], *, tries: int = TRIES) -> T:
+        """What the bucket answers; made again where that helps."""
+        if len(self.parts) < 2 or self.scheme not in SCHEMES:
+            raise ValueError(f"{self}: no path in a bucket; was a path with / in front put to one?")
+        return ask(self, lambda: of(bucket_of(self.scheme, self.parts[1])), tries=tries)
 
     def _below(self) -> str:
         return f"{self.key}/" if self.key else ""
@@ -77,8 +81,7 @@ class RemotePath(_SystemPath):
         Raises:
             OSError: it is not there, or cannot be asked for.
         """
-        with told(self):
-            entry = self._bucket.head(self.key)
+        entry = self._ask(lambda bucket: bucket.head(self.key))
         return SimpleNamespace(st_size=entry.size, st_mtime=entry.modified_s, st_mode=0o100644)
 
     def is_file(self, **_: Any) -> bool:
@@ -91,8 +94,7 @@ class RemotePath(_SystemPath):
 
     def is_dir(self, **_: Any) -> bool:
         """Whether there is an object whose name begins with this one and a slash."""
-        with told(self):
-            return next(iter(self._entries()), None) is not None
+        return next(iter(self._entries()), None) is not None
 
     def exists(self, **_: Any) -> bool:
         """Whether there is such a file, or anything below; up to two requests."""
@@ -114,28 +116,57 @@ class RemotePath(_SystemPath):
         Raises:
             FileNotFoundError: there are none.
         """
-        with told(self):
-            folders, entries = self._bucket.look_in(self._below())
-        if not folders and not entries:
+        below = self._below()
+        folders, entries = self._ask(lambda bucket: bucket.look_in(below))
+        names = {folder.rstrip("/") for folder in folders} | {entry.key for entry in entries}
+        # A folder may be an object of its own, whose name ends with a slash.
+        keys = sorted(name for name in names if len(name) > len(below) and name.startswith(below))
+        if not keys:
             raise FileNotFoundError(errno.ENOENT, "nothing lies there", str(self))
-        keys = [folder.rstrip("/") for folder in folders] + [entry.key for entry in entries]
-        yield from map(self._at, sorted(keys))
+        yield from map(self._at, keys)
 
     def walk_files(self) -> Iterator[tuple["RemotePath", int, str | None]]:
         """Every file below, in order, with size and a tag that changes when it does."""
-        with told(self):
-            for entry in self._entries():
-                yield self._at(entry.key), entry.size, entry.tag
+        for entry in self._entries():
+            yield self._at(entry.key), entry.size, entry.tag
 
     def names_below(self) -> Iterator[str]:
         """Path of every file below, relative to this."""
         start = len(self._below())
-        with told(self):
-            for entry in self._entries():
-                yield entry.key[start:]
+        for entry in self._entries():
+            yield entry.key[start:]
 
     def _entries(self) -> Iterator[Entry]:
-        return self._bucket.walk(self._below())
+        """Every object below but those that stand for folders, as the consoles of clouds make."""
+        below = self._below()
+        last = None
+        for entry in self._listed(below):
+            if last is not None and (last.size or not entry.key.startswith(f"{last.key}/")):
+                yield last
+            last = entry if entry.key.startswith(below) else None
+        if last is not None:
+            yield last
+
+    def _listed(self, below: str) -> Iterator[Entry]:
+        """Every object below; a listing that breaks off goes on behind what it gave."""
+        pages: Iterator[list[Entry]] | None = None
+        last: str | None = None
+
+        def next_page(bucket: Bucket) -> list[Entry] | None:
+            nonlocal pages
+            if pages is None:
+                pages = bucket.walk(below, last)
+            try:
+                return next(pages, None)
+            except BaseException:
+                pages = None
+                raise
+
+        while (page := self._ask(next_page)) is not None:
+            for entry in page:
+                if entry.key != last:
+                    yield entry
+                    last = entry.key
 
     def rglob(self, pattern: str, **_: Any) -> Generator["RemotePath", None, None]:
         """Files below whose name fits, in order."""
@@ -167,8 +198,7 @@ class RemotePath(_SystemPath):
         Raises:
             OSError: as :meth:`read_bytes`.
         """
-        with told(self):
-            return self._bucket.read_all(self.key)
+        return self._ask(lambda bucket: bucket.read_all(self.key))
 
     def read_range(self, start: int, length: int) -> bytes:
         """Bytes from ``start`` on; fewer than ``length`` at the end of the file.
@@ -176,8 +206,7 @@ class RemotePath(_SystemPath):
         Raises:
             OSError: as :meth:`read_bytes`.
         """
-        with told(self):
-            return self._bucket.read(self.key, start, length)
+        return self._ask(lambda bucket: bucket.read(self.key, start, length))
 
     def read_tail(self, length: int) -> tuple[bytes, int]:
         """The last ``length`` bytes, or all, and the file's size.
@@ -185,8 +214,7 @@ class RemotePath(_SystemPath):
         Raises:
             OSError: as :meth:`read_bytes`.
         """
-        with told(self):
-            return self._bucket.read_tail(self.key, length)
+        return self._ask(lambda bucket: bucket.read_tail(self.key, length))
 
     def read_text(self, encoding: str | None = None, errors: str | None = None, **_: Any) -> str:
         """All of a text file."""
@@ -218,7 +246,7 @@ class RemotePath(_SystemPath):
             OSError: it cannot be written; nothing is.
         """
         self.write_version(data)
-        return len(data) if isinstance(data, bytes) else 0
+        return len(data) if hasattr(data, "__len__") else 0
 
     def write_version(
         self,
@@ -230,21 +258,34 @@ class RemotePath(_SystemPath):
         """Write a file whole, perhaps on a condition; gives which version that is.
 
         Args:
-            data: its bytes; in parts, if there is no condition.
+            data: its bytes; or parts of it, which are held together up to some size and on a
+                condition.
             only_new: refuse if it is there.
             expected: refuse if it is not this version that is there.
 
         Raises:
             FileExistsError: it is there, or it is another version.
             OSError: it cannot be written; nothing is.
+            Exception: what taking the next part raised; nothing is written.
         """
-        with told(self):
-            return self._bucket.write(self.key, data, expected, only_new=only_new)
+        parts = Parts(data)
+        held = parts.held()
+        if only_new or expected is not None:
+            condition = Condition(self.key, b"".join(parts) if held is None else held, expected)
+            return self._ask(condition.write)
+        if held is not None:
+            return self._ask(lambda bucket: bucket.write(self.key, held))
+        try:
+            return self._ask(lambda bucket: bucket.write(self.key, parts), tries=1)
+        except OSError:
+            if parts.failure is None:
+                raise
+        raise parts.failure
 
     def unlink(self, missing_ok: bool = False) -> None:  # noqa: ARG002
         """Remove a file; if it is not there, that is as well."""
-        with told(self), contextlib.suppress(FileNotFoundError):
-            self._bucket.delete(self.key)
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(lambda bucket: bucket.delete(self.key))
 
     def mkdir(self, *_: Any, **__: Any) -> None:
         """Nothing: folders are parts of names."""
@@ -307,10 +348,10 @@ def place(path: Path | str) -> Path:
         return Path(path)
     scheme, rest = found[1], (found[2] or "").strip("/")
     bucket = rest.partition("/")[0]
-    if "@" in bucket and scheme != "hf":
+    if ":" in bucket or ("@" in bucket and scheme != "hf"):
         raise SpikeDataError(
-            f"{scheme}://***@{bucket.rpartition('@')[2]}: a URL is no place for keys. Set them "
-            "in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"{scheme}://***: a URL is no place for keys. Set them in the environment: "
+            f"{CREDENTIALS[scheme]}"
         )
     if not bucket:
         raise SpikeDataError(f"{scheme}://: names no bucket; expected {scheme}://bucket/path")
@@ -332,50 +373,3 @@ def on_disk(path: Path | str) -> Path:
 def is_remote(path: Path | str) -> bool:
     """Whether a path is a URL of object storage or of the Hub."""
     return isinstance(path, RemotePath) or isinstance(place(path), RemotePath)
-
-
-# --- errors ---------------------------------------------------------------------------------------
-
-_CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
-_MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
-_STATUS = re.compile(r"status code: (\d{3}[ \w]*)")
-
-
-@contextlib.contextmanager
-def told(path: RemotePath) -> Iterator[None]:
-    """Tell any failure of a client as an ``OSError`` of one line that holds no secret.
-
-    What the server said may quote the request with its signature, so little of it is passed on,
-    and the client's own error is not in the traceback.
-    """
-    try:
-        yield
-        return
-    except (SpikeDataError, FileExistsError):
-        raise
-    except FileNotFoundError:
-        failure: OSError = FileNotFoundError(errno.ENOENT, "no such file", str(path))
-    except Exception as error:
-        failure = _as_os_error(path, error)
-    raise failure from None
-
-
-def _as_os_error(path: RemotePath, error: Exception) -> OSError:
-    kind = type(error).__name__
-    if kind in ("AlreadyExistsError", "PreconditionError"):
-        return FileExistsError(errno.EEXIST, "is there already, or another", str(path))
-    said = _said(error)
-    if kind in ("PermissionDeniedError", "UnauthenticatedError") or isinstance(
-        error, PermissionError
-    ):
-        return PermissionError(errno.EACCES, said, str(path))
-    return OSError(errno.EIO, said, str(path))
-
-
-def _said(error: Exception) -> str:
-    """What is worth knowing of an error: a server's code and message, else its first words."""
-    text = str(error)
-    status, code, message = (found.search(text) for found in (_STATUS, _CODE, _MESSAGE))
-    parts = [part[1] for part in (status, code, message) if part is not None]
-    brief = ": ".join(parts) if parts else text.split("\n")[0][:300]
-    return one_line(without_secrets(brief))
