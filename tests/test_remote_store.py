@@ -241,3 +241,54 @@ def test_workers_of_a_loader_read_it(s3):
     assert options == {"num_workers": 1, "multiprocessing_context": "spawn"}
     (batch,) = DataLoader(clips, batch_size=2, collate_fn=collate, **options)
     np.testing.assert_array_equal(batch["packed_bsghw"][1, 0], packed(1)[:8])
+
+
+def test_others_write_into_a_store_that_is_lent(s3, tmp_path):
+    """Two writers make the same clip: it is there once, and the files are those of one writer."""
+    from spikedata.clips import part_writer
+
+    write(tmp_path / "s.zarr")
+    options = StoreConfig(shard_ticks=256)
+    with create_store(
+        "s3://bucket/s.zarr", recipe={"of": "tests"}, class_names=["a"], options=options
+    ) as store:
+        with store.lend() as lent:
+            for ids in ((0, 1), (1, 2)):
+                part_writer.cache_clear()
+                writer = part_writer(lent)
+                for n in ids:
+                    clip = Clip(id=f"c{n}", label="a")
+                    with writer.clip(clip, height_px=H, width_px=W, tick_rate_hz=250) as target:
+                        target.append(packed(n))
+                        target.finish(ticks=TICKS, attributes={})
+            late = writer.clip(Clip(id="late"), height_px=H, width_px=W, tick_rate_hz=250)
+        from spikedata import StoreError
+
+        with pytest.raises(StoreError, match="taken back"), late as target:
+            target.append(packed(9))
+            target.finish(ticks=TICKS, attributes={})
+    assert s3.get("s.zarr/catalog.jsonl") == (tmp_path / "s.zarr/catalog.jsonl").read_bytes()
+    assert validate("s3://bucket/s.zarr") == []
+    assert not [key for key in s3.keys("s.zarr") if "late" in key or ".partial" in key]
+
+
+def test_what_workers_wrote_is_known_when_the_driver_was_killed(s3, monkeypatch):
+    from spikedata.clips import part_writer
+    from spikedata.lease import Lease
+
+    store = create_store("s3://bucket/s.zarr", recipe={"of": "tests"}, class_names=["a"])
+    with store.lend() as lent:
+        writer = part_writer(lent)
+        with writer.clip(
+            Clip(id="c0", label="a"), height_px=H, width_px=W, tick_rate_hz=250
+        ) as target:
+            target.append(packed(0))
+            target.finish(ticks=TICKS, attributes={})
+        place("s3://bucket/s.zarr.lock").unlink()  # as if its holder were gone
+        monkeypatch.setattr(Lease, "check", lambda _: None)
+        again = create_store(
+            "s3://bucket/s.zarr", recipe={"of": "tests"}, class_names=["a"], resume=True
+        )
+        assert again.has("c0")
+        again.close()
+    assert validate("s3://bucket/s.zarr") == []

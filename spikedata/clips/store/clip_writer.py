@@ -44,6 +44,8 @@ class Place:
     """An empty folder."""
     options: StoreConfig
     """How the array is cut and compressed."""
+    check: Callable[[], None]
+    """Raises if the clip is not to appear any more: the store is another's by now."""
     publish: Callable[[StoredClip], None]
     """Puts the folder, now whole, into its place."""
     give_up: Callable[[], None]
@@ -278,6 +280,7 @@ class ClipWriter:
         attributes = stored.array_attributes() | {SHARDS_DIGEST: _checksums(self._tails)}
         copied = self._tails if self._tells_tails() else ()
         meta = layout.metadata(attributes, self._place.options.zstd_level, copied)
+        self._place.check()
         _write_last(self._place.folder / METADATA, pretty_json(meta))
         self._place.publish(stored)
         self._finished = True

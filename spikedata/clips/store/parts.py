@@ -5,7 +5,8 @@ The one that holds the lock lends the store (:class:`LentStore`); a worker write
 same clip the second drops its own. What a worker has put into place it notes in
 ``.partial/parts-<run>/<writer>.jsonl``, a catalogue of its own, so that a run whose holder of the
 lock was killed is listed again without asking each clip. When the store is taken back the folder
-goes first, all at once: a worker that is late then finds no place to write to.
+goes first, all at once: a worker that is late then finds no place to write to. In object storage,
+where nothing is renamed, it looks before its last file if the store is lent still.
 """
 
 import contextlib
@@ -37,9 +38,12 @@ from spikedata.clips.store.layout import (
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import remove
+from spikedata.remote import RemotePath
 
 _PARTS = "parts-"
 _ENDED = "ended-"
+_OPEN = "open"
+"""In object storage, where no folder can be renamed: there as long as the store is lent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +64,8 @@ class LentStore:
         run = uuid.uuid4().hex
         lent = cls(path=path.absolute(), run=run, class_names=class_names, options=options)
         lent.folder.mkdir()
+        if isinstance(path, RemotePath):
+            (lent.folder / _OPEN).write_bytes(b"")
         return lent
 
     @property
@@ -107,10 +113,14 @@ def _taken_back(folder: Path) -> dict[str, bytes] | None:
     None if it is not there.
     """
     ended = folder.with_name(folder.name.replace(_PARTS, _ENDED))
-    try:
-        folder.rename(ended)
-    except FileNotFoundError:
-        return None
+    if isinstance(folder, RemotePath):
+        (folder / _OPEN).unlink()
+        ended = folder
+    else:
+        try:
+            folder.rename(ended)
+        except FileNotFoundError:
+            return None
     lines: dict[str, bytes] = {}
     for file in ended.glob("*.jsonl"):
         for line in file.read_bytes().split(b"\n"):
@@ -127,7 +137,7 @@ def _stored(store: Path, clip_id: str) -> StoredClip:
 @functools.lru_cache(maxsize=2)
 def part_writer(lent: LentStore) -> "PartWriter":
     """The writer of this process into a store that was lent."""
-    return PartWriter(lent)
+    return _FarPartWriter(lent) if isinstance(lent.path, RemotePath) else PartWriter(lent)
 
 
 class PartWriter:
@@ -156,7 +166,7 @@ class PartWriter:
         Raises:
             StoreError: it is there and cannot be read.
         """
-        if not (self.path / CLIPS / clip_id / METADATA).exists():
+        if not (self.path / CLIPS / clip_id / METADATA).is_file():
             return None
         try:
             return _stored(self.path, clip_id)
@@ -186,15 +196,8 @@ class PartWriter:
             width_px=width_px,
             tick_rate_hz=tick_rate_hz,
         )
-        folder = self._folder / str(next(self._numbers))
-        folder.mkdir()
-        place = Place(
-            folder=folder,
-            options=self._lent.options,
-            publish=functools.partial(self._publish, folder),
-            give_up=functools.partial(shutil.rmtree, folder, ignore_errors=True),
-        )
-        return ClipWriter(place, clip, (height_px, width_px), tick_rate_hz, crew)
+        size_px = height_px, width_px
+        return ClipWriter(self._place(clip.id), clip, size_px, float(tick_rate_hz), crew)
 
     def copy(self, source: ClipSource, stored: StoredClip, crew: Crew | None = None) -> StoredClip:
         """Add one clip of another set, as ``StoreWriter.copy`` does, unless it is there.
@@ -211,8 +214,22 @@ class PartWriter:
         Raises:
             StoreError: it is so.
         """
-        if not self._folder.is_dir():
+        if not self._is_lent():
             raise StoreError(f"{self.path}: was replaced, removed or taken back meanwhile")
+
+    def _is_lent(self) -> bool:
+        return self._folder.is_dir()
+
+    def _place(self, _clip_id: str) -> Place:
+        folder = self._folder / str(next(self._numbers))
+        folder.mkdir()
+        return Place(
+            folder=folder,
+            options=self._lent.options,
+            check=self.check_in_place,
+            publish=functools.partial(self._publish, folder),
+            give_up=functools.partial(shutil.rmtree, folder, ignore_errors=True),
+        )
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
@@ -227,6 +244,29 @@ class PartWriter:
             return
         with self._noted.open("ab") as file:
             file.write(line + b"\n")
+
+
+class _FarPartWriter(PartWriter):
+    """Adds clips to a store of object storage: each in its place, its metadata last.
+
+    What is half there is left to the next writer of the store: another worker may be making it.
+    """
+
+    def _is_lent(self) -> bool:
+        return (self._lent.folder / _OPEN).is_file()
+
+    def _place(self, clip_id: str) -> Place:
+        return Place(
+            folder=self.path / CLIPS / clip_id,
+            options=self._lent.options,
+            check=self.check_in_place,
+            publish=self._note,
+            give_up=lambda: None,
+        )
+
+    def _note(self, stored: StoredClip) -> None:
+        name = f"{self._folder.name}-{next(self._numbers)}.jsonl"  # nothing can be added to a file
+        (self._lent.folder / name).write_bytes(stored.catalog_line())
 
 
 def copy_clip(

@@ -348,6 +348,7 @@ class StoreWriter:
         place = Place(
             folder=folder,
             options=about.options,
+            check=self.check_in_place,
             publish=functools.partial(self._publish, folder),
             give_up=leave if is_live else functools.partial(self._give_up, about.clip, folder),
             ending=ending if is_live else lambda _: None,
@@ -485,7 +486,6 @@ class StoreWriter:
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
-        self.check_in_place()
         if not isinstance(folder, RemotePath):
             folder.rename(self.path / CLIPS / stored.clip.id)
             note_of(folder).unlink(missing_ok=True)
