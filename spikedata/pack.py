@@ -5,9 +5,13 @@ what it replaces stays until then. One bad source never stops the others.
 """
 
 import contextlib
+import functools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import platform
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +20,7 @@ from spikedata.clips import (
     CHUNK_TICKS,
     MOST_DOUBTS,
     CameraOptions,
+    ChangedClips,
     ClipSource,
     Crew,
     Done,
@@ -24,6 +29,8 @@ from spikedata.clips import (
     JoinedClips,
     Layout,
     LayoutDoubt,
+    LentStore,
+    Shard,
     StoreConfig,
     StoredClip,
     StoreWriter,
@@ -34,6 +41,7 @@ from spikedata.clips import (
     in_order,
     leaks_of,
     open_any,
+    part_writer,
     plan_shards,
     read_label_names,
     size_on_disk,
@@ -42,8 +50,10 @@ from spikedata.clips import (
     write_dat,
     write_hdf5,
     write_parquet,
+    write_shard,
 )
 from spikedata.corpora import count
+from spikedata.engines import MOST_ATTEMPTS, Engine, RayWorkers, Work, check_ray, ray_workers
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
 from spikedata.outputs import (
     Failure,
@@ -119,7 +129,9 @@ def pack_clips(
     label_names: Path | str | None = None,
     level: int | None = None,
     overwrite: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
     progress: Callable[[PackStep], None] | None = None,
 ) -> PackReport:
     """Pack clips into one data set and note its path in ``.spikedata.json`` of this directory.
@@ -138,7 +150,11 @@ def pack_clips(
         label_names: names of classes that are only numbered, see ``read_label_names``.
         level: effort of compression; see :data:`LEVELS`, :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
-        workers: threads; several clips are packed at once, or several chunks of one.
+        workers: threads; several clips are packed at once, or several chunks of one. Default 1,
+            of ``ray`` all cores there are.
+        engine: ``local``, or ``ray``: workers of a Ray cluster, whose nodes must find sources and
+            ``out`` at the same paths; for ``zarr`` and ``parquet``. The bytes are the same.
+        address: of that cluster, see :func:`spikedata.engines.ray_workers`.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
@@ -151,23 +167,34 @@ def pack_clips(
             disk is full, or what was written reads back differently; or ``out`` is a source and
             something could not be packed.
         RecordingError: there is no such camera.
-        ValueError: no such level, or ``to_camera`` for another format.
+        MissingExtraError: the engine is not installed.
+        EngineError: there is no such cluster, or its nodes have other versions.
+        ValueError: no such level, ``to_camera`` for another format, or a format that the engine
+            does not write.
     """
     out = place(out or DEFAULT_OUT[to])
+    if engine == "ray":
+        _check_remote(to)
     writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
     _check_out(out, to, overwrite)
     names = None if label_names is None else read_label_names(label_names)
     how = CameraOptions(
         camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout, label_names=names
     )
-    found = _find(sources or [_default_source()], to, how)
+    sources = list(sources) or [_default_source()]
+    found = _find(sources, to, how)
     found.check_keeps_recordings(out)
-    run = _Run(found.clips, progress or (lambda _: None), workers, writing)
-    if isinstance(out, RemotePath):
-        _write_there(run, out)
-    else:
-        _write_aside(run, found, out, overwrite)
-    return run.report(out)
+    told = progress or (lambda _: None)
+    with contextlib.ExitStack() as at_end:
+        run = _Run(found.clips, told, workers or 1, writing)
+        if engine == "ray":
+            ray = at_end.enter_context(ray_workers(address=address, workers=workers, device="cpu"))
+            run = _RemoteRun(found.clips, told, writing, ray, tuple(map(place, sources)), how)
+        if isinstance(out, RemotePath):
+            _write_there(run, out)
+        else:
+            _write_aside(run, found, out, overwrite)
+        return run.report(out)
 
 
 def _check_out(out: Path, to: Format, overwrite: bool) -> None:
@@ -365,11 +392,14 @@ class _Run:
 
     def write(self, path: Path) -> None:
         """Write every clip that can be read to ``path``."""
-        told = {"done": self.done, "failed": self.failed, "workers": self.workers}
-        self.writing(self.clips, path, **told)
+        self._write(path)
         if not self.written:
             first = self.failures[0]
             raise CorpusError(f"nothing could be packed: {located(first.path, first.error)}")
+
+    def _write(self, path: Path) -> None:
+        told = {"done": self.done, "failed": self.failed, "workers": self.workers}
+        self.writing(self.clips, path, **told)
 
     def done(self, stored: StoredClip) -> None:
         self.written[stored.id] = stored
@@ -398,17 +428,14 @@ class _Run:
                 f"{path}: {len(back.clips)} of {len(self.written)} clips read back{told}"
             )
 
+        self._verify_bits(path, back)
+
+    def _verify_bits(self, path: Path, back: ClipSource) -> None:
         with Crew(self.workers) as crew:
-
-            def check(stored: StoredClip) -> None:
-                there = back.clips[stored.id]
-                if (there.bits_sha256, there.spikes) != (stored.bits_sha256, stored.spikes):
-                    raise StoreError(f"clip {stored.id} is noted with another digest")
-                back.verify(stored.id, crew)
-
+            check = functools.partial(_check_reads_back, back, crew=crew)
             for stored, outcome in in_order(check, self.written.values(), crew):
                 if isinstance(outcome, Exception):
-                    raise StoreError(f"{path}: does not read back: {outcome}") from outcome
+                    raise _differs(path, outcome) from outcome
                 self._step("verify", stored, len(self.written))
 
     def report(self, out: Path) -> PackReport:
@@ -427,8 +454,12 @@ class _Run:
                 *self.writing.layouts.notes(),
                 *tell_lost({key: stored.attributes for key, stored in self.written.items()}),
                 *leaks_of(self.written.values()),
+                *self._of_engine(),
             ),
         )
+
+    def _of_engine(self) -> list[str]:
+        return []
 
     def _step(self, stage: Literal["write", "verify"], stored: StoredClip, total: int) -> None:
         self._steps += 1
@@ -456,11 +487,15 @@ class _Writing:
         if self.layouts.asked is not None and self.to != "dat":
             raise ValueError(f"to_camera is the layout of .dat files; got to={self.to!r}")
 
+    @property
+    def effort(self) -> int:
+        """The level, or the format's own."""
+        return DEFAULT_LEVEL[self.to] if self.level is None else self.level
+
     def __call__(self, clips: ClipSource, path: Path, **told: Any) -> None:
-        level = DEFAULT_LEVEL[self.to] if self.level is None else self.level
         if self.to == "dat":
             told["camera_of"] = self.layouts
-        _WRITERS[self.to](clips, path, level=level, **told)
+        _WRITERS[self.to](clips, path, level=self.effort, **told)
 
 
 class _DatLayouts:
@@ -483,43 +518,57 @@ class _DatLayouts:
         return [f".dat files as {camera.in_words}" for _, camera in sorted(self._chosen.items())]
 
 
+def _check_reads_back(back: ClipSource, stored: StoredClip, crew: Crew | None = None) -> None:
+    """Read one clip of what was written, and compare.
+
+    Raises:
+        StoreError: it differs.
+    """
+    there = back.clips[stored.id]
+    if (there.bits_sha256, there.spikes) != (stored.bits_sha256, stored.spikes):
+        raise StoreError(f"clip {stored.id} is noted with another digest")
+    back.verify(stored.id, crew)
+
+
+def _differs(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: does not read back: {error}")
+
+
+def _new_store(source: ClipSource, path: Path, level: int) -> StoreWriter:
+    return create_store(
+        path,
+        recipe=source.recipe,
+        class_names=source.class_names,
+        name=source.name,
+        options=StoreConfig(zstd_level=level),
+        resume=isinstance(path, RemotePath),
+    )
+
+
 def _write_zarr(
     source: ClipSource, path: Path, *, level: int, workers: int, done: Done, failed: Failed
 ) -> None:
-    with (
-        create_store(
-            path,
-            recipe=source.recipe,
-            class_names=source.class_names,
-            name=source.name,
-            options=StoreConfig(zstd_level=level),
-            resume=isinstance(path, RemotePath),
-        ) as writer,
-        Crew(workers) as crew,
-    ):
-        there = _clips_there(writer, source)
-        for stored in there:
-            done(stored)
-        clips = (clip for clip in source.clips.values() if not writer.has(clip.id))
+    with _new_store(source, path, level) as writer, Crew(workers) as crew:
+        clips = _clips_to_do(writer, source, done)
         for stored in encode_all(lambda s: writer.copy(source, s, crew), clips, crew, failed):
             done(stored)
 
 
-def _clips_there(writer: StoreWriter, source: ClipSource) -> list[StoredClip]:
-    """Clips that a run before, which was cut off, has written.
+def _clips_to_do(writer: StoreWriter, source: ClipSource, done: Done) -> list[StoredClip]:
+    """Clips but for those that a run before, which was cut off, has written: these are told.
 
     Raises:
         StoreError: the store holds other clips than those that are packed.
     """
-    there = [stored for stored in map(writer.stored, writer.ids) if stored is not None]
-    for stored in there:
+    for stored in filter(None, map(writer.stored, writer.ids)):
         packed = source.clips.get(stored.id)
         if packed is None or (packed.bits_sha256 and packed != stored):
             raise StoreError(
                 f"{writer.path}: holds another clip {stored.id} than is packed. Choose another "
                 "--out"
             )
-    return there
+        done(stored)
+    return [stored for stored in source.clips.values() if not writer.has(stored.id)]
 
 
 _WRITERS: dict[Format, Callable[..., None]] = {
@@ -528,6 +577,230 @@ _WRITERS: dict[Format, Callable[..., None]] = {
     "hdf5": write_hdf5,
     "dat": write_dat,
 }
+
+
+# --- on workers of an engine ----------------------------------------------------------------------
+
+
+def _check_remote(to: Format) -> None:
+    """Refuse what workers cannot write, before anything is opened.
+
+    Raises:
+        ValueError: the format is one file, or one folder that one process must write.
+        MissingExtraError: Ray is not installed.
+    """
+    if to not in ("zarr", "parquet"):
+        raise ValueError(f"engine ray writes zarr and parquet; got to={to!r}")
+    check_ray()
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A clip that a worker could not write."""
+
+    id: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What all parts of a run share; what it opens stays open as long as a worker lives."""
+
+    run: str
+    """Tells this run from others, in which the same paths may hold something else."""
+    sources: tuple[Path, ...]
+    to: Format
+    how: CameraOptions
+    level: int
+    about: tuple[str, tuple[str, ...], dict[str, Any]]
+    """Name, class names and recipe of all sources together."""
+    path: Path
+    """What is written."""
+    lent: LentStore | None = None
+
+    @functools.cached_property
+    def clips(self) -> JoinedClips:
+        """All sources; of recordings the digests are known already."""
+        try:
+            clips = _find(self.sources, self.to, replace(self.how, digests=False)).clips
+        except CorpusError as error:
+            raise StoreError(
+                f"node {platform.node()}: {error}; every node must see the same files"
+            ) from error
+        clips.name, clips.class_names, clips.recipe = self.about
+        return clips
+
+    @functools.cached_property
+    def back(self) -> ClipSource:
+        """What was written."""
+        return open_any(self.path)
+
+    def check_sees(self, stored: StoredClip) -> None:
+        """Refuse a clip of a source that this node does not have.
+
+        Raises:
+            StoreError: it has not.
+        """
+        if stored.id not in self.clips.clips:
+            raise StoreError(
+                f"clip {stored.id}: node {platform.node()} has no such source; every node must "
+                "see the same files"
+            )
+
+
+Outcomes = list[StoredClip | _Refused]
+_ShardOfClips = tuple[Shard, tuple[StoredClip, ...]]
+
+
+def pack_part(shared: _Shared, items: Sequence[StoredClip], _: str) -> Outcomes:
+    """Copy some clips into a store that was lent; what a worker of an engine does.
+
+    Raises:
+        StoreError: the store cannot be seen from here, or was taken back.
+        OSError: the disk is full, or the like.
+    """
+    assert shared.lent is not None
+    writer, outcomes = part_writer(shared.lent), Outcomes()
+
+    def copy(stored: StoredClip) -> StoredClip:
+        shared.check_sees(stored)
+        return writer.copy(shared.clips, stored)
+
+    with Crew(1) as crew:
+        outcomes += encode_all(copy, items, crew, _refusing(outcomes))
+    return outcomes
+
+
+def shard_part(shared: _Shared, items: Sequence[_ShardOfClips], _: str) -> Outcomes:
+    """Write some shards, each whole; what a worker of an engine does.
+
+    Raises:
+        StoreError: a source cannot be seen from here.
+        OSError: the disk is full, or the like.
+    """
+    outcomes = Outcomes()
+    for shard, clips in items:
+        for stored in clips:
+            shared.check_sees(stored)
+        known = {stored.id: stored for stored in clips}
+        write_shard(
+            ChangedClips(shared.clips, clips=known, recipe=shared.clips.recipe),
+            shard,
+            shared.path / shard.name,
+            level=shared.level,
+            done=outcomes.append,
+            failed=_refusing(outcomes),
+        )
+    return outcomes
+
+
+def verify_part(shared: _Shared, items: Sequence[StoredClip], _: str) -> Outcomes:
+    """Read some clips of what was written; what a worker of an engine does.
+
+    Raises:
+        StoreError: one differs.
+    """
+    for stored in items:
+        try:
+            _check_reads_back(shared.back, stored)
+        except Exception as error:
+            raise _differs(shared.path, error) from error
+    return list(items)
+
+
+def _refusing(outcomes: Outcomes) -> Failed:
+    return lambda stored, error: outcomes.append(_Refused(stored.id, str(error)))
+
+
+class _RemoteRun(_Run):
+    """One run whose clips are written and read back by workers of Ray."""
+
+    def __init__(
+        self,
+        clips: JoinedClips,
+        progress: Callable[[PackStep], None],
+        writing: "_Writing",
+        ray: RayWorkers,
+        sources: tuple[Path, ...],
+        how: CameraOptions,
+    ) -> None:
+        super().__init__(clips, progress, 1, writing)
+        self._ray = ray
+        self._shared = _Shared(
+            run=uuid.uuid4().hex,
+            sources=sources,
+            to=writing.to,
+            how=how,
+            level=writing.effort,
+            about=(clips.name, clips.class_names, clips.recipe),
+            path=Path(),
+        )
+
+    def _write(self, path: Path) -> None:
+        before = len(self.failures)
+        if self.writing.to == "zarr":
+            self._write_zarr(path)
+        else:
+            self._write_parquet(path)
+        # As if they had come in order.
+        self.written = {key: self.written[key] for key in sorted(self.written)}
+        self.failures[before:] = sorted(self.failures[before:], key=lambda failure: failure.id)
+
+    def _write_zarr(self, path: Path) -> None:
+        with _new_store(self.clips, path, self.writing.effort) as store, store.lend() as lent:
+            shared = replace(self._shared, path=path, lent=lent)
+            clips = _clips_to_do(store, self.clips, self.done)
+            for outcome in self._outcomes(pack_part, shared, clips, _refused_by_death):
+                if isinstance(outcome, StoredClip):
+                    store.note(outcome)
+                    self.done(outcome)
+                else:
+                    self.failed(self.clips.clips[outcome.id], StoreError(outcome.error))
+
+    def _write_parquet(self, path: Path) -> None:
+        of = self.clips.clips
+        shards = [
+            (shard, tuple(of[key] for key in shard.clip_ids)) for shard in plan_shards(self.clips)
+        ]
+        shared = replace(self._shared, path=path)
+        for outcome in self._outcomes(shard_part, shared, shards, _ended_by_death):
+            if isinstance(outcome, StoredClip):
+                self.done(outcome)
+            else:
+                self.failed(of[outcome.id], StoreError(outcome.error))
+        for left in path.rglob("*.partial"):  # of workers that died
+            left.unlink()
+
+    def _verify_bits(self, path: Path, back: ClipSource) -> None:
+        shared, clips = replace(self._shared, path=path), list(self.written.values())
+        for outcome in self._outcomes(verify_part, shared, clips, _ended_by_death):
+            self._step("verify", self.written[outcome.id], len(self.written))
+
+    def _outcomes(
+        self, work: Work, shared: _Shared, items: Sequence[Any], lost: Callable[[Any, str], Any]
+    ) -> Iterator[StoredClip | _Refused]:
+        given = self._ray.hand_out(work, shared, items, lost=lost, stop=threading.Event())
+        with contextlib.closing(given):
+            yield from given
+
+    def _of_engine(self) -> list[str]:
+        return self._ray.notes()
+
+
+def _refused_by_death(stored: StoredClip, how: str) -> _Refused:
+    return _Refused(stored.id, f"gave up after {MOST_ATTEMPTS} workers died with it: {how}")
+
+
+def _ended_by_death(item: _ShardOfClips | StoredClip, how: str) -> _Refused:
+    """End a run: what is left of it would be of no use.
+
+    Raises:
+        StoreError: always.
+    """
+    what = f"clip {item.id}" if isinstance(item, StoredClip) else item[0].name
+    raise StoreError(
+        f"{what}: gave up after {MOST_ATTEMPTS} workers died with it: {how}; nothing was changed"
+    )
 
 
 # --- paths --------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from spikedata.engines.ray_workers import (
     planned_workers,
     ray_workers,
 )
+from spikedata.engines.tasks import Work
 
 __all__ = [
     "MOST_ATTEMPTS",
@@ -32,6 +33,7 @@ __all__ = [
     "LaneClosedError",
     "PartDone",
     "RayWorkers",
+    "Work",
     "WorkerLostError",
     "available_cores",
     "check_ray",
