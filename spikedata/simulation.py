@@ -28,7 +28,7 @@ from spikedata.clips import (
     StoreWriter,
     create_store,
     open_spikes,
-    open_store,
+    recipe_of_store,
     size_on_disk,
 )
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count
@@ -356,8 +356,6 @@ class _Run:
         made = [(item, stored) for item, stored in there if stored is not None]
         for item, stored in made:
             _check_same_facts(self.writer.path, stored.clip, item.clip)
-        for item, stored in made:
-            self.skip(item, stored)
         todo = [item for item, stored in there if stored is None]
         # A lone clip cannot share cores with others: its own rows and chunks do.
         threads = max(1, workers // max(1, len(todo)))
@@ -373,6 +371,9 @@ class _Run:
                     while len(under_way) < most and (ready := next(waiting, None)):
                         coming = cores.submit(self.to_shards, ready, threads)
                         under_way[disk.submit(self.finish, coming)] = ready
+                    for item, stored in made:  # while the first new ones are under way
+                        self.skip(item, stored)
+                    made.clear()
                     if not under_way:
                         return
                     wait(under_way, return_when=FIRST_COMPLETED)
@@ -584,7 +585,7 @@ def _recipe_to_note(out: Path, recipe: SimulationRecipe) -> dict[str, Any]:
     if not out.exists():
         return asked
     try:
-        there = open_store(out).recipe
+        there = recipe_of_store(out)
         same = to_dict(from_dict(SimulationRecipe, there)) == asked
     except SpikeDataError:
         return asked

@@ -61,6 +61,7 @@ from .store import change_store as change_store
 from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
+from .store import recipe_of_store as recipe_of_store
 from .stored import RELABELLED_KEYS as RELABELLED_KEYS
 from .stored import BitsMeter as BitsMeter
 from .stored import StoredClip as StoredClip

@@ -12,7 +12,7 @@ from spikedata.clips.store.layout import (
     PARTIAL,
     StoreConfig,
 )
-from spikedata.clips.store.reader import SpikeStore, open_store
+from spikedata.clips.store.reader import SpikeStore, open_store, recipe_of_store
 from spikedata.clips.store.relabel import StoreLabels
 from spikedata.clips.store.validate import check_clip, store_problems
 from spikedata.clips.store.writer import StoreWriter, change_store, create_store
@@ -32,5 +32,6 @@ __all__ = [
     "check_clip",
     "create_store",
     "open_store",
+    "recipe_of_store",
     "store_problems",
 ]
