@@ -29,8 +29,8 @@ from spikedata.clips import (
     StoreWriter,
     create_store,
     open_spikes,
-    open_store,
     part_writer,
+    recipe_of_store,
     size_on_disk,
 )
 from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count
@@ -388,6 +388,9 @@ class _Run:
                     while len(under_way) < most and (ready := next(waiting, None)):
                         coming = cores.submit(self.to_shards, ready, threads)
                         under_way[disk.submit(self.finish, coming)] = ready
+                    for item, stored in made:  # while the first new ones are under way
+                        self.skip(item, stored)
+                    made.clear()
                     if not under_way:
                         return
                     wait(under_way, return_when=FIRST_COMPLETED)
@@ -762,7 +765,7 @@ def _recipe_to_note(out: Path, recipe: SimulationRecipe) -> dict[str, Any]:
     if not out.exists():
         return asked
     try:
-        there = open_store(out).recipe
+        there = recipe_of_store(out)
         same = to_dict(from_dict(SimulationRecipe, there)) == asked
     except SpikeDataError:
         return asked

@@ -65,6 +65,7 @@ from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
 from .store import part_writer as part_writer
+from .store import recipe_of_store as recipe_of_store
 from .stored import RELABELLED_KEYS as RELABELLED_KEYS
 from .stored import BitsMeter as BitsMeter
 from .stored import StoredClip as StoredClip

@@ -13,7 +13,7 @@ from spikedata.clips.store.layout import (
     StoreConfig,
 )
 from spikedata.clips.store.parts import LentStore, PartWriter, part_writer
-from spikedata.clips.store.reader import SpikeStore, open_store
+from spikedata.clips.store.reader import SpikeStore, open_store, recipe_of_store
 from spikedata.clips.store.relabel import StoreLabels
 from spikedata.clips.store.validate import check_clip, store_problems
 from spikedata.clips.store.writer import StoreWriter, change_store, create_store
@@ -36,5 +36,6 @@ __all__ = [
     "create_store",
     "open_store",
     "part_writer",
+    "recipe_of_store",
     "store_problems",
 ]

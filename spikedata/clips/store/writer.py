@@ -150,6 +150,10 @@ def _begun(
         raise
 
 
+_UNLISTED = 500
+"""Clips that may be there and not in the catalogue, if the store is small."""
+
+
 class StoreWriter:
     """Adds clips to a store; a context manager. Clips may be written from several threads."""
 
@@ -167,6 +171,7 @@ class StoreWriter:
         self._mutex = threading.Lock()
         self._lock: Lock | None = lock
         self._held = lock
+        self._unlisted = 0
         self._folder = HeldFolder(path)
 
     def __enter__(self) -> "StoreWriter":
@@ -491,6 +496,14 @@ class StoreWriter:
             note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._lines[stored.clip.id] = line
+            self._unlisted += 1
+            # Now and then: who goes on after a crash asks only the clips since. Each time more
+            # have come by an eighth, so that a clip costs no more among many.
+            if self._unlisted >= max(_UNLISTED, len(self._lines) // 8) and self._lock is not None:
+                self._unlisted = 0
+                listed = _catalog(self._listed())
+                with contextlib.suppress(OSError):  # the clip is there, whatever becomes of this
+                    write_whole(self.path / CATALOG, listed, within=self.path / PARTIAL)
 
     def _give_up(self, clip: Clip, folder: Path) -> None:
         if isinstance(folder, RemotePath):
