@@ -388,9 +388,6 @@ class _Run:
                     while len(under_way) < most and (ready := next(waiting, None)):
                         coming = cores.submit(self.to_shards, ready, threads)
                         under_way[disk.submit(self.finish, coming)] = ready
-                    for item, stored in made:  # while the first new ones are under way
-                        self.skip(item, stored)
-                    made.clear()
                     if not under_way:
                         return
                     wait(under_way, return_when=FIRST_COMPLETED)
