@@ -264,9 +264,9 @@ def test_others_write_into_a_store_that_is_lent(s3, tmp_path):
             late = writer.clip(Clip(id="late"), height_px=H, width_px=W, tick_rate_hz=250)
         from spikedata import StoreError
 
-        with pytest.raises(StoreError, match="taken back"), late as target:
-            target.append(packed(9))
-            target.finish(ticks=TICKS, attributes={})
+        late.append(packed(9))
+        with pytest.raises(StoreError, match="taken back"), late:
+            late.finish(ticks=TICKS, attributes={})
     assert s3.get("s.zarr/catalog.jsonl") == (tmp_path / "s.zarr/catalog.jsonl").read_bytes()
     assert validate("s3://bucket/s.zarr") == []
     assert not [key for key in s3.keys("s.zarr") if "late" in key or ".partial" in key]
