@@ -279,7 +279,7 @@ def _replaced(out: Path) -> Path:
 def _undo_half_a_replacement(out: Path) -> None:
     """Put back, or clear away, what a killed process had moved aside to replace it."""
     old = _replaced(out)
-    if not (old.exists() or old.is_symlink()):
+    if isinstance(out, RemotePath) or not (old.exists() or old.is_symlink()):
         return
     if out.exists() or out.is_symlink():
         remove(old)

@@ -1,7 +1,8 @@
 """Any mix of stores, camera files and folders of them -> one Zarr, Parquet, HDF5 or .dat set.
 
 What is written is read back and compared bit for bit by digest before it takes its place, and
-what it replaces stays until then. One bad source never stops the others.
+what it replaces stays until then. One bad source never stops the others. What workers of an engine
+do of it stands here too, and is why the file is long: it is the same work, cut into parts.
 """
 
 import contextlib
@@ -137,64 +138,45 @@ def pack_clips(
     """Pack clips into one data set and note its path in ``.spikedata.json`` of this directory.
 
     Args:
-        sources: sets of clips in any format, recordings, or folders of these (class folders give
-            labels, ``metadata.jsonl`` gives more); default ``spikes.zarr``.
+        sources: sets of clips, recordings, or folders of these (class folders give labels,
+            ``metadata.jsonl`` gives more); default ``spikes.zarr``.
         to: what to write.
         out: where; default ``packed.zarr``, ``packed.parquet``, ``packed.h5`` or ``packed.dat``.
-        camera: camera of recordings; see :func:`spikedata.camera.find_camera`.
+        camera: of recordings; see :func:`spikedata.camera.find_camera`.
         flip: turn their rows upside down; default what the camera needs.
         tick_rate_hz: their ticks a second; default the camera's.
         layout: whether a folder of numbered ``.dat`` files is one clip, see ``CameraOptions``.
-        to_camera: layout of ``.dat`` files written, see :func:`spikedata.camera.camera_to_write`;
-            default ``camera``'s own where it fits, else plain and upright.
+        to_camera: layout of ``.dat`` files written, see :func:`spikedata.camera.camera_to_write`.
         label_names: names of classes that are only numbered, see ``read_label_names``.
         level: effort of compression; see :data:`LEVELS`, :data:`DEFAULT_LEVEL`.
         overwrite: replace ``out``, if spikedata wrote all of it, once the new one is whole.
-        workers: threads; several clips are packed at once, or several chunks of one. Default 1,
-            of ``ray`` all cores there are.
-        engine: ``local``, or ``ray``: workers of a Ray cluster, whose nodes must find sources and
-            ``out`` at the same paths; for ``zarr`` and ``parquet``. The bytes are the same.
-        address: of that cluster, see :func:`spikedata.engines.ray_workers`.
+        workers: clips, or chunks of one, packed at once; default 1, of ``ray`` all its cores.
+        engine: ``local``, or for zarr and parquet ``ray``; see :func:`simulate_corpus`.
+        address: of its cluster, see :func:`spikedata.engines.ray_workers`.
         progress: called in this thread for each clip written and for each verified.
 
     Returns:
-        Counts, and a :class:`Failure` for each source or clip that was left out, also written to
-        ``<out stem>.failures.jsonl`` beside ``out``.
+        Counts, and failures: what was left out, also written to ``<out stem>.failures.jsonl``.
 
     Raises:
-        CorpusError: there is no source, or nothing in them could be packed.
-        StoreError: ``out`` exists or is not ours to replace, another process is writing it, the
-            disk is full, or what was written reads back differently; or ``out`` is a source and
-            something could not be packed.
-        RecordingError: there is no such camera.
-        MissingExtraError: the engine is not installed.
-        EngineError: there is no such cluster, or its nodes have other versions.
-        ValueError: no such level, ``to_camera`` for another format, or a format that the engine
-            does not write.
+        SpikeDataError: nothing could be packed, ``out`` is not ours to replace, or the like.
+        ValueError: no such level, or ``to`` does not go with ``to_camera`` or ``engine``.
     """
     out = place(out or DEFAULT_OUT[to])
-    if engine == "ray":
-        _check_remote(to)
     writing = _Writing(to, level, _DatLayouts(asked=to_camera, source=camera))
     _check_out(out, to, overwrite)
+    _check_engine(engine, to)
     names = None if label_names is None else read_label_names(label_names)
     how = CameraOptions(
         camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, layout=layout, label_names=names
     )
-    sources = list(sources) or [_default_source()]
-    found = _find(sources, to, how)
+    found = _find(sources or [_default_source()], to, how)
     found.check_keeps_recordings(out)
     told = progress or (lambda _: None)
-    with contextlib.ExitStack() as at_end:
-        run = _Run(found.clips, told, workers or 1, writing)
-        if engine == "ray":
-            ray = at_end.enter_context(ray_workers(address=address, workers=workers, device="cpu"))
-            run = _RemoteRun(found.clips, told, writing, ray, tuple(map(place, sources)), how)
-        if isinstance(out, RemotePath):
-            _write_there(run, out)
-        else:
-            _write_aside(run, found, out, overwrite)
-        return run.report(out)
+    if engine == "local":
+        return _written(_Run(found.clips, told, workers or 1, writing), found, out, overwrite)
+    with ray_workers(address=address, workers=workers, device="cpu") as ray:
+        return _written(_RemoteRun(found, told, writing, ray, how), found, out, overwrite)
 
 
 def _check_out(out: Path, to: Format, overwrite: bool) -> None:
@@ -213,6 +195,15 @@ def _check_out(out: Path, to: Format, overwrite: bool) -> None:
         if out.name:
             is_being_written(out)  # removes the lock file of a run killed at its very end
         raise
+
+
+def _written(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> PackReport:
+    """Write into object storage, or aside on a disk."""
+    if isinstance(out, RemotePath):
+        _write_there(run, out)
+    else:
+        _write_aside(run, found, out, overwrite)
+    return run.report(out)
 
 
 def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> None:
@@ -341,7 +332,7 @@ def _find(sources: Sequence[Path | str], to: Format, options: CameraOptions) -> 
     clips = JoinedClips(opened, check=_CHECKS.get(to, _any_clip), left_out=tuple(left_out))
     if not clips.clips:
         if len(sources) == 1 and clips.left_out:
-            raise CorpusError(located(sources[0], clips.left_out[0].error))
+            raise CorpusError(located(place(sources[0]), clips.left_out[0].error))
         reasons = [located(lost.path, lost.error) for lost in clips.left_out[:3]]
         reasons = reasons or ["no clips in them"]
         raise CorpusError(f"{count(len(sources), 'source')}, nothing to pack: {'; '.join(reasons)}")
@@ -582,15 +573,17 @@ _WRITERS: dict[Format, Callable[..., None]] = {
 # --- on workers of an engine ----------------------------------------------------------------------
 
 
-def _check_remote(to: Format) -> None:
-    """Refuse what workers cannot write, before anything is opened.
+def _check_engine(engine: Engine, to: Format) -> None:
+    """Refuse what an engine cannot write, before anything is opened.
 
     Raises:
         ValueError: the format is one file, or one folder that one process must write.
         MissingExtraError: Ray is not installed.
     """
+    if engine == "local":
+        return
     if to not in ("zarr", "parquet"):
-        raise ValueError(f"engine ray writes zarr and parquet; got to={to!r}")
+        raise ValueError(f"engine {engine} writes zarr and parquet; got to={to!r}")
     check_ray()
 
 
@@ -717,18 +710,18 @@ class _RemoteRun(_Run):
 
     def __init__(
         self,
-        clips: JoinedClips,
+        found: _Found,
         progress: Callable[[PackStep], None],
         writing: "_Writing",
         ray: RayWorkers,
-        sources: tuple[Path, ...],
         how: CameraOptions,
     ) -> None:
+        clips = found.clips
         super().__init__(clips, progress, 1, writing)
         self._ray = ray
         self._shared = _Shared(
             run=uuid.uuid4().hex,
-            sources=sources,
+            sources=found.paths,
             to=writing.to,
             how=how,
             level=writing.effort,
@@ -779,12 +772,17 @@ class _RemoteRun(_Run):
     def _outcomes(
         self, work: Work, shared: _Shared, items: Sequence[Any], lost: Callable[[Any, str], Any]
     ) -> Iterator[StoredClip | _Refused]:
-        given = self._ray.hand_out(work, shared, items, lost=lost, stop=threading.Event())
+        never = threading.Event()
+        given = self._ray.hand_out(work, shared, items, lost=lost, stop=never, cost=_packed_bytes)
         with contextlib.closing(given):
             yield from given
 
     def _of_engine(self) -> list[str]:
         return self._ray.notes()
+
+
+def _packed_bytes(item: _ShardOfClips | StoredClip) -> float:
+    return item.packed_bytes if isinstance(item, StoredClip) else item[0].packed_bytes
 
 
 def _refused_by_death(stored: StoredClip, how: str) -> _Refused:

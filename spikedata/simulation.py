@@ -278,20 +278,17 @@ def simulate_corpus(
     """Simulate every clip of ``corpus`` into the store ``out``.
 
     A store that is already there is continued: clips it holds are skipped. The bits of a clip
-    depend on the recipe, the clip id and the video alone, not on ``engine``, ``workers`` or on
-    interruptions. A clip whose video has another size now than when it was made is a failure.
+    depend on the recipe, the clip id and the video alone, not on who makes it, or interruptions.
+    A clip whose video has another size now than when it was made counts as a failure.
 
     Args:
         corpus: clips and the videos they come from.
         out: path of the store.
         recipe: sensor and video settings; a store made with others is refused.
-        workers: clips simulated at once, one thread each; default 1, of ``ray`` all cores there
-            are.
-        device: where the sensor is simulated; the bits are the same. Default ``cpu``, of ``ray``
-            GPUs too where nodes have them.
-        engine: ``local``, or ``ray``: workers of a Ray cluster, whose nodes must find videos and
-            store at the same paths.
-        address: of that cluster, see :func:`spikedata.engines.ray_workers`.
+        workers: clips simulated at once, one thread each; default 1, of ``ray`` all its cores.
+        device: where the sensor is simulated; default ``cpu``, of ``ray`` GPUs too if it has any.
+        engine: ``local``, or workers of ``ray``, whose nodes find all files at the same paths.
+        address: of its cluster, see :func:`spikedata.engines.ray_workers`.
         progress: called in this thread for each clip, with what is stored of it or with its
             failure; for those already there at once.
         stop: set it to end early; what is unfinished is removed, what is finished stays.
@@ -301,21 +298,13 @@ def simulate_corpus(
         written to ``<out stem>.failures.jsonl`` beside the store, or that file is removed.
 
     Raises:
-        StoreError: ``out`` is something else, was made with another recipe, or holds one of the
-            clips with another label, caption, split, group or licence; or the disk is full (what
-            was finished before stays).
-        MissingExtraError: the engine is not installed.
-        EngineError: there is no such cluster, or its nodes have other versions.
+        SpikeDataError: ``out`` is something else, was made with another recipe, or holds one of
+            the clips with another label, caption, split, group or licence; the disk is full (what
+            was finished before stays); or there is no such engine or cluster.
         ValueError: ``workers`` is not positive, or two clips have the same id.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
     out = place(out)
-    list_of_failures = failure_file(out)
-    check_distinct_ids(item.clip.id for item in corpus.clips)
-    if engine == "ray":
-        check_ray()
-    check_tools(recipe, "cpu" if engine == "ray" else device or "cpu")
+    _check_run(corpus, recipe, workers, device, engine)
     with create_store(
         out,
         recipe=_recipe_to_note(out, recipe),
@@ -324,19 +313,31 @@ def simulate_corpus(
         resume=out.exists(),
     ) as writer:
         run = _CorpusRun(writer, recipe, device or "cpu", stop or threading.Event(), progress)
-        try:
+        with run.failures_kept(failure_file(out)):
             todo = run.begin(corpus)
             if engine == "ray":
                 run.on_ray(todo, address=address, workers=workers, device=device)
             else:
                 run.on_this_machine(todo, workers or 1)
-        except BaseException:
-            if run.failures:
-                with suppress(OSError):  # the disk may be full, which is being told
-                    write_failures(list_of_failures, run.failures)
-            raise
-    write_failures(list_of_failures, run.failures)
+    write_failures(failure_file(out), run.failures)
     return run.report(out)
+
+
+def _check_run(
+    corpus: Corpus,
+    recipe: SimulationRecipe,
+    workers: int | None,
+    device: Device | None,
+    engine: Engine,
+) -> None:
+    """Refuse what cannot be done before anything is written."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_distinct_ids(item.clip.id for item in corpus.clips)
+    if engine == "ray":
+        check_ray()
+        device = "cpu"  # what else there is the nodes know
+    check_tools(recipe, device or "cpu")
 
 
 class _Writer(Protocol):
@@ -464,6 +465,17 @@ class _CorpusRun(_Run):
         self._told = RunNotes()
         self._of_engine: list[str] = []
         self._other_official_splits = 0
+
+    @contextmanager
+    def failures_kept(self, path: Path) -> Iterator[None]:
+        """Write the list of failures also if the run ends with an error."""
+        try:
+            yield
+        except BaseException:
+            if self.failures:
+                with suppress(OSError):  # the disk may be full, which is being told
+                    write_failures(path, self.failures)
+            raise
 
     def begin(self, corpus: Corpus) -> list[CorpusClip]:
         """Count what is there or cannot be made; gives what there is to do."""

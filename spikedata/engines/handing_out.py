@@ -30,6 +30,8 @@ PATIENCE_S = 10.0
 """Seconds before a part can be a straggler, which is issued again."""
 PATIENCE = 3.0
 """Times as long as expected, likewise."""
+BLIND_PATIENCE_S = 300.0
+"""Seconds, where no part has ended yet that would tell what to expect."""
 POLL_S = 0.2
 """Seconds between two looks at what else there is to do."""
 
@@ -106,6 +108,7 @@ class HandOut(Generic[Item, Outcome]):
         lost: the outcome of an item that cost too many workers, from how the last one died; it
             may raise to end the run.
         stop: set it to end early.
+        cost: what an item costs, in any unit, as far as that is known beforehand.
         clock: seconds, from any moment on.
     """
 
@@ -116,13 +119,15 @@ class HandOut(Generic[Item, Outcome]):
         *,
         lost: Callable[[Item, str], Outcome],
         stop: threading.Event,
+        cost: Callable[[Item], float] = lambda _: 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._cost = cost
         self._fresh: deque[Item] = deque(items)
         self._again: deque[_Part] = deque()
         self._under_way: dict[Ticket, _UnderWay] = {}
         self._executor, self._lost, self._stop, self._clock = executor, lost, stop, clock
-        self._done_items, self._done_s = 0, 0.0
+        self._done_items, self._done_cost, self._done_s = 0, 0.0, 0.0
         self.workers_lost = 0
         """Workers that died with a part."""
         self.issued_again = 0
@@ -174,11 +179,16 @@ class HandOut(Generic[Item, Outcome]):
         slow = min(once, key=lambda one: one.since_s, default=None)
         if slow is None or slow.part.done:
             return None
-        expected_s = (self._item_s() or 0.0) * len(slow.part.items)
-        if self._clock() - slow.since_s < max(PATIENCE_S, PATIENCE * expected_s):
+        if self._clock() - slow.since_s < self._patience_s(slow.part):
             return None
         self.issued_again += 1
         return slow.part
+
+    def _patience_s(self, part: _Part) -> float:
+        if not self._done_cost:
+            return BLIND_PATIENCE_S
+        expected_s = self._done_s / self._done_cost * sum(map(self._cost, part.items))
+        return max(PATIENCE_S, PATIENCE * expected_s)
 
     def _settle(self, ticket: Ticket) -> Iterator[Outcome]:
         part = self._under_way.pop(ticket).part
@@ -199,6 +209,7 @@ class HandOut(Generic[Item, Outcome]):
         part.done = True
         self._executor.give_up(twins)
         self._done_items += len(part.items)
+        self._done_cost += sum(map(self._cost, part.items))
         self._done_s += done.seconds
         yield from done.outcomes
 

@@ -214,6 +214,7 @@ class RayWorkers:
         *,
         lost: Callable[[Any, str], Any],
         stop: threading.Event,
+        cost: Callable[[Any], float] = lambda _: 1.0,
     ) -> Generator[Any, None, None]:
         """Outcomes of all items, as they come; close it if not all are wanted.
 
@@ -224,14 +225,14 @@ class RayWorkers:
             items: what is to be done, to be pickled.
             lost: outcome of an item that killed its workers.
             stop: set it to end early.
+            cost: what an item costs, in any unit.
 
         Raises:
             EngineError: a worker has other versions of what decides the bits.
             Exception: whatever ``work`` raised.
         """
-        given: HandOut[Any, Any] = HandOut(
-            items, _Tasks(self, self._ray, work, context), lost=lost, stop=stop
-        )
+        tasks = _Tasks(self, self._ray, work, context)
+        given: HandOut[Any, Any] = HandOut(items, tasks, lost=lost, stop=stop, cost=cost)
         self._given.append(given)
         return given.outcomes()
 
