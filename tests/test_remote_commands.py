@@ -1,6 +1,7 @@
 """The commands on object storage, from videos to a model and the Hub."""
 
 import json
+import urllib.request
 
 import numpy as np
 import pytest
@@ -66,6 +67,10 @@ def test_from_videos_to_a_packed_set(s3, spikedata, tmp_path):
     assert digests("s3://bucket/sets/p.parquet") == digests(PACKED)
     spikedata("view", "--store", PACKED, next(iter(here.clips)), "--out", "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 500
+    spikedata("report", PACKED, "--out", "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "class0" in page
+    assert not [secret for secret in SECRETS if secret in page]
 
 
 def test_a_key_that_expires_ends_a_run_that_is_gone_on_with(s3, spikedata, tmp_path):
@@ -135,6 +140,12 @@ def test_publishing_and_training_from_object_storage(s3, spikedata, tmp_path):
     with HubServer(tmp_path / "hub") as hub:
         env = hub.environment(tmp_path / "hf")
         spikedata("push-hub", STORE, "--repo", "tester/far", "--licence", "cc0-1.0", env=env)
+        url = f"{hub.url}/datasets/tester/far/resolve/main/README.md"
+        signed = {"Authorization": f"Bearer {env['HF_TOKEN']}"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=signed)) as answer:
+            text = answer.read().decode()
+        assert "c0" in text
+        assert not [secret for secret in SECRETS if secret in text]
         spikedata("pull", "tester/far", "--out", "back.zarr", env=env)
     assert digests(tmp_path / "back.zarr") == digests(STORE)
     words = ["smoke.yaml", *SMALL, f"data.path={STORE}", "--json"]

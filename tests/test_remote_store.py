@@ -292,3 +292,25 @@ def test_what_workers_wrote_is_known_when_the_driver_was_killed(s3, monkeypatch)
         assert again.has("c0")
         again.close()
     assert validate("s3://bucket/s.zarr") == []
+
+
+def test_windows_are_streamed_from_it(s3):
+    from spikedata import SpikeWindows
+
+    write("s3://bucket/s.zarr", 3)
+    windows = SpikeWindows("s3://bucket/s.zarr", window_ticks=64, shuffle=2, prefetch=2)
+    items = list(windows)
+    assert sorted(item["id"] for item in items) == ["c0", "c1", "c2"]
+    opened = open_clips("s3://bucket/s.zarr")
+    for item in items:
+        there = opened.read(item["id"], item["starts"][0], 64)
+        np.testing.assert_array_equal(item["packed_sghw"][0], there.packed_ghw)
+
+
+def test_the_size_of_a_set_costs_no_request_a_clip(s3):
+    write("s3://bucket/s.zarr", 6)
+    opened = open_clips("s3://bucket/s.zarr")
+    before = len(s3.requests)
+    size = opened.size_bytes()
+    assert len(s3.requests) - before == 1
+    assert size == sum(len(s3.get(key)) for key in s3.keys("s.zarr/"))

@@ -130,6 +130,8 @@ class ClipSource(ABC):
 
     def size_bytes(self) -> int:
         """Bytes that all of it takes on disk."""
+        if isinstance(self.path, RemotePath):  # clip by clip that would be a request each
+            return size_on_disk(self.path)
         apart = [self.stored_bytes(clip_id) for clip_id in self.clips]
         known = [size for size in apart if size is not None]
         return sum(known) if len(known) == len(apart) else size_on_disk(self.path)
