@@ -21,7 +21,6 @@ from spikedata.clips import (
     CHUNK_TICKS,
     MOST_DOUBTS,
     CameraOptions,
-    ChangedClips,
     ClipSource,
     Crew,
     Done,
@@ -675,9 +674,10 @@ def shard_part(shared: _Shared, items: Sequence[_ShardOfClips], _: str) -> Outco
     for shard, clips in items:
         for stored in clips:
             shared.check_sees(stored)
-        known = {stored.id: stored for stored in clips}
+        known = {stored.id: stored for stored in clips}  # with digests
+        shared.clips.clips = {**shared.clips.clips, **known}
         write_shard(
-            ChangedClips(shared.clips, clips=known, recipe=shared.clips.recipe),
+            shared.clips,
             shard,
             shared.path / shard.name,
             level=shared.level,
