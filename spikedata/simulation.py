@@ -33,7 +33,7 @@ from spikedata.clips import (
     recipe_of_store,
     size_on_disk,
 )
-from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count
+from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count, local_copy
 from spikedata.engines import MOST_ATTEMPTS, Engine, LaneClosedError, check_ray, ray_workers
 from spikedata.errors import RecipeError, SpikeDataError, StoreError
 from spikedata.outputs import Failure, failure_file, identity, write_failures
@@ -149,6 +149,7 @@ class Filmed:
     def __init__(
         self,
         item: CorpusClip,
+        path: Path,
         video: Video,
         recipe: SimulationRecipe,
         *,
@@ -160,13 +161,13 @@ class Filmed:
         self.sensor = recipe.sensor_at(video.frame_rate).resolved(video.transfer)
         self.height_px, self.width_px = video.height_px, video.width_px
         self.tick_rate_hz = float(self.sensor.ticks_per_frame * video.frame_rate)
-        self._item, self._recipe, self._video = item, recipe, video
+        self._item, self._path, self._recipe, self._video = item, path, recipe, video
         self._threads, self._device, self._stop = threads, device, stop
         self._frames, self._most_frames = 0, frames
 
     def clip(self) -> Clip:
         """The clip with digest and size of its video, which is read for that."""
-        source = self._item.clip.source | identity(self._item.path)
+        source = self._item.clip.source | identity(self._path)
         return replace(self._item.clip, source=source)
 
     @property
@@ -237,8 +238,9 @@ def film(
     how = recipe.video
     if item.capture_fps is not None:
         how = replace(how, capture_fps=item.capture_fps)
-    with open_video(item.path, how) as video:
-        yield Filmed(item, video, recipe, threads=threads, device=device, stop=stop, frames=frames)
+    with local_copy(item.path) as path, open_video(path, how) as video:
+        shared: dict[str, Any] = {"threads": threads, "device": device, "stop": stop}
+        yield Filmed(item, path, video, recipe, frames=frames, **shared)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -547,7 +549,7 @@ class _CorpusRun(_Run):
 
     def skip(self, item: CorpusClip, stored: StoredClip) -> None:
         """Count a clip that is there, unless its video is another by now."""
-        changed = _changed_video(item.path, stored.clip)
+        changed = _changed_video(item, stored.clip)
         if changed is None:
             self.skipped += 1
             self._other_official_splits += stored.clip.official_splits != item.clip.official_splits
@@ -720,12 +722,13 @@ def _check_same_facts(store: Path, there: Clip, asked: Clip) -> None:
             )
 
 
-def _changed_video(path: Path, made_of: Clip) -> str | None:
+def _changed_video(item: CorpusClip, made_of: Clip) -> str | None:
     """What tells that a video is not the one that a clip was made of; None if nothing does."""
-    before = made_of.source.get("bytes")
-    if not path.exists():  # gone, and not needed any more
-        return None
-    now = size_on_disk(path)
+    before, now = made_of.source.get("bytes"), item.file_bytes
+    if now is None:
+        if not item.path.exists():  # gone, and not needed any more
+            return None
+        now = size_on_disk(item.path)
     return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
 
 

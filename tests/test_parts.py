@@ -77,7 +77,10 @@ def test_who_is_late_finds_no_place_to_write_to(tmp_path):
             write(late, "clip0")
             begun = late.clip(Clip(id="clip1"), **SIZE)
             begun.append(packed(1))
-        with pytest.raises(StoreError, match="was replaced, removed or taken back meanwhile"), begun:
+        with (
+            pytest.raises(StoreError, match="was replaced, removed or taken back meanwhile"),
+            begun,
+        ):
             begun.finish(ticks=160, attributes={})
         with pytest.raises(FileNotFoundError):
             late.clip(Clip(id="clip2"), **SIZE)
