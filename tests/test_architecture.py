@@ -26,6 +26,7 @@ LAYERS = [
     {"clips"},
     {"engines"},
     {"analysis"},
+    {"packing"},
     {"labelling", "loader", "pack", "recording", "simulation"},
     {"repair", "streaming"},
     {"live"},
