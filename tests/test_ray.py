@@ -213,7 +213,8 @@ def test_a_node_that_is_killed_costs_nothing(cluster, home):
     killing.join()
     assert (report.written, report.failures) == (40, ())
     assert sorted(told) == [item.clip.id for item in corpus.clips]
-    assert report.notes == ("workers that died: 1; what they were at was issued again",)
+    (note,) = report.notes
+    assert note.startswith("workers that died: ")
     assert digest_of_folder(home / "s.zarr") == want
     assert validate("s.zarr") == []
     assert ray.is_initialized()  # this program's own, and left alone
