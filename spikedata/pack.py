@@ -6,7 +6,9 @@ what it replaces stays until then. One bad source never stops the others.
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +182,7 @@ def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> No
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out) as lock, contextlib.ExitStack() as at_end:
             at_end.callback(_remove_if_possible, partial)
-            remove(partial)
+            at_end.enter_context(_cleared(partial))
             run.write(partial)
             run.verify(partial)
             found.check_keeps_all(out, run.failures)
@@ -190,6 +192,24 @@ def _write_aside(run: "_Run", found: "_Found", out: Path, overwrite: bool) -> No
             put_into_place(partial, out)
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror or error}; nothing was changed") from error
+
+
+@contextlib.contextmanager
+def _cleared(partial: Path) -> Iterator[None]:
+    """Take away what a killed run left; thousands of files go while the next are written.
+
+    They lie within ``<partial>.left`` until then, and go in the next run if this is killed too.
+    """
+    left = partial.with_name(partial.name + ".left")
+    if partial.exists() or partial.is_symlink():
+        left.mkdir(exist_ok=True)
+        partial.rename(left / secrets.token_hex(8))
+    removing = threading.Thread(target=_remove_if_possible, args=(left,), name="remove")
+    removing.start()
+    try:
+        yield
+    finally:
+        removing.join()
 
 
 def _remove_if_possible(partial: Path) -> None:
