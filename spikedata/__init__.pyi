@@ -49,6 +49,8 @@ from .corpora import draw_directions as draw_directions
 from .corpora import draw_shapes as draw_shapes
 from .corpora import find_corpus as find_corpus
 from .corpora import spoken_name as spoken_name
+from .engines import available_cores as available_cores
+from .engines import planned_workers as planned_workers
 from .errors import RecipeError as RecipeError
 from .errors import SpikeDataError as SpikeDataError
 from .errors import StoreError as StoreError
@@ -87,7 +89,6 @@ from .repair import repair_store as repair_store
 from .serving import ClipServer as ClipServer
 from .simulation import SimulationRecipe as SimulationRecipe
 from .simulation import SimulationReport as SimulationReport
-from .simulation import available_cores as available_cores
 from .simulation import simulate_corpus as simulate_corpus
 from .simulation import simulate_recording as simulate_recording
 from .simulation import simulation_recipe as simulation_recipe
@@ -102,6 +103,8 @@ from .simulator import simulate as simulate
 from .simulator import simulate_ticks as simulate_ticks
 from .stream import SpikeSource as SpikeSource
 from .stream import SpikeStream as SpikeStream
+from .streaming import InterleavedWindows as InterleavedWindows
+from .streaming import SpikeWindows as SpikeWindows
 from .video import VideoConfig as VideoConfig
 from .video import open_video as open_video
 from .wording import markdown_text as markdown_text

@@ -170,6 +170,11 @@ class Lease:
         """Whether it was taken, neither released nor seen to be lost."""
         return self._version is not None
 
+    @property
+    def number(self) -> int:
+        """One that no other holder has: who was suspended may awake beside the next."""
+        return (int(self._note.owner[:12], 16) + 1) << 20
+
     def acquire(self) -> None:
         """Take the lease, at once or, if its last holder is gone, when that is sure.
 
@@ -236,7 +241,7 @@ class Lease:
                 return version
             if _now_s() - began_s >= self._times.lease_s:
                 return version
-            if not told:
+            if not told and _now_s() - began_s > 1.5 * self._times.renew_s:
                 _log_waiting(self._name, note, self._times.lease_s)
                 told = True
             time.sleep(self._times.poll_s)
@@ -356,7 +361,7 @@ class FileMedium:
     """A note that is a file.
 
     Files know no change that depends on what is there. So who changes version V first makes the
-    next note under the name ``<file>.<V>.<n>``, which one alone can, looks that the note is still V,
+    next note under the name ``<file>.<V>.<n>``, which one alone can, looks that the note is V yet,
     and renames its own over it. A name that a dead process left is passed over by the next n, whose
     maker removes it before it looks. Hence no note that is fresh is ever moved or replaced.
     """
@@ -434,21 +439,10 @@ class FileMedium:
         aside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.made")
         try:
             aside.write_bytes(data)
-            os.link(aside, path)
-        except FileNotFoundError:
-            if not self.path.parent.exists():
-                raise
-            return False  # swept away by the holder that there is by now
-        except FileExistsError:
-            return _read(path) == data  # a network may answer so to what it did when asked first
-        except OSError as error:
-            if error.errno not in _NO_LINKS or not aside.exists():
-                raise
-            return _made_in_place(path, data)
+            return _named(aside, path, data)
         finally:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
-        return True
 
     def _sweep(self, version: str) -> None:
         """Remove what killed processes left beside the note; claims of other versions are void."""
@@ -458,6 +452,21 @@ class FileMedium:
             if found and found[1] != version:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _named(aside: Path, path: Path, data: bytes) -> bool:
+    """Give a whole file its name; False if there is one of that name."""
+    try:
+        os.link(aside, path)
+    except FileNotFoundError:
+        return False  # swept away by the holder that there is by now
+    except FileExistsError:
+        return _read(path) == data  # a network may answer so to what it did when asked first
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _made_in_place(path, data)
+    return True
 
 
 def _made_in_place(path: Path, data: bytes) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class SpikeClips(Dataset[dict[str, Any]]):
     clip's captions; otherwise the first is taken.
 
     An item holds ``packed_sghw`` uint8 (S, G, H, W), ``ticks`` (of a segment), ``label``,
-    ``caption`` and ``id``.
+    ``caption``, ``id`` and ``starts``, the first tick of each segment.
 
     Args:
         source: a set of clips in any format, or its path; or what ``datasets.load_dataset`` gave
@@ -178,31 +178,50 @@ class SpikeClips(Dataset[dict[str, Any]]):
         return len(self._clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.drawn(index, [self._draws(self._clips[index])])[0]
+
+    def drawn(self, index: int, draws: Sequence["Draws"]) -> list[dict[str, Any]]:
+        """Items of one clip, one for each of ``draws``, which say where ``random`` ones lie.
+
+        Raises:
+            StoreError: the clip is damaged.
+        """
         stored = self._clips[index]
-        starts, caption = self._draw(stored)
-        packed = np.stack(self._segments(stored, starts))
-        if self.size is not None:
-            packed = to_size(packed, self.size)
-        return {
-            "packed_sghw": torch.from_numpy(packed),
-            "ticks": self.segment_ticks,
-            "label": self._label(stored),
-            "caption": caption,
-            "id": stored.clip.id,
-        }
+        places = [self._place(stored, draw) for draw in draws]
+        packed = self._stretches(stored, [start for starts, _ in places for start in starts])
+        items = []
+        for number, (starts, caption) in enumerate(places):
+            packed_sghw = np.stack(packed[number * self.segments : (number + 1) * self.segments])
+            if self.size is not None:
+                packed_sghw = to_size(packed_sghw, self.size)
+            item = {
+                "packed_sghw": torch.from_numpy(packed_sghw),
+                "ticks": self.segment_ticks,
+                "label": self._label(stored),
+                "caption": caption,
+                "id": stored.clip.id,
+                "starts": starts,
+            }
+            items.append(item)
+        return items
 
     def caption(self, index: int) -> str:
         """The caption that an item would have now; no bits are read."""
-        return self._draw(self._clips[index])[1]
+        stored = self._clips[index]
+        return self._place(stored, self._draws(stored))[1]
 
-    def _draw(self, stored: StoredClip) -> tuple[list[int], str]:
-        """First ticks of a clip's segments and its caption, in this epoch."""
+    def _draws(self, stored: StoredClip) -> np.random.Generator:
         clip_key = zlib.crc32(stored.clip.id.encode())
-        rng = np.random.default_rng([self.seed, self.epoch, clip_key])
-        starts = segment_starts(stored.ticks, self.segments, self.segment_ticks, self.sampling, rng)
-        return starts, self._caption(stored.clip, rng)
+        return np.random.default_rng([self.seed, self.epoch, clip_key])
 
-    def _segments(self, stored: StoredClip, starts: Sequence[int]) -> list[NDArray[np.uint8]]:
+    def _place(self, stored: StoredClip, draw: "Draws") -> tuple[list[int], str]:
+        """First ticks of an item's segments and its caption."""
+        starts = segment_starts(
+            stored.ticks, self.segments, self.segment_ticks, self.sampling, draw
+        )
+        return starts, self._caption(stored.clip, draw)
+
+    def _stretches(self, stored: StoredClip, starts: Sequence[int]) -> list[NDArray[np.uint8]]:
         wanted = self.segment_ticks
         if stored.ticks >= wanted:
             windows = self._store.windows(stored.clip.id, starts, wanted)
@@ -215,11 +234,18 @@ class SpikeClips(Dataset[dict[str, Any]]):
         label = stored.clip.label
         return UNLABELLED if label is None else self.class_names.index(label)
 
-    def _caption(self, clip: Clip, rng: np.random.Generator) -> str:
+    def _caption(self, clip: Clip, draw: "Draws") -> str:
         if not clip.captions:
             return clip.label or ""
         random = self.sampling == "random"
-        return clip.captions[int(rng.integers(len(clip.captions))) if random else 0]
+        return clip.captions[int(draw.integers(len(clip.captions))) if random else 0]
+
+
+class Draws(Protocol):
+    """What chooses a window's places, as ``numpy.random.Generator`` does."""
+
+    def integers(self, low: int, /) -> Any:
+        """A whole number from 0, below ``low``."""
 
 
 def _check_window(
@@ -252,7 +278,7 @@ def segment_starts(
     segments: int,
     segment_ticks: int,
     sampling: Sampling,
-    rng: np.random.Generator,
+    rng: Draws,
 ) -> list[int]:
     """First tick of each segment; see :class:`SpikeClips`. Zeros if the clip is too short."""
     room = max(0, clip_ticks - segment_ticks)

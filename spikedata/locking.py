@@ -40,6 +40,10 @@ class Lock(Protocol):
     def is_locked(self) -> bool:
         """Whether it is held."""
 
+    @property
+    def number(self) -> int:
+        """Where to begin counting what is written aside, so that no two holders write the same."""
+
     def check(self) -> None:
         """See that it is still held.
 
@@ -66,7 +70,10 @@ def take(out: Path) -> Lock:
     if way == "lease":
         _refuse_a_flock(out, file)
         lease = _lease(out, file)
-        lease.acquire()
+        try:
+            lease.acquire()
+        except OSError as error:  # of a name beside it, which nobody has heard of
+            raise OSError(error.errno, error.strerror, str(file)) from error
         return lease
     if _is_note(file) and _lease(out, file).is_held():
         raise StoreError(f"{out}: another process is writing it, by a lease. {_WAIT}")
@@ -105,6 +112,8 @@ _WAIT = "Wait until it has ended"
 class _Flock:
     """A file that the system has locked; it lets it go if the process dies."""
 
+    number = 0
+
     def __init__(self, out: Path, file: Path) -> None:
         self._lock = FileLock(file, timeout=_PATIENCE_S, thread_local=False, mode=0o666)
         try:
@@ -133,6 +142,7 @@ class _NoLock:
     """Nothing: the user has said that nobody else writes."""
 
     is_locked = True
+    number = 0
 
     def check(self) -> None:
         """Nobody else writes."""

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.lease import is_running
 from spikedata.locking import Lock, is_taken, take
-from spikedata.remote import RemotePath
+from spikedata.remote import RemotePath, place
 from spikedata.wording import located, one_line
 
 
@@ -36,8 +37,15 @@ def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) ->
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
         OSError: the disk is full, or the like.
     """
+    path = place(path)
     if path.exists() and not overwrite:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="spikedata-") as scratch:
+            aside = Path(scratch) / path.name
+            yield aside
+            path.write_bytes(_parts_of(aside))
+        return
     folder = within or path.parent
     _clear_partials(folder, path.name)
     # Another process, or thread, may write the same file: what ends last stays, whole.
@@ -52,6 +60,14 @@ def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) ->
         aside.unlink(missing_ok=True)
 
 
+def _parts_of(file: Path) -> Iterator[bytes]:
+    """A file in pieces, as it is sent."""
+    with file.open("rb") as opened:
+        while part := opened.read(_PART_BYTES):
+            yield part
+
+
+_PART_BYTES = 8 << 20
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 """This machine, in names on a disk that others share: only here it is known what runs."""
 
@@ -74,6 +90,7 @@ def write_whole(
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
         OSError: the disk is full, or the like.
     """
+    path = place(path)
     if isinstance(path, RemotePath):
         _write_object(path, data.encode() if isinstance(data, str) else data, overwrite)
         return
@@ -262,7 +279,7 @@ def _replaced(out: Path) -> Path:
 def _undo_half_a_replacement(out: Path) -> None:
     """Put back, or clear away, what a killed process had moved aside to replace it."""
     old = _replaced(out)
-    if not (old.exists() or old.is_symlink()):
+    if isinstance(out, RemotePath) or not (old.exists() or old.is_symlink()):
         return
     if out.exists() or out.is_symlink():
         remove(old)

@@ -73,7 +73,7 @@ def test_the_files_are_those_of_a_local_store(s3, tmp_path):
     write("s3://bucket/s.zarr", shard_ticks=None)
     files = [path for path in (tmp_path / "s.zarr").rglob("*") if path.is_file()]
     names = sorted(path.relative_to(tmp_path).as_posix() for path in files)
-    assert s3.keys() == names
+    assert s3.keys("s.zarr") == names
     for name in names:
         assert s3.get(name) == (tmp_path / name).read_bytes(), name
 
@@ -115,7 +115,7 @@ def test_opening_costs_few_requests_however_many_clips(s3):
 def test_another_zarr_library_reads_it(s3, tmp_path):
     zarr = pytest.importorskip("zarr")
     write("s3://bucket/s.zarr", 1)
-    for key in s3.keys():
+    for key in s3.keys("s.zarr"):
         target = tmp_path / key
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(s3.get(key))
@@ -130,7 +130,7 @@ def test_a_clip_without_metadata_is_not_there_and_goes(s3):
     assert set(open_clips("s3://bucket/s.zarr").clips) == {"c0", "c1"}
     write("s3://bucket/s.zarr", 3, resume=True)
     assert set(open_clips("s3://bucket/s.zarr").clips) == {"c0", "c1", "c2"}
-    assert not [key for key in s3.keys() if "/torn/" in key or "/c1x/" in key]
+    assert not [key for key in s3.keys("s.zarr") if "/torn/" in key or "/c1x/" in key]
     assert validate("s3://bucket/s.zarr") == []
 
 
@@ -180,7 +180,7 @@ def test_one_writer_at_a_time(s3):
             create_store("s3://bucket/s.zarr", recipe={}, class_names=[], resume=True)
         assert open_clips("s3://bucket/s.zarr").is_growing
     assert not open_clips("s3://bucket/s.zarr").is_growing
-    assert "s.zarr.lock" not in s3.keys()
+    assert s3.keys("s.zarr.lock") == []
 
 
 def test_a_writer_whose_lock_was_taken_stops(s3):
@@ -200,7 +200,7 @@ def test_something_else_is_not_written_over(s3):
     s3.put("s.zarr/photos/cat.jpg", b"cat")
     with pytest.raises(StoreError, match="is a folder but not a spike store"):
         write("s3://bucket/s.zarr")
-    assert s3.keys() == ["s.zarr/photos/cat.jpg"]
+    assert s3.keys("s.zarr") == ["s.zarr/photos/cat.jpg"]
 
 
 def test_no_request_that_fails_loses_a_clip(s3, tmp_path):
@@ -228,3 +228,89 @@ def test_a_store_copied_from_a_disk_is_read(s3, tmp_path):
         there.read("c0", 100, 500).unpack(),
         np.unpackbits(packed(0), axis=0, bitorder="little")[100:600],
     )
+
+
+def test_workers_of_a_loader_read_it(s3):
+    from torch.utils.data import DataLoader
+
+    from spikedata import SpikeClips, collate, worker_options
+
+    write("s3://bucket/s.zarr", 2)
+    clips = SpikeClips("s3://bucket/s.zarr", window_ticks=64, sampling="start")
+    options = worker_options(clips.opened, 1)
+    assert options == {"num_workers": 1, "multiprocessing_context": "spawn"}
+    (batch,) = DataLoader(clips, batch_size=2, collate_fn=collate, **options)
+    np.testing.assert_array_equal(batch["packed_bsghw"][1, 0], packed(1)[:8])
+
+
+def test_others_write_into_a_store_that_is_lent(s3, tmp_path):
+    """Two writers make the same clip: it is there once, and the files are those of one writer."""
+    from spikedata.clips import part_writer
+
+    write(tmp_path / "s.zarr")
+    options = StoreConfig(shard_ticks=256)
+    with create_store(
+        "s3://bucket/s.zarr", recipe={"of": "tests"}, class_names=["a"], options=options
+    ) as store:
+        with store.lend() as lent:
+            for ids in ((0, 1), (1, 2)):
+                part_writer.cache_clear()
+                writer = part_writer(lent)
+                for n in ids:
+                    clip = Clip(id=f"c{n}", label="a")
+                    with writer.clip(clip, height_px=H, width_px=W, tick_rate_hz=250) as target:
+                        target.append(packed(n))
+                        target.finish(ticks=TICKS, attributes={})
+            late = writer.clip(Clip(id="late"), height_px=H, width_px=W, tick_rate_hz=250)
+        from spikedata import StoreError
+
+        late.append(packed(9))
+        with pytest.raises(StoreError, match="taken back"), late:
+            late.finish(ticks=TICKS, attributes={})
+    assert s3.get("s.zarr/catalog.jsonl") == (tmp_path / "s.zarr/catalog.jsonl").read_bytes()
+    assert validate("s3://bucket/s.zarr") == []
+    assert not [key for key in s3.keys("s.zarr") if "late" in key or ".partial" in key]
+
+
+def test_what_workers_wrote_is_known_when_the_driver_was_killed(s3, monkeypatch):
+    from spikedata.clips import part_writer
+    from spikedata.lease import Lease
+
+    store = create_store("s3://bucket/s.zarr", recipe={"of": "tests"}, class_names=["a"])
+    with store.lend() as lent:
+        writer = part_writer(lent)
+        with writer.clip(
+            Clip(id="c0", label="a"), height_px=H, width_px=W, tick_rate_hz=250
+        ) as target:
+            target.append(packed(0))
+            target.finish(ticks=TICKS, attributes={})
+        place("s3://bucket/s.zarr.lock").unlink()  # as if its holder were gone
+        monkeypatch.setattr(Lease, "check", lambda _: None)
+        again = create_store(
+            "s3://bucket/s.zarr", recipe={"of": "tests"}, class_names=["a"], resume=True
+        )
+        assert again.has("c0")
+        again.close()
+    assert validate("s3://bucket/s.zarr") == []
+
+
+def test_windows_are_streamed_from_it(s3):
+    from spikedata import SpikeWindows
+
+    write("s3://bucket/s.zarr", 3)
+    windows = SpikeWindows("s3://bucket/s.zarr", window_ticks=64, shuffle=2, prefetch=2)
+    items = list(windows)
+    assert sorted(item["id"] for item in items) == ["c0", "c1", "c2"]
+    opened = open_clips("s3://bucket/s.zarr")
+    for item in items:
+        there = opened.read(item["id"], item["starts"][0], 64)
+        np.testing.assert_array_equal(item["packed_sghw"][0], there.packed_ghw)
+
+
+def test_the_size_of_a_set_costs_no_request_a_clip(s3):
+    write("s3://bucket/s.zarr", 6)
+    opened = open_clips("s3://bucket/s.zarr")
+    before = len(s3.requests)
+    size = opened.size_bytes()
+    assert len(s3.requests) - before == 1
+    assert size == sum(len(s3.get(key)) for key in s3.keys("s.zarr/"))

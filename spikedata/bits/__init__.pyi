@@ -13,6 +13,7 @@ from .sliding import move_count as move_count
 from .tensors import unpack_planes as unpack_planes
 from .time_order import count_ones as count_ones
 from .time_order import cut_window as cut_window
+from .time_order import some_to_time_first as some_to_time_first
 from .time_order import to_time_first as to_time_first
 from .time_order import to_time_last as to_time_last
 from .time_order import unpack_window as unpack_window

@@ -61,6 +61,34 @@ def to_time_first(chunk_pg: NDArray[np.uint8], out_gp: NDArray[np.uint8]) -> Non
         np.copyto(out_gp, chunk_pg.T)
 
 
+def some_to_time_first(chunk_pg: NDArray[np.uint8], first: int, out_gp: NDArray[np.uint8]) -> None:
+    """Groups ``first`` and on of uint8 (P, G), as many as ``out_gp`` has rows: no other is written.
+
+    Raises:
+        ValueError: the chunk has no such groups, or another number of pixels.
+    """
+    pixels, groups = chunk_pg.shape
+    end = first + len(out_gp)
+    if first < 0 or end > groups or out_gp.shape[1] != pixels:
+        raise ValueError(
+            f"groups {first} to {end} of {out_gp.shape[1]} pixels, not {groups, pixels}"
+        )
+    contiguous = chunk_pg.flags.c_contiguous and out_gp.flags.c_contiguous
+    if (
+        groups == 2 * _CHUNK_GROUPS
+        and pixels % _RUN == 0
+        and contiguous
+        and sys.byteorder == "little"
+    ):
+        _long_chunk_to_first(chunk_pg.reshape(-1), first, out_gp)
+    elif len(out_gp) == groups:
+        to_time_first(chunk_pg, out_gp)
+    else:
+        whole_gp = np.empty((groups, pixels), np.uint8)
+        to_time_first(chunk_pg, whole_gp)
+        out_gp[:] = whole_gp[first:end]
+
+
 def unpack_window(packed_gp: NDArray[np.uint8], first: int, ticks: int) -> NDArray[np.uint8]:
     """Unpack ticks ``first`` to ``first + ticks`` of uint8 (G, P) to uint8 0/1 (T, P).
 
@@ -163,6 +191,37 @@ def _run_to_first(typingctx: Any, in_n: Any, pixels: Any, pixel: Any, out_n: Any
     return types.void(in_n, types.intp, types.intp, out_n), codegen
 
 
+@intrinsic
+def _long_run_to_first(
+    typingctx: Any, in_n: Any, pixels: Any, pixel: Any, first: Any, end: Any, out_gp: Any
+) -> Any:
+    """As :func:`_run_to_first`, of chunks twice as long, and only groups ``first`` to ``end``."""
+    groups = 2 * _CHUNK_GROUPS
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        in_n, pixels, pixel, first, end, out_gp = args
+        word = pixels.type
+        whole = ir.VectorType(ir.IntType(8 * groups), _RUN)
+        at = builder.mul(pixel, word(groups))
+        pointer = pointer_at(context, builder, signature.args[0], in_n, at, whole)
+        parts = [builder.load(pointer, align=1)]
+        while len(parts) < groups:
+            parts = [half for part in parts for half in halves(builder, part)]
+        for group, part in enumerate(parts):
+            wanted = builder.and_(
+                builder.icmp_signed("<=", first, word(group)),
+                builder.icmp_signed(">", end, word(group)),
+            )
+            with builder.if_then(wanted):
+                row = builder.sub(word(group), first)
+                at = builder.add(builder.mul(pixels, row), pixel)
+                pointer = pointer_at(context, builder, signature.args[5], out_gp, at, part.type)
+                builder.store(part, pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(in_n, types.intp, types.intp, types.intp, types.intp, out_gp), codegen
+
+
 @njit(cache=True, nogil=True)
 def _chunk_to_last(in_gp, out_n):  # type: ignore[no-untyped-def]  # pragma: no cover
     pixels = in_gp.shape[1]
@@ -175,6 +234,13 @@ def _chunk_to_first(in_n, out_gp):  # type: ignore[no-untyped-def]  # pragma: no
     pixels = out_gp.shape[1]
     for pixel in range(0, pixels, _RUN):
         _run_to_first(in_n, pixels, pixel, out_gp)  # type: ignore[call-arg]
+
+
+@njit(cache=True, nogil=True)
+def _long_chunk_to_first(in_n, first, out_gp):  # type: ignore[no-untyped-def]  # pragma: no cover
+    pixels, end = out_gp.shape[1], first + out_gp.shape[0]
+    for pixel in range(0, pixels, _RUN):
+        _long_run_to_first(in_n, pixels, pixel, first, end, out_gp)  # type: ignore[call-arg]
 
 
 @njit(inline="always")

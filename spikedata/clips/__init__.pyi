@@ -16,6 +16,7 @@ from .formats import format_at as format_at
 from .frames import check_chunk as check_chunk
 from .hdf5 import write_hdf5 as write_hdf5
 from .joined import JoinedClips as JoinedClips
+from .joined import joined_class_names as joined_class_names
 from .labels import FolderLabels as FolderLabels
 from .leaks import leaks_of as leaks_of
 from .naming import read_label_names as read_label_names
@@ -53,6 +54,8 @@ from .source import ClipStream as ClipStream
 from .source import size_on_disk as size_on_disk
 from .store import CLIPS as CLIPS
 from .store import ClipWriter as ClipWriter
+from .store import LentStore as LentStore
+from .store import PartWriter as PartWriter
 from .store import SpikeStore as SpikeStore
 from .store import StoreConfig as StoreConfig
 from .store import StoreLabels as StoreLabels
@@ -61,6 +64,8 @@ from .store import change_store as change_store
 from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
+from .store import part_writer as part_writer
+from .store import recipe_of_store as recipe_of_store
 from .stored import RELABELLED_KEYS as RELABELLED_KEYS
 from .stored import BitsMeter as BitsMeter
 from .stored import StoredClip as StoredClip

@@ -1,7 +1,7 @@
 """What the writers of all formats share: clips encoded side by side, told of one by one."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ Failed = Callable[[StoredClip, Exception], None]
 
 def in_order(
     work: Callable[[Item], Any], clips: Iterable[Item], workers: int | Crew
-) -> Iterator[tuple[Item, Any]]:
+) -> Generator[tuple[Item, Any], None, None]:
     """Each clip with what ``work`` gave or raised, in order; few are under way at a time.
 
     Args:

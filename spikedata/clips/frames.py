@@ -24,6 +24,8 @@ MAX_FRAME_BYTES = 1 << 30
 """Bytes of a frame once decompressed; a reader holds that much."""
 
 _OF_THREAD = threading.local()
+_KEPT_BYTES = 8 << 20
+"""Largest frame whose memory a thread keeps for the next one: fresh memory costs time."""
 
 
 def decompress_exactly(coded: Any, size: int) -> bytes:
@@ -32,19 +34,46 @@ def decompress_exactly(coded: Any, size: int) -> bytes:
     Raises:
         RuleBrokenError: it does not, or is no frame; checked before memory is taken.
     """
-    if not hasattr(_OF_THREAD, "decompressor"):  # it serves one thread at a time
-        _OF_THREAD.decompressor = zstandard.ZstdDecompressor()
     try:
         held = zstandard.frame_content_size(coded)
         # The library takes the memory a frame asks for, whatever max_output_size says.
         if held in (-1, size):
-            data: bytes = _OF_THREAD.decompressor.decompress(coded, max_output_size=size)
+            data: bytes = _decompressor().decompress(coded, max_output_size=size)
             held = len(data)
     except (zstandard.ZstdError, TypeError) as error:  # not even bytes
         raise RuleBrokenError("chunk_damaged", f"is damaged: {error}") from error
     if held != size:
         raise RuleBrokenError("chunk_damaged", f"holds {held:,} bytes, expected {size:,}")
     return data
+
+
+def decompress_shortly(coded: Any, size: int) -> NDArray[np.uint8]:
+    """As :func:`decompress_exactly`, to memory that the thread's next call may use again.
+
+    Raises:
+        RuleBrokenError: as there.
+    """
+    try:
+        if size > _KEPT_BYTES or zstandard.frame_content_size(coded) != size:
+            return np.frombuffer(decompress_exactly(coded, size), np.uint8)
+        if getattr(_OF_THREAD, "room", np.empty(0)).size < size + 1:
+            _OF_THREAD.room = np.empty(size + 1, np.uint8)
+        room: NDArray[np.uint8] = _OF_THREAD.room[: size + 1]
+        reader = _decompressor().stream_reader(coded)
+        held = reader.readinto(room[:size])
+        held += reader.readinto(room[size:])  # to the frame's end, where its checksum is
+    except (zstandard.ZstdError, TypeError) as error:  # not even bytes
+        raise RuleBrokenError("chunk_damaged", f"is damaged: {error}") from error
+    if held != size:
+        raise RuleBrokenError("chunk_damaged", f"holds {held:,} bytes, expected {size:,}")
+    return room[:size]
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_OF_THREAD, "decompressor"):  # it serves one thread at a time
+        _OF_THREAD.decompressor = zstandard.ZstdDecompressor()
+    kept: zstandard.ZstdDecompressor = _OF_THREAD.decompressor
+    return kept
 
 
 def compress_frame(data: Any, level: int, checksum: bool = False) -> bytes:
@@ -100,15 +129,19 @@ class ClipFrames(ClipBits):
         Raises:
             RuleBrokenError: one is damaged, or bits past the clip's last tick are set.
         """
-        begin = first // self.step
-        decoded = [self._decode(at) for at in range(begin, -(-end // self.step))]
-        packed_ghw = decoded[0] if len(decoded) == 1 else np.concatenate(decoded)
-        return packed_ghw[first - begin * self.step : end - begin * self.step]
+        stored, step = self.stored, self.step
+        out_gp = np.empty((end - first, stored.height_px * stored.width_px), np.uint8)
+        for at in range(first // step, -(-end // step)):
+            low, high = max(first, at * step), min(end, (at + 1) * step)
+            self._decode(at, low - at * step, out_gp[low - first : high - first])
+        return out_gp.reshape(-1, stored.height_px, stored.width_px)
 
     def blocks(self, step: int) -> Iterator[NDArray[np.uint8]]:
         """All groups in order, ``step`` at a time; each frame is decoded once."""
         waiting = np.empty((0, self.stored.height_px, self.stored.width_px), np.uint8)
-        for chunk_ghw in map(self._decode, range(len(self._frames))):
+        last = group_count(self.stored.ticks)
+        for first in range(0, last, self.step):
+            chunk_ghw = self.groups(first, min(first + self.step, last))
             waiting = np.concatenate([waiting, chunk_ghw]) if len(waiting) else chunk_ghw
             while len(waiting) >= step:
                 yield waiting[:step]
@@ -116,16 +149,15 @@ class ClipFrames(ClipBits):
         if len(waiting):
             yield waiting
 
-    def _decode(self, at: int) -> NDArray[np.uint8]:
-        stored, pixels = self.stored, self.stored.height_px * self.stored.width_px
+    def _decode(self, at: int, first: int, out_gp: NDArray[np.uint8]) -> None:
+        """Decode a frame's groups from ``first`` on, as many as ``out_gp`` (G, P) has."""
+        stored, pixels = self.stored, out_gp.shape[1]
         left = group_count(stored.ticks) - at * self.step
         groups = min(self.step, left)
         try:
-            data = decompress_exactly(self._frames[at], groups * pixels)
-            out_gp = np.empty((groups, pixels), np.uint8)
-            bits.to_time_first(np.frombuffer(data, np.uint8).reshape(pixels, groups), out_gp)
-            if groups == left:
+            data = decompress_shortly(self._frames[at], groups * pixels)
+            bits.some_to_time_first(data.reshape(pixels, groups), first, out_gp)
+            if first + len(out_gp) == left:
                 check_past_end(out_gp, stored.ticks)
         except RuleBrokenError as error:
             raise RuleBrokenError(error.code, f"chunk {at} {error.message}") from error
-        return out_gp.reshape(groups, stored.height_px, stored.width_px)

@@ -1,6 +1,6 @@
 """Several sets of clips, seen as one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ class JoinedClips(ClipSource):
         self.notes = tuple(note for source in sources for note in source.notes)
         self.path = sources[0].path if len(sources) == 1 else Path()
         self.name = _the_same([source.name for source in sources], "spikes")
-        orders = {source.class_names for source in sources}
-        every = {name for order in orders for name in order}
-        self.class_names = orders.pop() if len(orders) == 1 else tuple(sorted(every))
+        self.class_names = joined_class_names(source.class_names for source in sources)
         recipes = [source.recipe for source in sources]
         self.recipe: dict[str, Any] = _the_same(recipes, {"packed_from": recipes})
 
@@ -75,6 +73,12 @@ class JoinedClips(ClipSource):
         """Path of the set that has the clip."""
         return str(self._of[clip_id].path)
 
+    def neighbours(self) -> Iterator[tuple[str, ...]]:
+        """As each set says, of the clips that were taken from it."""
+        for source in dict.fromkeys(self._of.values()):
+            for together in source.neighbours():
+                yield tuple(clip_id for clip_id in together if self._of.get(clip_id) is source)
+
     def stored_bytes(self, clip_id: str) -> int | None:
         """As the set that has the clip says."""
         return self._of[clip_id].stored_bytes(clip_id)
@@ -89,6 +93,13 @@ class JoinedClips(ClipSource):
             yield from self._of[clip_id].blocks(clip_id, ticks)
         except (OSError, ValueError, MemoryError) as error:
             raise CorpusError(f"clip {clip_id}: cannot be read: {error}") from error
+
+
+def joined_class_names(each: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Class names of several sets together: those of all, if they are the same, else sorted."""
+    orders = set(each)
+    every = {name for order in orders for name in order}
+    return orders.pop() if len(orders) == 1 else tuple(sorted(every))
 
 
 def _check_fits(stored: StoredClip, source: ClipSource, ids: dict[str, str]) -> None:

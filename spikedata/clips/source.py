@@ -120,12 +120,18 @@ class ClipSource(ABC):
             StoreError: they are missing or damaged.
         """
 
+    def neighbours(self) -> Iterator[tuple[str, ...]]:
+        """Ids of clips that are best read one after the other, all clips in all."""
+        return ((clip_id,) for clip_id in self.clips)
+
     def stored_bytes(self, clip_id: str) -> int | None:
         """Bytes that a clip takes on disk; None where clips are not kept apart."""
         return None
 
     def size_bytes(self) -> int:
         """Bytes that all of it takes on disk."""
+        if isinstance(self.path, RemotePath):  # clip by clip that would be a request each
+            return size_on_disk(self.path)
         apart = [self.stored_bytes(clip_id) for clip_id in self.clips]
         known = [size for size in apart if size is not None]
         return sum(known) if len(known) == len(apart) else size_on_disk(self.path)
@@ -444,6 +450,11 @@ class ChangedClips(ClipSource):
     def open_bits(self, clip_id: str) -> ClipBits:
         """The source's own."""
         return self._source.open_bits(clip_id)
+
+    def neighbours(self) -> Iterator[tuple[str, ...]]:
+        """As the source says, of the clips that are left."""
+        for together in self._source.neighbours():
+            yield tuple(clip_id for clip_id in together if clip_id in self.clips)
 
     def stored_bytes(self, clip_id: str) -> int | None:
         """As the source says."""

@@ -99,7 +99,8 @@ def as_os_error(where: object, error: Exception) -> OSError:
     if is_refused_condition(error):
         return FileExistsError(errno.EEXIST, "is there already, or another", str(where))
     if code in _NO_BUCKET:
-        return FileNotFoundError(errno.ENOENT, "there is no such bucket", str(where))
+        # Not as a file that is not there, which may be as it should.
+        return OSError(errno.ENXIO, "there is no such bucket", str(where))
     if isinstance(error, FileNotFoundError):
         private = ", or it is private and HF_TOKEN is not of one who may read it"
         missing = f"no such file{private if scheme == 'hf' else ''}"

@@ -21,7 +21,7 @@ from spikedata.remote.asking import CREDENTIALS, TRIES, ask
 from spikedata.remote.buckets import SCHEMES, Bucket, Entry, Version, bucket_of
 from spikedata.remote.writing import Condition, Parts
 
-_URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.DOTALL)
+_URL = re.compile(rf"({'|'.join(SCHEMES)}):(?:/+(.*))?", re.DOTALL)
 _BUFFER_BYTES = 1 << 20
 
 T = TypeVar("T")
@@ -346,7 +346,7 @@ def place(path: Path | str) -> Path:
     found = _URL.fullmatch(path.as_posix() if isinstance(path, Path) else path)
     if found is None:
         return Path(path)
-    scheme, rest = found[1], found[2].strip("/")
+    scheme, rest = found[1], (found[2] or "").strip("/")
     bucket = rest.partition("/")[0]
     if ":" in bucket or ("@" in bucket and scheme != "hf"):
         raise SpikeDataError(
@@ -356,6 +356,18 @@ def place(path: Path | str) -> Path:
     if not bucket:
         raise SpikeDataError(f"{scheme}://: names no bucket; expected {scheme}://bucket/path")
     return RemotePath(f"{scheme}:/{rest}")
+
+
+def on_disk(path: Path | str) -> Path:
+    """The path that a user gives, of what is read or changed piece by piece, as disks alone allow.
+
+    Raises:
+        SpikeDataError: it is a URL.
+    """
+    found = place(path)
+    if isinstance(found, RemotePath):
+        raise SpikeDataError(f"{found}: this needs a disk. Copy it to one, or from one afterwards")
+    return found
 
 
 def is_remote(path: Path | str) -> bool:

@@ -1,6 +1,6 @@
 """Writing an object whole: in parts, or on a condition."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from spikedata.remote.asking import is_refused_condition
 from spikedata.remote.buckets import PART_BYTES, Bucket, Version

@@ -41,7 +41,8 @@ class ByZarrPython(Dataset[dict[str, Any]]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        (start,), caption = self.clips._draw(self.clips._clips[index])
+        stored = self.clips._clips[index]
+        (start,), caption = self.clips._place(stored, self.clips._draws(stored))
         clip_id, ticks = self.clips.ids[index], self.clips.segment_ticks
         array = zarr.open_array(self.clips.opened.path / "clips" / clip_id, mode="r")
         groups = array[start // 8 : -(-(start + ticks) // 8)]
@@ -52,6 +53,7 @@ class ByZarrPython(Dataset[dict[str, Any]]):
             "label": self.clips.labels[index],
             "caption": caption,
             "id": clip_id,
+            "starts": [start],
         }
 
 

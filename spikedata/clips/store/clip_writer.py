@@ -5,7 +5,7 @@ Shapes: G groups of eight ticks, P pixels.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,13 @@ from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clip import Clip
 from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.frames import compress_frame
-from spikedata.clips.rules import RuleBrokenError, as_json, pretty_json
+from spikedata.clips.rules import (
+    MAX_SIDE_PX,
+    RuleBrokenError,
+    as_json,
+    check_label,
+    pretty_json,
+)
 from spikedata.clips.store.layout import MAX_TAILS_BYTES, METADATA, ArrayLayout, StoreConfig
 from spikedata.clips.store.shard import ShardWriter, tail_of_shard
 from spikedata.clips.store.sharded import read_groups
@@ -38,12 +44,35 @@ class Place:
     """An empty folder."""
     options: StoreConfig
     """How the array is cut and compressed."""
+    check: Callable[[], None]
+    """Raises if the clip is not to appear any more: the store is another's by now."""
     publish: Callable[[StoredClip], None]
     """Puts the folder, now whole, into its place."""
     give_up: Callable[[], None]
     """Removes the folder, or leaves it to be gone on with."""
     ending: Callable[[int], None] = lambda _: None
     """Told of the number of ticks before a last shard is written that is not full of them."""
+
+
+def check_fits(
+    clip: Clip,
+    class_names: Collection[str],
+    *,
+    height_px: int,
+    width_px: int,
+    tick_rate_hz: float,
+) -> None:
+    """Refuse a clip that no store of these class names can hold.
+
+    Raises:
+        StoreError: its label is not among the class names.
+        ValueError: a size is out of range.
+    """
+    check_label(clip, class_names)
+    if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
+        raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
+    if not tick_rate_hz > 0:
+        raise ValueError(f"tick_rate_hz must be positive, got {tick_rate_hz}")
 
 
 _SYNCING = 2
@@ -251,6 +280,7 @@ class ClipWriter:
         attributes = stored.array_attributes() | {SHARDS_DIGEST: _checksums(self._tails)}
         copied = self._tails if self._tells_tails() else ()
         meta = layout.metadata(attributes, self._place.options.zstd_level, copied)
+        self._place.check()
         _write_last(self._place.folder / METADATA, pretty_json(meta))
         self._place.publish(stored)
         self._finished = True

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from spikedata.clips.rules import Problem, RuleBrokenError
 from spikedata.clips.source import ClipSource, size_on_disk
@@ -72,6 +73,18 @@ class SpikeStore(ClipSource):
     def problems(self, *, deep: bool = True) -> list[Problem]:
         """The rules of the store's format that it breaks; see :func:`store_problems`."""
         return store_problems(self.path, deep=deep)
+
+
+def recipe_of_store(path: Path) -> dict[str, Any]:
+    """The recipe of a store, without a look at its clips.
+
+    Raises:
+        StoreError: not a store, of a newer version, or malformed.
+    """
+    try:
+        return RootInfo.read(path).recipe
+    except RuleBrokenError as error:
+        raise error.at(path) from error
 
 
 def open_store(path: Path | str) -> SpikeStore:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,6 @@ from typing import Any
 from spikedata.clip import Clip
 from spikedata.clips.crew import Crew
 from spikedata.clips.rules import (
-    MAX_SIDE_PX,
     RuleBrokenError,
     as_json,
     check_label,
@@ -28,7 +27,7 @@ from spikedata.clips.rules import (
 )
 from spikedata.clips.source import ClipSource
 from spikedata.clips.store.catalog import list_clips
-from spikedata.clips.store.clip_writer import ClipWriter, Place
+from spikedata.clips.store.clip_writer import ClipWriter, Place, check_fits
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
@@ -39,6 +38,7 @@ from spikedata.clips.store.layout import (
     RootInfo,
     StoreConfig,
 )
+from spikedata.clips.store.parts import LentStore, copy_clip, lines_of_killed
 from spikedata.clips.store.unfinished import Unfinished, clear_partial, cut_off, note_of
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
@@ -138,6 +138,8 @@ def _begun(
         root = begin()
         if not goes_on:
             _refuse_cut_off(path)
+        if noted := lines_of_killed(path, root):
+            write_whole(path / CATALOG, _catalog(noted), within=path / PARTIAL)
         clear_partial(path, cut_off(path))
         return StoreWriter(path, root, options, lock)
     except RuleBrokenError as error:
@@ -146,6 +148,10 @@ def _begun(
     except BaseException:
         release(lock)
         raise
+
+
+_UNLISTED = 500
+"""Clips that may be there and not in the catalogue, if the store is small."""
 
 
 class StoreWriter:
@@ -161,10 +167,11 @@ class StoreWriter:
         self._lines, self._gone = listing.lines, listing.gone
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         left = [int(folder.name) for folder in cut_off(path)]
-        self._numbers = itertools.count(max(left, default=-1) + 1)
+        self._numbers = itertools.count(max(left, default=-1) + 1 + lock.number)
         self._mutex = threading.Lock()
         self._lock: Lock | None = lock
         self._held = lock
+        self._unlisted = 0
         self._folder = HeldFolder(path)
 
     def __enter__(self) -> "StoreWriter":
@@ -268,11 +275,13 @@ class StoreWriter:
                 meanwhile.
             ValueError: a size is out of range.
         """
-        check_label(clip, self._root.class_names)
-        if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
-            raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
-        if not tick_rate_hz > 0:
-            raise ValueError(f"tick_rate_hz must be positive, got {tick_rate_hz}")
+        check_fits(
+            clip,
+            self._root.class_names,
+            height_px=height_px,
+            width_px=width_px,
+            tick_rate_hz=tick_rate_hz,
+        )
         self._begin_change()
         with self._mutex:
             if self._lock is None:
@@ -344,6 +353,7 @@ class StoreWriter:
         place = Place(
             folder=folder,
             options=about.options,
+            check=self.check_in_place,
             publish=functools.partial(self._publish, folder),
             give_up=leave if is_live else functools.partial(self._give_up, about.clip, folder),
             ending=ending if is_live else lambda _: None,
@@ -351,11 +361,11 @@ class StoreWriter:
         size_px = about.height_px, about.width_px
         return ClipWriter(place, about.clip, size_px, about.tick_rate_hz, crew)
 
-    def _take_id(self, clip_id: str) -> None:
-        """Note an id as taken.
+    def check_free(self, clip_id: str) -> None:
+        """Refuse an id that is taken.
 
         Raises:
-            StoreError: it is taken.
+            StoreError: the store has that clip, whole or damaged, or one of nearly that id.
         """
         other = self._taken.get(clip_id.casefold())
         if other is not None:
@@ -366,6 +376,9 @@ class StoreWriter:
                 f"{self.path}: clip {clip_id} is there and cannot be read. Run `spikedata "
                 "repair` with the videos"
             )
+
+    def _take_id(self, clip_id: str) -> None:
+        self.check_free(clip_id)
         self._taken[clip_id.casefold()] = clip_id
 
     def copy(self, source: ClipSource, stored: StoredClip, crew: Crew | None = None) -> StoredClip:
@@ -377,16 +390,23 @@ class StoreWriter:
             StoreError: the clip is damaged, or cannot be added.
             ValueError: it does not fit the store's format.
         """
-        with self.clip(
-            stored.clip,
-            height_px=stored.height_px,
-            width_px=stored.width_px,
-            tick_rate_hz=stored.tick_rate_hz,
-            crew=crew,
-        ) as target:
-            for block_ghw in source.checked_blocks(stored):
-                target.append(block_ghw)
-            return target.finish(ticks=stored.ticks, attributes=stored.attributes)
+        return copy_clip(self.clip, source, stored, crew)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[LentStore]:
+        """Let other processes write clips, whose ids are free, while the ``with`` statement runs.
+
+        What they wrote is in the store then, whatever became of them.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+        """
+        self._begin_change()
+        lent = LentStore.of(self.path, self._root.class_names, self._options)
+        try:
+            yield lent
+        finally:
+            self._lines |= lent.take_back(self._lines)
 
     def check_in_place(self) -> None:
         """Refuse to go on in a folder that somebody put in the place of this one.
@@ -471,12 +491,19 @@ class StoreWriter:
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
-        self.check_in_place()
         if not isinstance(folder, RemotePath):
             folder.rename(self.path / CLIPS / stored.clip.id)
             note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._lines[stored.clip.id] = line
+            self._unlisted += 1
+            # Now and then: who goes on after a crash asks only the clips since. Each time more
+            # have come by an eighth, so that a clip costs no more among many.
+            if self._unlisted >= max(_UNLISTED, len(self._lines) // 8) and self._lock is not None:
+                self._unlisted = 0
+                listed = _catalog(self._listed())
+                with contextlib.suppress(OSError):  # the clip is there, whatever becomes of this
+                    write_whole(self.path / CATALOG, listed, within=self.path / PARTIAL)
 
     def _give_up(self, clip: Clip, folder: Path) -> None:
         if isinstance(folder, RemotePath):

@@ -1,0 +1,2 @@
+from .interleaved import InterleavedWindows as InterleavedWindows
+from .windows import SpikeWindows as SpikeWindows
