@@ -25,9 +25,9 @@ LONGEST_PAUSE_S = 10.0
 
 _CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
-_STATUS = re.compile(r"status code: (\d{3}[ \w']*)|\bClient error '(\d{3}[ \w]*)'")
+_STATUS = re.compile(r"status code: (\d{3}[ \w']*)")
 _ASKED_ENOUGH = re.compile(r"after (\d+) retries, max_retries: \1,")
-_BROKEN = re.compile(r"HTTP error|response body|Connection|Timeout|timed out|disconnected")
+_BROKEN = re.compile(r"HTTP error|response body|Connection|Timeout|timed out|disconnected|closed connection")
 _PASSING = ("408", "429", "500", "502", "503", "504")
 """Answers of a server that is in trouble, or has too much to do."""
 
@@ -81,7 +81,7 @@ def may_pass(error: Exception) -> bool:
     text = str(error)
     if _ASKED_ENOUGH.search(text):
         return False
-    status = _status(text)
+    status = _status(error)
     return status.startswith(_PASSING) if status else _BROKEN.search(_first_line(text)) is not None
 
 
@@ -94,7 +94,7 @@ def as_os_error(where: object, error: Exception) -> OSError:
     """Any failure of a client as an ``OSError`` of one line that holds no secret."""
     text = str(error)
     code = _found(_CODE, text)
-    said = _said(text)
+    said = _said(error)
     scheme = str(where).partition(":")[0]
     if is_refused_condition(error):
         return FileExistsError(errno.EEXIST, "is there already, or another", str(where))
@@ -102,7 +102,9 @@ def as_os_error(where: object, error: Exception) -> OSError:
         # Not as a file that is not there, which may be as it should.
         return OSError(errno.ENXIO, "there is no such bucket", str(where))
     if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, "no such file", str(where))
+        private = ", or it is private and HF_TOKEN is not of one who may read it"
+        missing = f"no such file{private if scheme == 'hf' else ''}"
+        return FileNotFoundError(errno.ENOENT, missing, str(where))
     if _NO_PATH in text:
         advice = f"holds an object whose name is no path ({said.partition(': ')[2]}); rename it"
         return OSError(errno.EINVAL, advice, str(where))
@@ -111,16 +113,19 @@ def as_os_error(where: object, error: Exception) -> OSError:
         advice = f"no credentials were found. Set {CREDENTIALS.get(scheme, '')}"
     elif code in _RUN_OUT:
         advice = f"{said}. The credentials have run out: renew them, then run this again"
-    elif _status(text).startswith(_REFUSED) or isinstance(error, PermissionError):
+    elif _status(error).startswith(_REFUSED) or isinstance(error, PermissionError):
         advice = f"{said}. Check the credentials ({CREDENTIALS.get(scheme, '')}) and their rights"
     else:
         return OSError(errno.EIO, said, str(where))
     return PermissionError(errno.EACCES, one_line(advice), str(where))
 
 
-def _status(text: str) -> str:
-    found = _STATUS.search(text)
-    return "" if found is None else (found[1] or found[2])
+def _status(error: Exception) -> str:
+    """The status that a server answered with, or nothing."""
+    answer = getattr(error, "response", None)
+    if answer is not None and answer.status_code >= 400:
+        return f"{answer.status_code} {getattr(answer, 'reason_phrase', '')}".strip()
+    return _found(_STATUS, str(error))
 
 
 def _found(pattern: re.Pattern[str], text: str) -> str:
@@ -132,8 +137,11 @@ def _first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _said(text: str) -> str:
+def _said(error: Exception) -> str:
     """What is worth knowing of an error: a server's code and message, else its first words."""
-    parts = [_status(text), _found(_CODE, text), _found(_MESSAGE, text)]
+    text = str(error)
+    parts = [_status(error), _found(_CODE, text), _found(_MESSAGE, text)]
     brief = ": ".join(filter(None, parts)) or _first_line(text)[:300]
+    if isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
+        brief = f"an answer was not understood ({brief})"
     return one_line(without_secrets(brief))

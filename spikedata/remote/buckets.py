@@ -320,12 +320,13 @@ class _HubFiles:
         raise SpikeDataError(_READ_ALONE)
 
     def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
-        found = self._files().find(self._path(prefix.rstrip("/")), detail=True)
+        found = self._files().find(self._path(prefix.rstrip("/")), detail=True, refresh=True)
         entries = [self._entry(of) for _, of in sorted(found.items())]
         yield [entry for entry in entries if after is None or entry.key > after]
 
     def look_in(self, prefix: str) -> tuple[list[str], list[Entry]]:
-        found = self._files().ls(self._path(prefix.rstrip("/")), detail=True)
+        # Its cache forgets the folders of a listing that went all the way down.
+        found = self._files().ls(self._path(prefix.rstrip("/")), detail=True, refresh=True)
         folders = [self._key(of["name"]) for of in found if of["type"] == "directory"]
         return folders, [self._entry(of) for of in found if of["type"] == "file"]
 
