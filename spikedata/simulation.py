@@ -470,6 +470,7 @@ class _CorpusRun(_Run):
         self.failures: list[Failure] = []
         self._told = RunNotes()
         self._of_engine: list[str] = []
+        self._made: list[tuple[CorpusClip, StoredClip]] = []
         self._other_official_splits = 0
 
     @contextmanager
@@ -484,22 +485,33 @@ class _CorpusRun(_Run):
             raise
 
     def begin(self, corpus: Corpus) -> list[CorpusClip]:
-        """Count what is there or cannot be made; gives what there is to do."""
+        """Note what is there or cannot be made; gives what there is to do."""
         for left_out in corpus.left_out:
             self.failures.append(left_out)
             self.progress(left_out)
         there = [(item, self.store.stored(item.clip.id)) for item in corpus.clips]
-        made = [(item, stored) for item, stored in there if stored is not None]
-        for item, stored in made:
+        self._made = [(item, stored) for item, stored in there if stored is not None]
+        for item, stored in self._made:
             _check_same_facts(self.store.path, stored.clip, item.clip)
-        for item, stored in made:
-            self.skip(item, stored)
         return [item for item, stored in there if stored is None]
 
     def on_this_machine(self, todo: Sequence[CorpusClip], workers: int) -> None:
         """Try each clip in threads of this process."""
         # A lone clip cannot share cores with others: its own rows and chunks do.
-        self.make(todo, workers, max(1, workers // max(1, len(todo))))
+        threads = max(1, workers // max(1, len(todo)))
+        self.make(self._counting_what_is_there(todo), workers, threads)
+
+    def _counting_what_is_there(self, todo: Sequence[CorpusClip]) -> Iterator[CorpusClip]:
+        """The same clips; those that are there are counted while the first is under way."""
+        yield from todo[:1]
+        self.count_what_is_there()
+        yield from todo[1:]
+
+    def count_what_is_there(self) -> None:
+        """Count the clips that are there, and tell of those whose videos are others by now."""
+        for item, stored in self._made:
+            self.skip(item, stored)
+        self._made.clear()
 
     def on_ray(
         self,
@@ -510,6 +522,7 @@ class _CorpusRun(_Run):
         device: Device | None,
     ) -> None:
         """Try each clip on workers of Ray, which write into the store themselves."""
+        self.count_what_is_there()
         items = {item.clip.id: item for item in todo if self.is_free(item)}
         if not items:  # then there need be no cluster
             return

@@ -167,7 +167,8 @@ def test_a_network_that_stays_cut_ends_the_run(s3, videos, unharmed, monkeypatch
     monkeypatch.setattr(asking, "RETRY_S", 1.0)
     from spikedata.remote import buckets
 
-    monkeypatch.setattr(buckets, "RETRIES", 1, raising=False)
+    monkeypatch.setattr(buckets, "TRIES", 1)
+    monkeypatch.setattr(buckets, "RETRY_S", 1.0)
     buckets._client.cache_clear()
     s3.spoil(ERRORS[name], skip=skip, times=None)
     began = time.monotonic()
