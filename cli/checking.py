@@ -54,8 +54,10 @@ def validate(
 ) -> None:
     """Check CLIPS against its format, every bit included; status 1 if a rule is broken."""
     with errors_in_one_line():
-        from spikedata import one_line
+        from spikedata import one_line, place
         from spikedata import validate as validate_clips
+
+        clips = place(clips)
 
         with usage_errors_in_one_line():
             problems = validate_clips(

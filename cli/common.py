@@ -241,6 +241,12 @@ def open_one(
     return spikes
 
 
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an address of a cluster that nothing would be done on."""
+    if address is not None and engine != "ray":
+        fail("--address: is that of a Ray cluster; give --engine ray too", STATUS_USAGE)
+
+
 def check_output(out: Path, *read: Path, overwrite: bool) -> None:
     """Refuse OUT before any work: it is read, or lies in a store that is, or is there already."""
     for path in read:

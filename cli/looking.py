@@ -130,20 +130,22 @@ def view(
 
 def _looked_at(what: str | None, clip: str | None, store: Path | None) -> tuple[Path, str | None]:
     """The set and the clip of it that the words of a command name."""
+    from spikedata import place
+
     if store is not None:
         if clip is not None:
             fail("with --store, give the id of one clip and no PATH", STATUS_USAGE)
         return store, what
     if clip is not None:
-        return Path(what or SPIKES), clip
-    if what is None or not Path(what).exists():
+        return place(what or SPIKES), clip
+    if what is None or not place(what).exists():
         return SPIKES, _clip_or_path(what)
     if Path(what) != SPIKES and what in _ids_here():
         fail(
             f"{what}: a clip of {SPIKES}, and a file. Give --store {SPIKES}, or --store {what}",
             STATUS_USAGE,
         )
-    return Path(what), None
+    return place(what), None
 
 
 def _ids_here() -> set[str]:

@@ -1,7 +1,7 @@
 """Options that several commands share, each declared once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,20 @@ SPIKES = Path("spikes.zarr")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all cores]")]
+WorkersOfAny = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Threads, or workers of Ray.  [default: all cores]"),
+]
+OnEngine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="Who works: threads of this process, or workers of a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster: auto, or HOST:PORT.  [default: RAY_ADDRESS, else Ray is started here]"
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
 CLIPS_HELP = "Store, Parquet folder or file, HDF5 file, folder of .dat; with --camera, recordings."
 ClipsArgument = Annotated[Path, typer.Argument(metavar="CLIPS", help=CLIPS_HELP)]

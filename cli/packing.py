@@ -8,6 +8,7 @@ import typer
 
 from .common import (
     advance,
+    check_engine,
     errors_in_one_line,
     fail,
     print_failures,
@@ -16,7 +17,17 @@ from .common import (
     progress_bar,
     usage_errors_in_one_line,
 )
-from .options import AsJson, Camera, Flip, Overwrite, TickRate, ToCamera, Workers
+from .options import (
+    Address,
+    AsJson,
+    Camera,
+    Flip,
+    OnEngine,
+    Overwrite,
+    TickRate,
+    ToCamera,
+    WorkersOfAny,
+)
 
 Sources = Annotated[
     list[Path] | None,
@@ -55,7 +66,9 @@ def pack(
     label_names: LabelNames = None,
     level: Level = None,
     overwrite: Overwrite = False,
-    workers: Workers = None,
+    engine: OnEngine = "local",
+    address: Address = None,
+    workers: WorkersOfAny = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack stores and camera recordings into one verified data set.
@@ -65,6 +78,7 @@ def pack(
     publishes and what recipes read. What cannot be packed is listed in <out>.failures.jsonl and
     the rest goes on.
     """
+    check_engine(engine, address)
     with errors_in_one_line(), progress_bar(None, "clip", "pack") as bar:
         from spikedata import available_cores, pack_clips
 
@@ -81,7 +95,9 @@ def pack(
                 label_names=label_names,
                 level=level,
                 overwrite=overwrite,
-                workers=workers or available_cores(),
+                workers=workers or (available_cores() if engine == "local" else None),
+                engine=engine,
+                address=address,
                 progress=lambda step: advance(bar, step.stage, step.done, step.total),
             )
     values = asdict(report) | {"ratio": report.packed_bytes / report.stored_bytes}

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_hints
 
 import typer
 
 from .common import (
     STATUS_INTERRUPTED,
     STATUS_USAGE,
+    check_engine,
     errors_in_one_line,
     fail,
     failure_line,
@@ -32,7 +33,7 @@ from .common import (
     progress_bar,
     usage_errors_in_one_line,
 )
-from .options import SPIKES, AsJson, DryRun, Workers
+from .options import SPIKES, Address, AsJson, DryRun, OnEngine, WorkersOfAny
 
 if TYPE_CHECKING:
     from spikedata import Corpus, Failure, SimulationRecipe, SimulationReport, StoredClip
@@ -44,6 +45,14 @@ class Sets:
 
     key: str
     """Dotted, as in a recipe file."""
+
+
+class _By(TypedDict):
+    """Who does the work."""
+
+    engine: Literal["local", "ray"]
+    address: str | None
+    workers: int | None
 
 
 OF_VIDEOS = "of videos"
@@ -197,7 +206,9 @@ Damaged = Annotated[
 ]
 OnDevice = Annotated[
     Literal["cpu", "cuda"] | None,
-    typer.Option(help="Where spikes are simulated; same bits.  [default: cpu]"),
+    typer.Option(
+        help="Where spikes are simulated; same bits.  [default: cpu; of ray cuda where it is]"
+    ),
     OF_VIDEOS,
 ]
 
@@ -233,7 +244,9 @@ def simulate(
     decoder: Decoder = None,
     damaged: Damaged = None,
     device: OnDevice = None,
-    workers: Workers = None,
+    engine: OnEngine = "local",
+    address: Address = None,
+    workers: WorkersOfAny = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -251,14 +264,18 @@ def simulate(
             return
         _check_fit(given, resolved)
         found = _find(given, resolved.split)
+        by: _By = {"engine": engine, "address": address, "workers": workers}
         if dry_run:
-            _print_plan(found, resolved, out, as_json)
+            _print_plan(found, resolved, out, by, as_json)
         else:
-            _simulate(found, out, resolved, device or "cpu", workers, as_json)
+            _simulate(found, out, resolved, device, by, as_json)
 
 
 def _check_together(given: Mapping[str, Any]) -> None:
     """Refuse options that say two things, or mean nothing for a still scene."""
+    check_engine(given["engine"], given.get("address"))
+    if "like" in given and given["engine"] != "local":
+        fail("--like simulates one still scene and takes no --engine", STATUS_USAGE)
     if "ticks_per_frame" in given and "tick_rate" in given:
         fail("give --ticks-per-frame or --tick-rate, not both", STATUS_USAGE)
     if "recipe" in given and "sensor" in given:
@@ -347,9 +364,12 @@ def _find(given: Mapping[str, Any], split: int) -> "Corpus":
         return found.shard(int(number), int(of))
 
 
-def _print_plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path, as_json: bool) -> None:
-    from spikedata import to_dict
+def _print_plan(
+    corpus: "Corpus", recipe: "SimulationRecipe", out: Path, by: "_By", as_json: bool
+) -> None:
+    from spikedata import place, planned_workers, to_dict
 
+    out = place(out)
     splits = Counter(item.clip.split or "none" for item in corpus.clips)
     print_notes(notes_of(corpus))
     plan: dict[str, Any] = {
@@ -360,6 +380,8 @@ def _print_plan(corpus: "Corpus", recipe: "SimulationRecipe", out: Path, as_json
         "left_out": [asdict(failure) for failure in corpus.left_out],
         "notes": list(corpus.notes),
         "out": f"{out} ({'continued' if out.exists() else 'new'})",
+        "engine": by["engine"],
+        "workers": planned_workers(**by),
         "recipe": to_dict(recipe),
     }
     if not as_json:
@@ -397,11 +419,14 @@ def _simulate(
     corpus: "Corpus",
     out: Path,
     recipe: "SimulationRecipe",
-    device: Literal["cpu", "cuda"],
-    workers: int | None,
+    device: Literal["cpu", "cuda"] | None,
+    by: "_By",
     as_json: bool,
 ) -> None:
     from spikedata import Failure, available_cores, simulate_corpus
+
+    if by["engine"] == "local":
+        by = by | {"workers": by["workers"] or available_cores()}
 
     print_notes(corpus.notes)
     with _stop_on_interrupt() as stop, progress_bar(len(corpus.clips), "clip", "simulate") as bar:
@@ -415,8 +440,8 @@ def _simulate(
             corpus,
             out,
             recipe,
-            workers=workers or available_cores(),
             device=device,
+            **by,
             progress=advance,
             stop=stop,
         )

@@ -49,6 +49,8 @@ from .corpora import draw_directions as draw_directions
 from .corpora import draw_shapes as draw_shapes
 from .corpora import find_corpus as find_corpus
 from .corpora import spoken_name as spoken_name
+from .engines import available_cores as available_cores
+from .engines import planned_workers as planned_workers
 from .errors import RecipeError as RecipeError
 from .errors import SpikeDataError as SpikeDataError
 from .errors import StoreError as StoreError
@@ -65,6 +67,7 @@ from .live import LiveClips as LiveClips
 from .live import open_videos as open_videos
 from .loader import SpikeClips as SpikeClips
 from .loader import collate as collate
+from .loader import worker_options as worker_options
 from .outputs import Failure as Failure
 from .outputs import file_sha256 as file_sha256
 from .outputs import write_whole as write_whole
@@ -78,12 +81,14 @@ from .recording import RecordingConfig as RecordingConfig
 from .recording import RecordingReport as RecordingReport
 from .recording import RecordingStep as RecordingStep
 from .recording import record_stream as record_stream
+from .remote import RemotePath as RemotePath
+from .remote import is_remote as is_remote
+from .remote import place as place
 from .repair import RepairReport as RepairReport
 from .repair import repair_store as repair_store
 from .serving import ClipServer as ClipServer
 from .simulation import SimulationRecipe as SimulationRecipe
 from .simulation import SimulationReport as SimulationReport
-from .simulation import available_cores as available_cores
 from .simulation import simulate_corpus as simulate_corpus
 from .simulation import simulate_recording as simulate_recording
 from .simulation import simulation_recipe as simulation_recipe

@@ -44,3 +44,7 @@ class HubError(SpikeDataError):
 
 class MissingExtraError(SpikeDataError):
     """An optional package is not installed; the message names the pip command."""
+
+
+class EngineError(SpikeDataError):
+    """Workers of an engine cannot be had, or do not fit the process that hands out the work."""

@@ -24,6 +24,7 @@ from spikedata.corpora import (
 )
 from spikedata.errors import CorpusError, StoreError
 from spikedata.outputs import Failure
+from spikedata.remote import on_disk
 from spikedata.wording import shown
 
 Change = Mapping[str, Any]
@@ -89,7 +90,7 @@ def relabel(
             format that is not changed in its place.
         SpikeDataError: there is no set of clips, or it is malformed.
     """
-    path = Path(path)
+    path = on_disk(path)
     asked = {clip_id: _checked(clip_id, change) for clip_id, change in changes.items()}
     with _opened(path, camera) as labels:
         failures: list[Failure] = []

@@ -24,6 +24,7 @@ from spikedata.bits import pack_ticks
 from spikedata.clip import Clip
 from spikedata.clips import ClipSource, DatasetRows, StoredClip, check_label, open_clips
 from spikedata.errors import StoreError
+from spikedata.remote import is_remote
 
 Sampling = Literal["start", "center", "random", "uniform"]
 
@@ -322,6 +323,16 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "captions": [item["caption"] for item in items],
         "ids": [item["id"] for item in items],
     }
+
+
+def worker_options(clips: ClipSource, workers: int) -> dict[str, Any]:
+    """How many workers a ``DataLoader`` has, and how they begin: keyword arguments of it.
+
+    A process that is forked from one that reads object storage could not read it: those are begun
+    anew.
+    """
+    begin = "spawn" if workers and is_remote(clips.path) else None
+    return {"num_workers": workers, "multiprocessing_context": begin}
 
 
 def _open(source: Any) -> ClipSource:

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from spikedata.errors import SpikeDataError, StoreError
+from spikedata.lease import is_running
+from spikedata.locking import Lock, is_taken, take
+from spikedata.remote import RemotePath, place
 from spikedata.wording import located, one_line
 
 
@@ -35,8 +37,15 @@ def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) ->
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
         OSError: the disk is full, or the like.
     """
+    path = place(path)
     if path.exists() and not overwrite:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="spikedata-") as scratch:
+            aside = Path(scratch) / path.name
+            yield aside
+            path.write_bytes(_parts_of(aside))
+        return
     folder = within or path.parent
     _clear_partials(folder, path.name)
     # Another process, or thread, may write the same file: what ends last stays, whole.
@@ -51,29 +60,25 @@ def written_aside(path: Path, *, overwrite: bool, within: Path | None = None) ->
         aside.unlink(missing_ok=True)
 
 
+def _parts_of(file: Path) -> Iterator[bytes]:
+    """A file in pieces, as it is sent."""
+    with file.open("rb") as opened:
+        while part := opened.read(_PART_BYTES):
+            yield part
+
+
+_PART_BYTES = 8 << 20
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 """This machine, in names on a disk that others share: only here it is known what runs."""
 
 
 def _clear_partials(folder: Path, name: str) -> None:
     """Remove what processes of this machine left of a file when they were killed."""
-    if sys.platform == "win32":  # there a signal 0 ends a process
-        return
     for left in folder.glob(f"{glob.escape(name)}.{_HOST}-*.partial"):
         writer = left.name[len(name) + 1 :].split("-")
-        if len(writer) == 3 and writer[1].isdecimal() and not _is_running(int(writer[1])):
+        if len(writer) == 3 and writer[1].isdecimal() and not is_running(int(writer[1])):
             with contextlib.suppress(OSError):  # somebody else's to remove
                 left.unlink()
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # it is somebody else's
-        return True
-    return True
 
 
 def write_whole(
@@ -85,12 +90,25 @@ def write_whole(
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
         OSError: the disk is full, or the like.
     """
+    path = place(path)
+    if isinstance(path, RemotePath):
+        _write_object(path, data.encode() if isinstance(data, str) else data, overwrite)
+        return
     with written_aside(path, overwrite=overwrite, within=within) as aside:
         aside.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def _write_object(path: RemotePath, data: bytes, overwrite: bool) -> None:
+    try:
+        path.write_version(data, only_new=not overwrite)
+    except FileExistsError as error:
+        raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it") from error
+
+
 def sync(path: Path) -> None:
-    """Wait until a file, or which files a folder holds, is on the disk."""
+    """Wait until a file, or which files a folder holds, is on the disk; an object is at once."""
+    if isinstance(path, RemotePath):
+        return
     if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -100,13 +118,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-_PATIENCE_S = 0.3
-"""How long a lock is waited for: who only looks whether it is held has it for a moment."""
-
-
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[Lock]:
     """Be the only one at work on the output ``out``, whatever kind of work it is.
+
+    Before what cannot be undone, ``check()`` of what this gives tells whether that is still so.
 
     Raises:
         StoreError: another process, or another thread of this one, is at work on it.
@@ -114,27 +130,21 @@ def locked(out: Path) -> Iterator[None]:
     """
     lock = acquire(out)
     try:
-        yield
+        yield lock
     finally:
         release(lock)
 
 
-def acquire(out: Path) -> FileLock:
-    """Lock an output for this writer alone; the system lets it go if the process dies.
+def acquire(out: Path) -> Lock:
+    """Lock an output for this writer alone; if the process dies, others can have it.
 
-    The lock is a file ``<out>.lock`` beside it: one inside would go with what is replaced.
+    The lock is a file ``<out>.lock`` beside it. See :mod:`spikedata.locking`.
 
     Raises:
-        StoreError: another writer holds it.
+        StoreError: another writer holds it, or no lock can be had there.
         OSError: it cannot be made.
     """
-    lock = _lock_of(out)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"{out}: another process is writing it. Wait until it has ended"
-        ) from error
+    lock = take(out)
     try:
         _undo_half_a_replacement(out)
     except BaseException:
@@ -143,11 +153,8 @@ def acquire(out: Path) -> FileLock:
     return lock
 
 
-def release(lock: FileLock) -> None:
-    """Let others in. The file goes first, so that nobody who waits locks a name that is gone."""
-    if sys.platform != "win32":  # an open file cannot be removed there, and may stay
-        with contextlib.suppress(OSError):  # without its holder it means nothing
-            Path(lock.lock_file).unlink(missing_ok=True)
+def release(lock: Lock) -> None:
+    """Let others in."""
     lock.release()
 
 
@@ -156,23 +163,7 @@ def is_being_written(out: Path) -> bool:
 
     A lock's file that a killed process left is removed.
     """
-    lock = _lock_of(out)
-    if not Path(lock.lock_file).exists():
-        return False
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    except OSError:  # where nothing can be written nobody writes
-        return False
-    release(lock)
-    return False
-
-
-def _lock_of(out: Path) -> FileLock:
-    there = out.resolve()  # links to one output have one lock
-    file = there.with_name(there.name + ".lock")
-    return FileLock(file, timeout=_PATIENCE_S, thread_local=False, mode=0o666)
+    return is_taken(out)
 
 
 class HeldFolder:
@@ -180,12 +171,17 @@ class HeldFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._open = None
+        if isinstance(path, RemotePath):  # no folder, but a part of names
+            return
         self._was = path.stat()
         # While it is open no other folder gets its number. Windows opens no folders.
         self._open = None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
 
     def is_in_place(self) -> bool:
         """Whether it was neither removed nor replaced."""
+        if isinstance(self._path, RemotePath):
+            return True
         try:
             return os.path.samestat(self._path.stat(), self._was)
         except OSError:
@@ -283,7 +279,7 @@ def _replaced(out: Path) -> Path:
 def _undo_half_a_replacement(out: Path) -> None:
     """Put back, or clear away, what a killed process had moved aside to replace it."""
     old = _replaced(out)
-    if not (old.exists() or old.is_symlink()):
+    if isinstance(out, RemotePath) or not (old.exists() or old.is_symlink()):
         return
     if out.exists() or out.is_symlink():
         remove(old)
@@ -293,6 +289,10 @@ def _undo_half_a_replacement(out: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder, if it is there."""
+    if isinstance(path, RemotePath):
+        for file in [path, *path.rglob("*")]:
+            file.unlink()
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -35,6 +35,7 @@ from spikedata.clips import (
 from spikedata.errors import SpikeDataError, StoreError
 from spikedata.incoming import Incoming, ReadAhead, open_incoming
 from spikedata.provenance import versions
+from spikedata.remote import on_disk
 from spikedata.stream import check_tick_rate_hz
 
 _BLOCK_TICKS = 128
@@ -193,7 +194,7 @@ def record_stream(
             disk is full and nothing could be kept.
         ValueError: an option is out of range.
     """
-    config, out, stop = config or RecordingConfig(), Path(out), stop or threading.Event()
+    config, out, stop = config or RecordingConfig(), on_disk(out), stop or threading.Event()
     options = StoreConfig(zstd_level=config.level)
     if out.exists() and not resume:
         raise StoreError(f"{out}: exists. Give --resume to go on with it, or choose another --out")

@@ -23,6 +23,7 @@ from spikedata.corpora import Corpus
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, failure_file, remove
 from spikedata.recipe import from_dict
+from spikedata.remote import on_disk
 from spikedata.simulation import SimulationRecipe, check_names_no_function, simulate_corpus
 from spikedata.simulator import Device
 
@@ -73,7 +74,7 @@ def repair_store(
         RecipeError: there is a corpus, and the store was not simulated from one, or by a function
             of somebody's: simulate those clips again yourself.
     """
-    path = Path(path)
+    path = on_disk(path)
     if format_at(path) not in (None, "zarr"):
         raise StoreError(
             f"{path}: only a Zarr store is repaired in its place. `spikedata validate` names what "

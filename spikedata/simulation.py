@@ -1,18 +1,22 @@
-"""A corpus of videos to a store of spikes: several clips at once, resumable, never half-written."""
+"""A corpus of videos to a store of spikes: several clips at once, resumable, never half-written.
+
+The file is long because a run on workers of an engine stands beside that in threads: it is the same
+plan, the same work on a part of the clips, and the same report.
+"""
 
 import errno
 import json
 import logging
 import math
-import os
+import platform
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +27,23 @@ from spikedata.clips import (
     CLIPS,
     ClipWriter,
     Crew,
+    LentStore,
     RunNotes,
     StoredClip,
     StoreWriter,
     create_store,
     open_spikes,
-    open_store,
+    part_writer,
+    recipe_of_store,
     size_on_disk,
 )
-from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count
+from spikedata.corpora import Corpus, CorpusClip, clip_id_of, count, local_copy
+from spikedata.engines import MOST_ATTEMPTS, Engine, LaneClosedError, check_ray, ray_workers
 from spikedata.errors import RecipeError, SpikeDataError, StoreError
 from spikedata.outputs import Failure, failure_file, identity, write_failures
 from spikedata.provenance import versions
 from spikedata.recipe import from_dict, load_recipe, parse_recipe, to_dict
+from spikedata.remote import is_remote, place
 from spikedata.simulator import (
     Device,
     SensorConfig,
@@ -145,6 +153,7 @@ class Filmed:
     def __init__(
         self,
         item: CorpusClip,
+        path: Path,
         video: Video,
         recipe: SimulationRecipe,
         *,
@@ -156,13 +165,13 @@ class Filmed:
         self.sensor = recipe.sensor_at(video.frame_rate).resolved(video.transfer)
         self.height_px, self.width_px = video.height_px, video.width_px
         self.tick_rate_hz = float(self.sensor.ticks_per_frame * video.frame_rate)
-        self._item, self._recipe, self._video = item, recipe, video
+        self._item, self._path, self._recipe, self._video = item, path, recipe, video
         self._threads, self._device, self._stop = threads, device, stop
         self._frames, self._most_frames = 0, frames
 
     def clip(self) -> Clip:
         """The clip with digest and size of its video, which is read for that."""
-        source = self._item.clip.source | identity(self._item.path)
+        source = self._item.clip.source | identity(self._path)
         return replace(self._item.clip, source=source)
 
     @property
@@ -233,8 +242,9 @@ def film(
     how = recipe.video
     if item.capture_fps is not None:
         how = replace(how, capture_fps=item.capture_fps)
-    with open_video(item.path, how) as video:
-        yield Filmed(item, video, recipe, threads=threads, device=device, stop=stop, frames=frames)
+    with local_copy(item.path) as path, open_video(path, how) as video:
+        shared: dict[str, Any] = {"threads": threads, "device": device, "stop": stop}
+        yield Filmed(item, path, video, recipe, frames=frames, **shared)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,33 +269,32 @@ Progress = Callable[[StoredClip | Failure], None]
 Unfinished = tuple[ClipWriter, int, dict[str, Any]]
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def simulate_corpus(
     corpus: Corpus,
     out: Path | str,
     recipe: SimulationRecipe,
     *,
-    workers: int = 1,
-    device: Device = "cpu",
+    workers: int | None = None,
+    device: Device | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> SimulationReport:
     """Simulate every clip of ``corpus`` into the store ``out``.
 
     A store that is already there is continued: clips it holds are skipped. The bits of a clip
-    depend on the recipe, the clip id and the video alone, not on ``workers`` or on interruptions.
+    depend on the recipe, the clip id and the video alone, not on who makes it, or interruptions.
     A clip whose video has another size now than when it was made counts as a failure.
 
     Args:
         corpus: clips and the videos they come from.
         out: path of the store.
         recipe: sensor and video settings; a store made with others is refused.
-        workers: clips simulated at once, one thread each.
-        device: where the sensor is simulated; the bits are the same.
+        workers: clips simulated at once, one thread each; default 1, of ``ray`` all its cores.
+        device: where the sensor is simulated; default ``cpu``, of ``ray`` GPUs too if it has any.
+        engine: ``local``, or workers of ``ray``, whose nodes find all files at the same paths.
+        address: of its cluster, see :func:`spikedata.engines.ray_workers`.
         progress: called in this thread for each clip, with what is stored of it or with its
             failure; for those already there at once.
         stop: set it to end early; what is unfinished is removed, what is finished stays.
@@ -295,17 +304,13 @@ def simulate_corpus(
         written to ``<out stem>.failures.jsonl`` beside the store, or that file is removed.
 
     Raises:
-        StoreError: ``out`` is something else, was made with another recipe, or holds one of the
-            clips with another label, caption, split, group or licence; or the disk is full (what
-            was finished before stays).
+        SpikeDataError: ``out`` is something else, was made with another recipe, or holds one of
+            the clips with another label, caption, split, group or licence; the disk is full (what
+            was finished before stays); or there is no such engine or cluster.
         ValueError: ``workers`` is not positive, or two clips have the same id.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    out = Path(out)
-    list_of_failures = failure_file(out)
-    check_distinct_ids(item.clip.id for item in corpus.clips)
-    check_tools(recipe, device)
+    out = place(out)
+    _check_run(corpus, recipe, workers, device, engine)
     with create_store(
         out,
         recipe=_recipe_to_note(out, recipe),
@@ -313,24 +318,58 @@ def simulate_corpus(
         name=data_set_name(corpus),
         resume=out.exists(),
     ) as writer:
-        run = _Run(writer, recipe, device, stop or threading.Event(), progress)
-        try:
-            run.all_clips(corpus, workers)
-        except BaseException:
-            if run.failures:
-                with suppress(OSError):  # the disk may be full, which is being told
-                    write_failures(list_of_failures, run.failures)
-            raise
-    write_failures(list_of_failures, run.failures)
+        run = _CorpusRun(writer, recipe, device or "cpu", stop or threading.Event(), progress)
+        with run.failures_kept(failure_file(out)):
+            todo = run.begin(corpus)
+            if engine == "ray":
+                run.on_ray(todo, address=address, workers=workers, device=device)
+            else:
+                run.on_this_machine(todo, workers or 1)
+    write_failures(failure_file(out), run.failures)
     return run.report(out)
 
 
+def _check_run(
+    corpus: Corpus,
+    recipe: SimulationRecipe,
+    workers: int | None,
+    device: Device | None,
+    engine: Engine,
+) -> None:
+    """Refuse what cannot be done before anything is written."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_distinct_ids(item.clip.id for item in corpus.clips)
+    if engine == "ray":
+        check_ray()
+        device = "cpu"  # what else there is the nodes know
+    check_tools(recipe, device or "cpu")
+
+
+class _Writer(Protocol):
+    """Where clips go: a store, or one that was lent."""
+
+    path: Path
+
+    def clip(
+        self,
+        clip: Clip,
+        *,
+        height_px: int,
+        width_px: int,
+        tick_rate_hz: float,
+        crew: Crew | None = None,
+    ) -> ClipWriter: ...
+
+    def check_in_place(self) -> None: ...
+
+
 class _Run:
-    """One run over the clips still to do."""
+    """Clips made one after the other, several at once: all of a run, or the part of a worker."""
 
     def __init__(
         self,
-        writer: StoreWriter,
+        writer: _Writer,
         recipe: SimulationRecipe,
         device: Device,
         stop: threading.Event,
@@ -341,26 +380,9 @@ class _Run:
         self.device = device
         self.stop = stop
         self.progress = progress or (lambda _: None)
-        self.written = 0
-        self.skipped = 0
-        self.failures: list[Failure] = []
-        self._told = RunNotes()
-        self._other_official_splits = 0
 
-    def all_clips(self, corpus: Corpus, workers: int) -> None:
-        """Try each clip that is not there; at most ``workers`` are simulated at a time."""
-        for left_out in corpus.left_out:
-            self.failures.append(left_out)
-            self.progress(left_out)
-        there = [(item, self.writer.stored(item.clip.id)) for item in corpus.clips]
-        made = [(item, stored) for item, stored in there if stored is not None]
-        for item, stored in made:
-            _check_same_facts(self.writer.path, stored.clip, item.clip)
-        for item, stored in made:
-            self.skip(item, stored)
-        todo = [item for item, stored in there if stored is None]
-        # A lone clip cannot share cores with others: its own rows and chunks do.
-        threads = max(1, workers // max(1, len(todo)))
+    def make(self, todo: Iterable[CorpusClip], workers: int, threads: int = 1) -> None:
+        """Try each clip; at most ``workers`` are simulated at a time, with ``threads`` each."""
         waiting = iter(todo)
         most = 2 * workers  # as many again may wait for the disk while these have the cores
         with (
@@ -382,70 +404,30 @@ class _Run:
                 self.stop.set()
                 raise
 
-    def skip(self, item: CorpusClip, stored: StoredClip) -> None:
-        """Count a clip that is there, unless its video is another by now."""
-        changed = _changed_video(item.path, stored.clip)
-        if changed is None:
-            self.skipped += 1
-            self._other_official_splits += stored.clip.official_splits != item.clip.official_splits
-            self._told.add(stored.size, stored.attributes)
-            self.progress(stored)
-        else:
-            folder = self.writer.path / CLIPS / item.clip.id
-            self.fail(item, f"{changed}. To make the clip again, remove {folder}")
-
-    def fail(self, item: CorpusClip, said: str) -> None:
-        """Note why a clip could not be made."""
-        failure = Failure(id=item.clip.id, path=str(item.path), error=said)
-        self.failures.append(failure)
-        self.progress(failure)
-
     def account_for(self, future: Future[StoredClip], item: CorpusClip) -> None:
-        """Count a finished clip, or note why it could not be made."""
+        """Tell of a finished clip, or of why it could not be made."""
         try:
             stored = future.result()
         except CancelledError:
             return
         except Exception as error:  # whatever one video does, the others go on
             self.writer.check_in_place()
-            if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+            if isinstance(error, OSError) and (advice := _ends_all(error, self.writer.path)):
                 raise StoreError(
                     f"{self.writer.path}: {error.strerror} while writing {item.clip.id}. "
-                    "Finished clips are kept; make room and run the same command again"
+                    f"Finished clips are kept; {advice} and run the same command again"
                 ) from error
             self.fail(item, _told(error))
             return
-        self.written += 1
-        self._told.add(stored.size, stored.attributes)
+        self.take(stored)
+
+    def take(self, stored: StoredClip) -> None:
+        """Count a clip that was made."""
         self.progress(stored)
 
-    def report(self, out: Path) -> SimulationReport:
-        """What was done so far."""
-        return SimulationReport(
-            store=out,
-            written=self.written,
-            skipped=self.skipped,
-            failures=tuple(sorted(self.failures, key=lambda failure: failure.id)),
-            stopped=self.stop.is_set(),
-            failure_file=failure_file(out),
-            losses=self._told.losses(),
-            notes=(*self._told.notes(), *self.on_official_splits(), *self.still_lost()),
-        )
-
-    def on_official_splits(self) -> Iterator[str]:
-        """Tell of clips from before whose store notes other official splits than are known now."""
-        if self._other_official_splits:
-            yield (
-                f"{count(self._other_official_splits, 'clip')} from before: official splits stay "
-                "as noted then, or not noted; to have those of today's lists, simulate into "
-                "another --out"
-            )
-
-    def still_lost(self) -> Iterator[str]:
-        """Tell of clips that the store lost and that were not among those of this run."""
-        for lost in self.writer.lost:
-            if lost.path != str(self.writer.path / CLIPS) and not self.writer.has(lost.id):
-                yield lost.note()
+    def fail(self, item: CorpusClip, said: str) -> None:
+        """Tell why a clip could not be made."""
+        self.progress(Failure(id=item.clip.id, path=str(item.path), error=said))
 
     def to_shards(self, item: CorpusClip, threads: int) -> Unfinished:
         """Decode, simulate and compress one clip."""
@@ -475,6 +457,212 @@ class _Run:
         target, ticks, attributes = coming.result()
         with target:
             return target.finish(ticks=ticks, attributes=attributes)
+
+
+class _CorpusRun(_Run):
+    """One run over a corpus: what is there is passed over, what is made is counted."""
+
+    def __init__(self, writer: StoreWriter, *how: Any) -> None:
+        super().__init__(writer, *how)
+        self.store = writer
+        self.written = 0
+        self.skipped = 0
+        self.failures: list[Failure] = []
+        self._told = RunNotes()
+        self._of_engine: list[str] = []
+        self._other_official_splits = 0
+
+    @contextmanager
+    def failures_kept(self, path: Path) -> Iterator[None]:
+        """Write the list of failures also if the run ends with an error."""
+        try:
+            yield
+        except BaseException:
+            if self.failures:
+                with suppress(OSError):  # the disk may be full, which is being told
+                    write_failures(path, self.failures)
+            raise
+
+    def begin(self, corpus: Corpus) -> list[CorpusClip]:
+        """Count what is there or cannot be made; gives what there is to do."""
+        for left_out in corpus.left_out:
+            self.failures.append(left_out)
+            self.progress(left_out)
+        there = [(item, self.store.stored(item.clip.id)) for item in corpus.clips]
+        made = [(item, stored) for item, stored in there if stored is not None]
+        for item, stored in made:
+            _check_same_facts(self.store.path, stored.clip, item.clip)
+        for item, stored in made:
+            self.skip(item, stored)
+        return [item for item, stored in there if stored is None]
+
+    def on_this_machine(self, todo: Sequence[CorpusClip], workers: int) -> None:
+        """Try each clip in threads of this process."""
+        # A lone clip cannot share cores with others: its own rows and chunks do.
+        self.make(todo, workers, max(1, workers // max(1, len(todo))))
+
+    def on_ray(
+        self,
+        todo: Sequence[CorpusClip],
+        *,
+        address: str | None,
+        workers: int | None,
+        device: Device | None,
+    ) -> None:
+        """Try each clip on workers of Ray, which write into the store themselves."""
+        items = {item.clip.id: item for item in todo if self.is_free(item)}
+        if not items:  # then there need be no cluster
+            return
+        with (
+            self.store.lend() as lent,
+            ray_workers(address=address, workers=workers, device=device) as ray,
+        ):
+            outcomes = ray.hand_out(
+                simulate_part,
+                _Lent(lent, self.recipe),
+                list(items.values()),
+                lost=_lost,
+                stop=self.stop,
+            )
+            with closing(outcomes):
+                for outcome in outcomes:
+                    self.account_for_remote(outcome)
+                    items.pop(outcome.id)
+            self._of_engine += ray.notes()
+        for clip_id in items:  # put into place by workers that did not live to tell
+            if stored := self.store.stored(clip_id):
+                self.take(stored)
+
+    def is_free(self, item: CorpusClip) -> bool:
+        """Whether the store can take the clip; else it has failed."""
+        try:
+            self.store.check_free(item.clip.id)
+        except StoreError as error:
+            self.fail(item, str(error))
+            return False
+        return True
+
+    def account_for_remote(self, outcome: StoredClip | Failure) -> None:
+        """Count what a worker made, or could not make."""
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
+            self.progress(outcome)
+        else:
+            self.store.note(outcome)
+            self.take(outcome)
+
+    def skip(self, item: CorpusClip, stored: StoredClip) -> None:
+        """Count a clip that is there, unless its video is another by now."""
+        changed = _changed_video(item, stored.clip)
+        if changed is None:
+            self.skipped += 1
+            self._other_official_splits += stored.clip.official_splits != item.clip.official_splits
+            self._told.add(stored.size, stored.attributes)
+            self.progress(stored)
+        else:
+            folder = self.store.path / CLIPS / item.clip.id
+            self.fail(item, f"{changed}. To make the clip again, remove {folder}")
+
+    def take(self, stored: StoredClip) -> None:
+        """Count a clip that was made."""
+        self.written += 1
+        self._told.add(stored.size, stored.attributes)
+        self.progress(stored)
+
+    def fail(self, item: CorpusClip, said: str) -> None:
+        """Note why a clip could not be made."""
+        failure = Failure(id=item.clip.id, path=str(item.path), error=said)
+        self.failures.append(failure)
+        self.progress(failure)
+
+    def report(self, out: Path) -> SimulationReport:
+        """What was done so far."""
+        return SimulationReport(
+            store=out,
+            written=self.written,
+            skipped=self.skipped,
+            failures=tuple(sorted(self.failures, key=lambda failure: failure.id)),
+            stopped=self.stop.is_set(),
+            failure_file=failure_file(out),
+            losses=self._told.losses(),
+            notes=(
+                *self._told.notes(),
+                *self._of_engine,
+                *self.on_official_splits(),
+                *self.still_lost(),
+            ),
+        )
+
+    def on_official_splits(self) -> Iterator[str]:
+        """Tell of clips from before whose store notes other official splits than are known now."""
+        if self._other_official_splits:
+            yield (
+                f"{count(self._other_official_splits, 'clip')} from before: official splits stay "
+                "as noted then, or not noted; to have those of today's lists, simulate into "
+                "another --out"
+            )
+
+    def still_lost(self) -> Iterator[str]:
+        """Tell of clips that the store lost and that were not among those of this run."""
+        for lost in self.store.lost:
+            if lost.path != str(self.store.path / CLIPS) and not self.store.has(lost.id):
+                yield lost.note()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    """What all parts of a run on workers elsewhere share."""
+
+    store: LentStore
+    recipe: SimulationRecipe
+
+
+def simulate_part(
+    shared: _Lent, items: Sequence[CorpusClip], device: Device
+) -> list[StoredClip | Failure]:
+    """Simulate some clips into a store that was lent; what a worker of an engine does.
+
+    Clips that are there, of a worker that died or was too slow, are not made again.
+
+    Raises:
+        StoreError: the store cannot be seen from here, was taken back, or the disk is full.
+        LaneClosedError: the device cannot be used here.
+    """
+    try:
+        check_device(device)
+    except SpikeDataError as error:
+        raise LaneClosedError(str(error)) from error
+    writer, outcomes = part_writer(shared.store), list[StoredClip | Failure]()
+    run = _Run(writer, shared.recipe, device, threading.Event(), outcomes.append)
+
+    def missing() -> Iterator[CorpusClip]:
+        for item in items:
+            try:
+                stored = writer.stored(item.clip.id)
+            except StoreError as error:
+                run.fail(item, str(error))
+                continue
+            if stored is None:
+                yield item
+            else:
+                run.take(stored)
+
+    run.make(missing(), 1)
+    return [_on_this_node(outcome) for outcome in outcomes]
+
+
+def _on_this_node(outcome: StoredClip | Failure) -> StoredClip | Failure:
+    """Say where a video is missing that others see."""
+    if isinstance(outcome, StoredClip) or Path(outcome.path).exists():
+        return outcome
+    told = f"node {platform.node()} has no such file; every node must see the same files"
+    return replace(outcome, error=f"{outcome.error}; {told}")
+
+
+def _lost(item: CorpusClip, how: str) -> Failure:
+    """A clip that cost too many workers."""
+    told = f"gave up after {MOST_ATTEMPTS} workers died with it: {how}"
+    return Failure(id=item.clip.id, path=str(item.path), error=told)
 
 
 def simulate_recording(
@@ -538,13 +726,22 @@ def _check_same_facts(store: Path, there: Clip, asked: Clip) -> None:
             )
 
 
-def _changed_video(path: Path, made_of: Clip) -> str | None:
+def _changed_video(item: CorpusClip, made_of: Clip) -> str | None:
     """What tells that a video is not the one that a clip was made of; None if nothing does."""
-    before = made_of.source.get("bytes")
-    if not path.exists():  # gone, and not needed any more
-        return None
-    now = size_on_disk(path)
+    before, now = made_of.source.get("bytes"), item.file_bytes
+    if now is None:
+        if not item.path.exists():  # gone, and not needed any more
+            return None
+        now = size_on_disk(item.path)
     return None if before in (None, now) else f"made of a file of {before:,} bytes, now {now:,}"
+
+
+def _ends_all(error: OSError, store: Path) -> str | None:
+    """What is to be done about what no other clip would be spared; None of other errors."""
+    if error.errno in DISK_IS_FULL:
+        return "make room"
+    is_of_store = is_remote(store) and str(error.filename or "").startswith(f"{store}/")
+    return "see that it can be written" if is_of_store else None
 
 
 _EXPECTED = (SpikeDataError, ValueError, OSError)
@@ -584,7 +781,7 @@ def _recipe_to_note(out: Path, recipe: SimulationRecipe) -> dict[str, Any]:
     if not out.exists():
         return asked
     try:
-        there = open_store(out).recipe
+        there = recipe_of_store(out)
         same = to_dict(from_dict(SimulationRecipe, there)) == asked
     except SpikeDataError:
         return asked

@@ -47,21 +47,21 @@ class Augmented(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, clips: SpikeClips, data: DataConfig) -> None:
-        self._clips = clips
+        self.clips = clips
         self._crop, self._mirror, self._seed = data.crop, data.mirror, data.seed
         self._views = data.views
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other windows, crops and mirrors; with ``views``, those of so many epochs ago."""
-        self._clips.set_epoch(epoch % self._views if self._views else epoch)
+        self.clips.set_epoch(epoch % self._views if self._views else epoch)
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self._clips[index]
+        item = self.clips[index]
         clip_key = zlib.crc32(item["id"].encode())
-        rng = np.random.default_rng([self._seed, self._clips.epoch, clip_key, _AUGMENT])
+        rng = np.random.default_rng([self._seed, self.clips.epoch, clip_key, _AUGMENT])
         packed_sghw = item["packed_sghw"]
         height_px, width_px = packed_sghw.shape[-2:]
         kept_h, kept_w = kept_px(height_px, self._crop), kept_px(width_px, self._crop)

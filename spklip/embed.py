@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from spikedata import SpikeClips, SpikeDataError, collate
+from spikedata import SpikeClips, SpikeDataError, collate, worker_options
 from spklip import baselines
 from spklip.batches import Augmented, middle
 from spklip.features import Encode, FeatureFolder, KeptViews, keep_features
@@ -192,7 +192,10 @@ class Embedder:
         with tqdm(total=steps, desc=title, file=sys.stderr, disable=not self.progress) as bar:
             for drawing in drawings:
                 loader = DataLoader(
-                    drawing, batch_size=batch_size, num_workers=workers, collate_fn=collate
+                    drawing,
+                    batch_size=batch_size,
+                    collate_fn=collate,
+                    **worker_options(clips.opened, workers),
                 )
                 parts: dict[str, list[Tensor]] = {}
                 for batch in loader:

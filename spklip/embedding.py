@@ -29,6 +29,7 @@ from spikedata import (
     StoredClip,
     collate,
     to_dict,
+    worker_options,
     written_aside,
 )
 from spklip.batches import middle
@@ -134,7 +135,7 @@ class ClipEmbedder:
         loader = DataLoader(
             _WholeClips(self.windows),
             batch_size=self.recipe.eval.batch_size,
-            num_workers=self.recipe.data.workers,
+            **worker_options(self.source, self.recipe.data.workers),
             collate_fn=_split_failures,
         )
         read = 0

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from spikedata import SpikeClips, SpikeDataError, collate, write_whole
+from spikedata import SpikeClips, SpikeDataError, collate, worker_options, write_whole
 
 LAYOUT = 2
 """Part of every key: raise it where the same key would mean other numbers."""
@@ -149,7 +149,7 @@ def keep_features(
     loader = DataLoader(
         Drawings(drawings, missing),
         batch_size=1,
-        num_workers=workers,
+        **worker_options(clips.opened, workers),
         collate_fn=_one_clip,
         generator=torch.Generator(),  # whether anything lacked must not change what training draws
     )

@@ -22,6 +22,7 @@ from spikedata import (
     available_cores,
     find_corpus,
     from_dict,
+    is_remote,
     last_packed,
     load_sensor,
     open_videos,
@@ -74,10 +75,11 @@ def find_data(path: str | None, folder: Path) -> str:
     """
     if path is None:
         try:
-            return os.path.relpath(last_packed(folder), folder)
+            packed = last_packed(folder)
+            return str(packed) if is_remote(packed) else os.path.relpath(packed, folder)
         except SpikeDataError as error:
             raise SpikeDataError(f"no packed spike data in {folder}. {HOW_TO_MAKE_DATA}") from error
-    if not Path(path).exists() and not _HUB_NAME.fullmatch(path):
+    if not is_remote(path) and not Path(path).exists() and not _HUB_NAME.fullmatch(path):
         raise SpikeDataError(
             f"{path}: no such store, packed file or Hub data set. {HOW_TO_MAKE_DATA}"
         )
@@ -215,7 +217,7 @@ def open_source(path: str, sensor: Sensor | None = None) -> Any:
     """
     if sensor is not None:
         return _film(path, sensor)
-    if Path(path).exists():
+    if is_remote(path) or Path(path).exists():
         return path
     from datasets import load_dataset  # noqa: PLC0415  # two seconds, for Hub data sets alone
 

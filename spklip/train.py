@@ -22,7 +22,8 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
-from spikedata import SpikeDataError
+from spikedata import SpikeDataError, worker_options
+from spklip.batches import Augmented
 from spklip.building import told_in_one_line
 from spklip.digests import DIGESTS, damage_of, write_digests
 from spklip.features import KeptViews
@@ -301,6 +302,15 @@ def training_arguments(config: TrainConfig, folder: Path, *, workers: int = 0) -
     return arguments
 
 
+def _set_workers(arguments: Any, dataset: Any) -> None:
+    """How many processes read, and how they begin."""
+    if isinstance(dataset, KeptViews):
+        arguments.dataloader_num_workers = 0  # to start a process each epoch takes longer
+    elif isinstance(dataset, Augmented):
+        told = worker_options(dataset.clips.opened, arguments.dataloader_num_workers)
+        arguments.dataloader_multiprocessing_context = told["multiprocessing_context"]
+
+
 def fit(
     build_model: Callable[[], Any],
     read_items: Callable[[Any], Any],
@@ -348,9 +358,8 @@ def fit(
     together = config.batch_size * processes.num_processes
     arguments.dataloader_drop_last = len(dataset) >= together
     clock = clock or LoaderClock()
-    if isinstance(dataset, KeptViews):
-        arguments.dataloader_num_workers = 0  # to start a process each epoch takes longer
-        clock.features_kept = True
+    clock.features_kept = isinstance(dataset, KeptViews)
+    _set_workers(arguments, dataset)
     given = {"model": model, "args": arguments, "train_dataset": dataset, "data_collator": collate}
     trainer = _trainer(make_trainer, config, clock=clock, **given)
     with processes.main_process_first():

@@ -16,6 +16,7 @@ import re
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 
@@ -89,11 +90,18 @@ class _Rule:
     number: int | None
     line: re.Pattern[str] | None
     times: int | None
+    skip: int
+    every: int
+    seen: int = 0
 
     def fits(self, number: int, line: str) -> bool:
+        """Whether a request is one of those to spoil; counts those that it is chosen from."""
         if self.times == 0 or self.number not in (None, number):
             return False
-        return self.line is None or self.line.search(line) is not None
+        if self.line is not None and self.line.search(line) is None:
+            return False
+        self.seen += 1
+        return self.seen > self.skip and (self.seen - self.skip) % self.every == 0
 
 
 class FlakyHub(ThreadingHTTPServer):
@@ -123,6 +131,8 @@ class FlakyHub(ThreadingHTTPServer):
         number: int | None = None,
         line: str | None = None,
         times: int | None = 1,
+        skip: int = 0,
+        every: int = 1,
     ) -> None:
         """Spoil the answers to the requests that fit.
 
@@ -132,10 +142,13 @@ class FlakyHub(ThreadingHTTPServer):
             line: pattern sought in ``METHOD /path``, with `` part`` after it where a range is asked
                 for; None for any.
             times: how often; None for each.
+            skip: so many of those that fit are answered well first.
+            every: of those that follow, only each so-manieth is spoilt.
         """
         with self._lock:
             number = None if number is None else self._seen + number
-            self._rules.append(_Rule(fault, number, re.compile(line) if line else None, times))
+            sought = re.compile(line) if line else None
+            self._rules.append(_Rule(fault, number, sought, times, skip, every))
 
     def heal(self) -> None:
         """Spoil nothing any more, and forget what was asked."""
@@ -143,6 +156,11 @@ class FlakyHub(ThreadingHTTPServer):
             self._rules.clear()
             self.requests.clear()
             self.spoilt.clear()
+
+    def line_of(self, method: str, target: str, headers: Message) -> str:
+        """What a request is written down as, and found by."""
+        path = urllib.parse.unquote(urllib.parse.urlsplit(target).path)
+        return f"{method} {path}{' part' if headers.get('Range') else ''}"
 
     def next_fault(self, line: str) -> Fault | None:
         """Count a request in, and tell how its answer is spoilt."""
@@ -178,6 +196,7 @@ class _Answer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
     server: FlakyHub
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -185,9 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         data = read_body(self)
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        part = " part" if self.headers.get("Range") else ""
-        fault = self.server.next_fault(f"{self.command} {path}{part}")
+        fault = self.server.next_fault(self.server.line_of(self.command, self.path, self.headers))
         answer = None if fault and not fault.asked else self._ask(data)
         if fault is not None:
             self._spoil(fault, answer or _Answer(fault.status, {}, b""))

@@ -20,6 +20,7 @@ from spikedata.bits import TICKS_PER_GROUP, unpack_ticks
 from spikedata.camera import Camera, camera_to_write, write_recording
 from spikedata.errors import SpikeDataError
 from spikedata.outputs import written_aside
+from spikedata.remote import on_disk
 from spikedata.stream import SpikeSource
 
 Fields = Literal["xyt", "xytp"]
@@ -168,7 +169,7 @@ def write_dat_file(
         RecordingError: there is no such camera, or its planes have another size.
         SpikeDataError: ``path`` is there, and ``overwrite`` is False.
     """
-    path = Path(path)
+    path = on_disk(path)
     written = camera_to_write(source.height_px, source.width_px, asked=to_camera, source=camera)
     if path.exists() and not overwrite:
         raise SpikeDataError(f"{path}: exists already. Give --overwrite to replace it")

@@ -27,6 +27,7 @@ from spikedata.analysis.reconstruction import Reconstructor, find_method, pictur
 from spikedata.clips import ClipSource
 from spikedata.errors import SpikeDataError
 from spikedata.outputs import written_aside
+from spikedata.remote import on_disk
 
 _SHEET_PX = 320
 """Longer side of a picture on a sheet of one clip."""
@@ -92,7 +93,7 @@ def view_clip(
         StoreError: there is no such clip, or it is shorter than asked for.
         SpikeDataError: ``out`` is there or cannot be written, or there is no such function.
     """
-    out = Path(out)
+    out = on_disk(out)
     _check_shown(out, min(exposure_ticks, step_ticks, frame_rate), white)
     ticks = ticks_shown(store, clip_id, start, ticks)
     exposure_ticks = min(exposure_ticks, ticks)

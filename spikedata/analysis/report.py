@@ -28,6 +28,7 @@ from spikedata.analysis.trains import count_intervals
 from spikedata.clips import ChangedClips, ClipSource, lost_spans
 from spikedata.errors import SpikeDataError
 from spikedata.outputs import Failure, is_being_written, locked, put_into_place, remove, write_whole
+from spikedata.remote import on_disk
 from spikedata.wording import one_line
 
 _T = TypeVar("_T")
@@ -89,7 +90,7 @@ def report_html(
             else.
         ValueError: ``thumbnails`` is negative.
     """
-    out = Path(out)
+    out = on_disk(out)
     if thumbnails is not None and thumbnails < 0:
         raise ValueError(f"thumbnails must be at least 0, got {thumbnails}")
     _check_out(out, overwrite)  # before the reading, too

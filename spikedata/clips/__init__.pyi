@@ -54,6 +54,8 @@ from .source import ClipStream as ClipStream
 from .source import size_on_disk as size_on_disk
 from .store import CLIPS as CLIPS
 from .store import ClipWriter as ClipWriter
+from .store import LentStore as LentStore
+from .store import PartWriter as PartWriter
 from .store import SpikeStore as SpikeStore
 from .store import StoreConfig as StoreConfig
 from .store import StoreLabels as StoreLabels
@@ -62,6 +64,8 @@ from .store import change_store as change_store
 from .store import check_clip as check_clip
 from .store import create_store as create_store
 from .store import open_store as open_store
+from .store import part_writer as part_writer
+from .store import recipe_of_store as recipe_of_store
 from .stored import RELABELLED_KEYS as RELABELLED_KEYS
 from .stored import BitsMeter as BitsMeter
 from .stored import StoredClip as StoredClip

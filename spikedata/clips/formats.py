@@ -5,6 +5,7 @@ from typing import Literal
 
 from spikedata.clips.recording_folders import listed_recordings, says_its_ours
 from spikedata.clips.store import METADATA
+from spikedata.remote import RemotePath, place
 
 Format = Literal["zarr", "parquet", "hdf5", "dat"]
 
@@ -17,7 +18,7 @@ def format_at(path: Path | str) -> Format | None:
 
     A folder of camera files is ``dat`` only if it is a set that ``pack --to dat`` wrote.
     """
-    path = Path(path)
+    path = place(path)
     suffix = path.suffix.lower()
     if path.is_file():
         if suffix == ".parquet":
@@ -27,6 +28,8 @@ def format_at(path: Path | str) -> Format | None:
         return "zarr"
     if parquet_files(path):
         return "parquet"
+    if isinstance(path, RemotePath):
+        return None
     return "dat" if listed_recordings(path) or says_its_ours(path) else None
 
 

@@ -27,6 +27,7 @@ from spikedata.clips.store import (
     store_problems,
 )
 from spikedata.errors import CorpusError, SpikeDataError, StoreError
+from spikedata.remote import RemotePath, place
 
 _STORE_NAMES = frozenset([METADATA, CLIPS, CATALOG, LOCK, PARTIAL])
 _AS_THE_FILES_SAY = CameraOptions()
@@ -38,7 +39,9 @@ def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> Cl
     Raises:
         SpikeDataError: there is no set of clips, or it is malformed.
     """
-    path = Path(path)
+    path = place(path)
+    if isinstance(path, RemotePath):
+        return _open_remote(path)
     if not path.exists():
         raise CorpusError(f"{path}: no such file or folder")
     found = format_at(path)
@@ -58,6 +61,28 @@ def open_any(path: Path | str, options: CameraOptions = _AS_THE_FILES_SAY) -> Cl
     if path.suffix.lower() in RECORDING_SUFFIXES:
         return one_recording(path, options)
     raise CorpusError(f"{path}: is no store, and no .dat, .npz, .npy or HDF5 file")
+
+
+def _open_remote(path: RemotePath) -> ClipSource:
+    """A store or Parquet files of object storage or the Hub.
+
+    Raises:
+        SpikeDataError: there is none, or it cannot be read.
+    """
+    try:
+        found = format_at(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    if found == "zarr":
+        return open_store(path)
+    if found == "parquet":
+        from spikedata.clips.parquet import ParquetStore  # noqa: PLC0415  pyarrow loads when needed
+
+        return ParquetStore(path)
+    raise CorpusError(
+        f"{path}: no store and no Parquet files there. HDF5 files and recordings are read from "
+        "disks: copy them first"
+    )
 
 
 def _open_hdf5(path: Path, options: CameraOptions) -> ClipSource:
@@ -157,7 +182,7 @@ def validate(
     Raises:
         SpikeDataError: a file cannot be read at all, or is no set of clips.
     """
-    path = Path(path)
+    path = place(path)
     if format_at(path) in (None, "zarr") and not _holds_recordings(path, camera):
         return store_problems(path, deep=deep)
     try:

@@ -42,6 +42,7 @@ from spikedata.clips.source import ClipSource
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure, written_aside
+from spikedata.remote import RemotePath, place
 
 FORMAT = "spikedata-parquet"
 VERSION = "1.1"
@@ -351,7 +352,7 @@ class ParquetStore(ClipSource):
     """False for a data set of recipes only."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         files = _parquet_files(self.path)
         first, *others = about = [_about(file) for file in files]
         self.name = first["name"]
@@ -369,11 +370,11 @@ class ParquetStore(ClipSource):
         found: dict[str, StoredClip] = {}
         self._places: dict[str, tuple[Path, int, int]] = {}
         for file in files:
-            for place, stored in _rows(file, self.class_names):
+            for at, stored in _rows(file, self.class_names):
                 if stored.clip.id in found:
                     raise StoreError(f"{file}: clip {stored.clip.id} is there twice")
                 found[stored.clip.id] = stored
-                self._places[stored.clip.id] = (file, *place)
+                self._places[stored.clip.id] = (file, *at)
         self.clips = {clip_id: found[clip_id] for clip_id in sorted(found)}
 
     def neighbours(self) -> Iterator[tuple[str, ...]]:
@@ -416,6 +417,8 @@ def _group_frames(
     """
     with _opened(file) as parquet, file.open("rb", buffering=0) as raw:
         columns = parquet.read_row_group(group, columns=["chunk_ticks"], use_threads=False)
+        if isinstance(file, RemotePath):  # each look at it would be a request
+            return columns["chunk_ticks"].to_pylist(), None
         about = _footer(file, *identity).row_group(group)
         chunks = map(about.column, range(about.num_columns))
         bits = next(chunk for chunk in chunks if chunk.path_in_schema.startswith("bits."))
@@ -429,19 +432,36 @@ def _group_frames(
 
 def _frames_of_row(file: Path, group: int, row: int) -> list[Any]:
     """A row's frames as PyArrow finds them, with all others of its group."""
+    read = _held_column if isinstance(file, RemotePath) else _bits_column
+    # Buffers, since Python's bytes would be a copy.
+    return [frame.as_buffer() for frame in read(file, group)[row].values or ()]
+
+
+def _bits_column(file: Path, group: int) -> pa.ChunkedArray:
     with _opened(file) as parquet:
-        table = parquet.read_row_group(group, columns=["bits"], use_threads=False)
-        # Buffers, since Python's bytes would be a copy.
-        return [frame.as_buffer() for frame in table["bits"][row].values or ()]
+        return parquet.read_row_group(group, columns=["bits"], use_threads=False)["bits"]
+
+
+_held_column = functools.lru_cache(maxsize=2)(_bits_column)
+"""What has come from far: the clips of a row group are often read one after the other."""
 
 
 def _opened(file: Path) -> pq.ParquetFile:
     """The file, opened anew: what is shared between threads is its footer alone."""
-    return pq.ParquetFile(file, metadata=_footer(file, *_identity(file)), memory_map=True)
+    return pq.ParquetFile(**_how_to_read(file), metadata=_footer(file, *_identity(file)))
+
+
+def _how_to_read(file: Path) -> dict[str, Any]:
+    """The file as PyArrow takes it: mapped into memory, or in few large ranges."""
+    if isinstance(file, RemotePath):
+        return {"source": file.open("rb"), "pre_buffer": True}
+    return {"source": file, "memory_map": True}
 
 
 def _identity(file: Path) -> tuple[int, int, int]:
-    """What tells a file from another that takes its place."""
+    """What tells a file from another that takes its place; nothing takes an object's."""
+    if isinstance(file, RemotePath):
+        return 0, 0, 0
     about = file.stat()
     return about.st_size, about.st_mtime_ns, about.st_ino
 
@@ -449,7 +469,12 @@ def _identity(file: Path) -> tuple[int, int, int]:
 @functools.lru_cache(maxsize=16)
 def _footer(file: Path, *_identity: int) -> pq.FileMetaData:
     """A file's footer, read once: it has a part for every row group, and a clip needs but one."""
-    return pq.read_metadata(file, memory_map=True)
+    return _metadata(file)
+
+
+def _metadata(file: Path) -> pq.FileMetaData:
+    with pq.ParquetFile(**_how_to_read(file)) as parquet:
+        return parquet.metadata
 
 
 def _missing_shards(files: Sequence[Path], names: Iterable[str]) -> Iterator[Failure]:
@@ -537,7 +562,7 @@ def facts_of_table(table: pa.Table, where: str, *, has_bits: bool) -> ParquetFac
 def _about(file: Path) -> dict[str, Any]:
     """What the file says of its data set, and under ``has_bits`` if it has the bits."""
     with _told_of(file):
-        footer = pq.read_metadata(file, memory_map=True)
+        footer = _metadata(file)
         schema = footer.schema.to_arrow_schema()
         _check_told_once(footer.metadata or {}, schema.metadata or {})
         has_bits = "bits" in schema.names

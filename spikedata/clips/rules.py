@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spikedata.bits import TICKS_PER_GROUP
 from spikedata.clip import Clip, check_clip_id
 from spikedata.errors import StoreError
+from spikedata.remote import RemotePath
 
 MAX_SIDE_PX = 65_535
 MAX_GROUPS = 1 << 40
@@ -149,21 +150,37 @@ def check_past_end(packed_ghw: NDArray[np.uint8], ticks: int) -> None:
         raise RuleBrokenError("bits_past_end", f"has bits past its last tick ({ticks})")
 
 
-def read_json(path: Path, code: str) -> dict[str, Any]:
+def read_json(path: Path, code: str, *, missing: str | None = None) -> dict[str, Any]:
     """Read one JSON object from a file.
 
+    Args:
+        path: the file.
+        code: of the rule that says it is JSON.
+        missing: of the rule that says it is there, if there is one.
+
     Raises:
-        RuleBrokenError: too large, or not a JSON object; with ``code``.
+        RuleBrokenError: too large, or not a JSON object, or not there.
         StoreError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_METADATA_BYTES + 1)
+        text = _read_at_most(path, MAX_METADATA_BYTES + 1)
     except OSError as error:
+        if missing is not None and isinstance(error, _NO_FILE):
+            raise RuleBrokenError(missing, f"has no {path.name}") from error
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     if len(text) > MAX_METADATA_BYTES:
         raise RuleBrokenError("size_limit", f"{path.name} is past {MAX_METADATA_BYTES:,} bytes")
     return parse_json(text, code, path.name)
+
+
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def _read_at_most(path: Path, length: int) -> bytes:
+    if isinstance(path, RemotePath):
+        return path.read_range(0, length)
+    with path.open("rb") as file:
+        return file.read(length)
 
 
 def parse_json(text: bytes, code: str, what: str) -> dict[str, Any]:

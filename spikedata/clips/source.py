@@ -7,6 +7,7 @@ Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns.
 """
 
 import contextlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -26,6 +27,7 @@ from spikedata.clips.rules import Problem, RuleBrokenError, check_label, find_co
 from spikedata.clips.stored import BitsMeter, StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure
+from spikedata.remote import RemotePath
 from spikedata.stream import SpikeStream
 
 
@@ -129,6 +131,8 @@ class ClipSource(ABC):
 
     def size_bytes(self) -> int:
         """Bytes that all of it takes on disk."""
+        if isinstance(self.path, RemotePath):  # clip by clip that would be a request each
+            return size_on_disk(self.path)
         apart = [self.stored_bytes(clip_id) for clip_id in self.clips]
         known = [size for size in apart if size is not None]
         return sum(known) if len(known) == len(apart) else size_on_disk(self.path)
@@ -460,5 +464,17 @@ class ChangedClips(ClipSource):
 
 def size_on_disk(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    if isinstance(path, RemotePath):
+        below = sum(size for _, size, _ in path.walk_files())
+        return below or int(path.stat().st_size)
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    size, todo = 0, [os.fspath(path)]
+    while todo:  # os.scandir, as paths cost more than the files' sizes where there are thousands
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif entry.is_file():
+                    size += entry.stat().st_size
+    return size

@@ -135,12 +135,14 @@ class StoredClip:
         Raises:
             ValueError: an attribute has the name of a key that the format itself uses.
         """
-        rest = {key: value for key, value in self.facts().items() if key not in GEOMETRY_KEYS}
-        return rest | {FACTS_DIGEST: self.facts_sha256()}
+        facts = self.facts()
+        rest = {key: value for key, value in facts.items() if key not in GEOMETRY_KEYS}
+        return rest | {FACTS_DIGEST: digest_of(facts)}
 
     def catalog_line(self) -> bytes:
         """The clip's line in the catalogue: its facts and their digest, id first."""
-        rest = self.facts() | {FACTS_DIGEST: self.facts_sha256()}
+        facts = self.facts()
+        rest = facts | {FACTS_DIGEST: digest_of(facts)}
         return compact_json({"id": rest.pop("id")})[:-1] + b"," + compact_json(rest)[1:]
 
     @classmethod

@@ -48,9 +48,11 @@ from spikedata.corpora.names import (
 )
 from spikedata.corpora.places import split_of
 from spikedata.corpora.relisting import listed, relisted
+from spikedata.corpora.remote import find_far, local_copy
 from spikedata.corpora.shapes import SHAPE_CLASSES, draw_directions, draw_shapes
 from spikedata.corpora.tables import read_table
 from spikedata.errors import CorpusError
+from spikedata.remote import is_remote, place
 
 __all__ = [
     "CAPTION_TEMPLATES",
@@ -77,6 +79,7 @@ __all__ = [
     "find_torn_groups",
     "list_files",
     "listed",
+    "local_copy",
     "name_of_cell",
     "note_unread",
     "one_id",
@@ -123,13 +126,32 @@ def find_corpus(
         CorpusError: no such folder, no video in it, an unknown class or layout, or official lists
             or metadata that cannot be read.
     """
-    root = Path(root)
-    splits = None if splits is None else Path(splits)
+    root = place(root)
+    splits = None if splits is None else place(splits)
     if kind not in ("auto", *_KINDS):
         raise CorpusError(f"no kind of corpus is called {kind!r}; known: auto, {', '.join(_KINDS)}")
     if limit is not None and limit < 1:
         raise CorpusError(f"limit must be positive, got {limit}")
     check_templates(caption_templates)
+
+    def find(root: Path, splits: Path | None) -> Corpus:
+        return _find_here(root, kind, split, splits, classes, limit, caption_templates)
+
+    if is_remote(root) or (splits is not None and is_remote(splits)):
+        return find_far(root, splits, find)
+    return find(root, splits)
+
+
+def _find_here(
+    root: Path,
+    kind: Kind,
+    split: int,
+    splits: Path | None,
+    classes: Sequence[str],
+    limit: int | None,
+    caption_templates: Sequence[str],
+) -> Corpus:
+    """Do as :func:`find_corpus` says, on a disk."""
     listing = list_files(root, VIDEO_SUFFIXES, pictures=True)
     videos = listing.files
     if kind == "auto":

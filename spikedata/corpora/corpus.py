@@ -29,6 +29,8 @@ class CorpusClip:
     """The video file, or the folder of numbered pictures."""
     capture_fps: float | None = None
     """True frame rate of a video that was filmed faster than it plays, Hz."""
+    file_bytes: int | None = None
+    """Size, where it was told with the name and asking for it takes a request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

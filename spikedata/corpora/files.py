@@ -147,7 +147,12 @@ def _is_metadata(file: ListedFile) -> bool:
 
 
 def _is_list(file: ListedFile) -> bool:
-    return _LISTS.fullmatch(file.path.name) is not None
+    return is_list_name(file.path.name)
+
+
+def is_list_name(name: str) -> bool:
+    """Whether a file is called as an official list is."""
+    return _LISTS.fullmatch(name) is not None
 
 
 def _no_folder(root: Path, pictures: bool) -> str:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from spikedata.clip import BIDI_CONTROLS, MAX_ID_BYTES, check_clip_id, is_dangerous
+from spikedata.clip import BIDI_CONTROLS, MAX_ID_BYTES, check_clip_id, is_dangerous, is_plain_id
 from spikedata.errors import CorpusError
 
 CAPTION_TEMPLATES = ("a video of {name}",)
@@ -106,6 +106,8 @@ def clip_id_of(*parts: str) -> str:
     digest of the whole. The same parts always give the same id.
     """
     text = unicodedata.normalize("NFC", "__".join(parts))
+    if is_plain_id(text):
+        return text
     safe = "".join("_" if _NOT_IN_IDS.match(c) or is_dangerous(c) else c for c in text)
     safe = safe.strip().lstrip(".").rstrip(".") or "_"
     if len(safe.encode()) > MAX_ID_BYTES:

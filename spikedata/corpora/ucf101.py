@@ -5,7 +5,7 @@ Wild", arXiv:1212.0402.
 """
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from spikedata.clip import Clip
 from spikedata.corpora.corpus import CorpusClip, Found, count, source_of
@@ -141,12 +141,9 @@ def _read_lists(
     split_of: dict[str, str] = {}
     for name, path in (("train", train), ("test", train.with_name(f"testlist{split:02d}.txt"))):
         for number, line in numbered_lines(path):
-            name_in_list = re.split(r"[\s,;]+", line)[0].replace("\\", "/")
-            stem = (
-                PurePosixPath(name_in_list).stem
-                if "." in name_in_list
-                else (PurePosixPath(name_in_list).name)
-            )
+            name_in_list = re.split(r"[\s,;]+", line, maxsplit=1)[0].replace("\\", "/")
+            file_name = name_in_list.rstrip("/").rpartition("/")[2]
+            stem = file_name.rpartition(".")[0] or file_name
             if STEM.fullmatch(stem) is None:
                 raise CorpusError(f"{path}: line {number}: {line!r} names no UCF101 clip")
             if split_of.setdefault(stem.casefold(), name) != name:

@@ -35,6 +35,7 @@ from spikedata.hub.client import (
     published_files,
 )
 from spikedata.outputs import file_sha256, locked, put_into_place, remove
+from spikedata.remote import on_disk
 
 READ_AHEAD_BYTES = 1 << 18
 """Bytes asked for at once where only what is known of clips is read: about four clips' worth."""
@@ -83,7 +84,7 @@ def pull(
         StoreError: ``out`` exists or is not ours to replace, another process is writing it, or bits
             are not those noted.
     """
-    out = Path(out)
+    out = on_disk(out)
     try:
         check_replaceable(out, overwrite=overwrite)
     except StoreError:
@@ -93,9 +94,10 @@ def pull(
     published = _Published(repo, revision)
     folder = _folder_of(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with locked(out) as lock:
         made = _rebuild_sure(published, folder, workers, progress or (lambda _: None))
         check_replaceable(out, overwrite=overwrite)  # another run may have made it meanwhile
+        lock.check()
         put_into_place(made, out)
         remove(folder)
     return out

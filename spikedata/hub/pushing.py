@@ -44,6 +44,7 @@ from spikedata.hub.client import (
     senseless,
 )
 from spikedata.outputs import file_sha256, locked, remove
+from spikedata.remote import RemotePath, is_remote, place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +104,7 @@ def push_hub(
         StoreError: the source cannot be read, a clip's bits are not those noted, or another run
             publishes it.
     """
-    plan = _plan(Path(source).resolve(), licence, recipe_only)
+    plan = _plan(place(source).resolve(), licence, recipe_only)
     files, revision = plan.files(), None
     repo_id = _full_name(repo, plan.clips, "<your account>" if dry_run else _account())
     card = plan.card(repo_id, files)
@@ -158,7 +159,7 @@ class _Plan:
     def is_made(self, shard: Shard) -> bool:
         """Whether the source holds the very file that is to be published."""
         is_whole = isinstance(self.clips, ParquetStore) and not self.recipe_only
-        return is_whole and (self.source / shard.name).is_file()
+        return is_whole and not is_remote(self.source) and (self.source / shard.name).is_file()
 
     def check_made(self, shard: Shard, path: Path, workers: int) -> None:
         """Refuse to publish a file that is damaged.
@@ -278,7 +279,10 @@ class _Upload:
     def shards(self, level: int, workers: int) -> list[HubFile]:
         """Make each shard that is not there already, send it, remove it."""
         plan = self._plan
-        staging = plan.source.with_name(plan.source.name + ".push")
+        beside = plan.source
+        if isinstance(beside, RemotePath):  # files are sent from a disk
+            beside = Path.cwd() / beside.name
+        staging = beside.with_name(beside.name + ".push")
         # What is published as it is may lie where nothing can be written.
         alone = contextlib.nullcontext() if all(map(plan.is_made, plan.shards)) else locked(staging)
         files: list[HubFile] = []

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from spikedata.clips import CameraOptions
 from spikedata.errors import SpikeDataError
+from spikedata.remote import on_disk
 from spikedata.serving.routes import Answer, Asked, Routes
 from spikedata.serving.shelf import ConflictError, Shelf
 from spikedata.serving.showing import NotWantedError, Showing
@@ -80,7 +81,7 @@ class ClipServer:
         read_only: bool = False,
     ) -> None:
         options = CameraOptions(camera=camera, flip=flip, tick_rate_hz=tick_rate_hz, digests=False)
-        self._shelf = Shelf(Path(path), options, read_only=read_only)
+        self._shelf = Shelf(on_disk(path), options, read_only=read_only)
         self._showing = Showing(self._shelf, at_once=max(2, os.cpu_count() or 1))
         try:
             self._server = _Server(port, Routes(self._shelf, self._showing))

@@ -12,7 +12,8 @@ from spikedata.clips.store.layout import (
     PARTIAL,
     StoreConfig,
 )
-from spikedata.clips.store.reader import SpikeStore, open_store
+from spikedata.clips.store.parts import LentStore, PartWriter, part_writer
+from spikedata.clips.store.reader import SpikeStore, open_store, recipe_of_store
 from spikedata.clips.store.relabel import StoreLabels
 from spikedata.clips.store.validate import check_clip, store_problems
 from spikedata.clips.store.writer import StoreWriter, change_store, create_store
@@ -24,6 +25,8 @@ __all__ = [
     "METADATA",
     "PARTIAL",
     "ClipWriter",
+    "LentStore",
+    "PartWriter",
     "SpikeStore",
     "StoreConfig",
     "StoreLabels",
@@ -32,5 +35,7 @@ __all__ = [
     "check_clip",
     "create_store",
     "open_store",
+    "part_writer",
+    "recipe_of_store",
     "store_problems",
 ]

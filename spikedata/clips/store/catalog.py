@@ -3,14 +3,15 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spikedata.clips.rules import MAX_METADATA_BYTES, RuleBrokenError, check_id, parse_json
-from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
+from spikedata.clips.store.layout import CATALOG, CLIPS, METADATA, RootInfo, read_clip_metadata
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
 from spikedata.outputs import Failure
+from spikedata.remote import RemotePath
 
 _ID_FIRST = b'{"id":"'
 
@@ -57,22 +58,32 @@ class Listing:
     left_out: tuple[Failure, ...] = ()
 
 
-def list_clips(store: Path, root: RootInfo) -> Listing:
+def list_clips(store: Path, root: RootInfo, *, ask_storage: bool = False) -> Listing:
     """The clips that are there, from the catalogue or else from each clip, and those that are lost.
 
     The catalogue is a copy: one that is absent or damaged is made good here, and told if it was
     finished. What it lists and is not there was lost.
 
+    Args:
+        store: the store.
+        root: what it says of itself.
+        ask_storage: list what is in object storage even where a whole catalogue tells it: that
+            takes a request for a thousand files.
+
     Raises:
         RuleBrokenError: an id is not safe, or there is no folder of clips.
         StoreError: a file cannot be read.
     """
-    present, notes = clip_ids(store), []
+    notes = []
     try:
         noted = read_catalog(store, root.catalog_sha256)
     except RuleBrokenError as error:
-        noted = {}
+        noted, root = {}, replace(root, catalog_sha256=None)
         notes.append(f"{error.message}: each clip was asked instead. Run `spikedata repair`")
+    if isinstance(store, RemotePath) and root.catalog_sha256 is not None and not ask_storage:
+        present = {check_id(clip_id) for clip_id in noted}
+    else:
+        present = clip_ids(store)
     gone = {clip_id: noted[clip_id] for clip_id in sorted(noted.keys() - present)}
     lost = [_lost(store, clip_id, f"its folder is gone, {CATALOG} lists it") for clip_id in gone]
     lines = {clip_id: line for clip_id, line in noted.items() if clip_id in present}
@@ -94,11 +105,13 @@ def _lost(store: Path, clip_id: str, told: str) -> Failure:
 
 
 def clip_ids(store: Path) -> set[str]:
-    """Names of the clip folders.
+    """Names of the clip folders; of object storage, those that are whole.
 
     Raises:
         RuleBrokenError: there is no folder of clips, or a name is not a safe id.
     """
+    if isinstance(store, RemotePath):
+        return {check_id(name) for name in whole_below(store / CLIPS)}
     try:
         with os.scandir(store / CLIPS) as entries:
             return {check_id(entry.name) for entry in entries if entry.is_dir()}
@@ -106,6 +119,17 @@ def clip_ids(store: Path) -> set[str]:
         raise RuleBrokenError("clips_missing", f"has no folder {CLIPS!r}") from error
     except OSError as error:
         raise StoreError(f"{store / CLIPS}: cannot be read: {error.strerror}") from error
+
+
+def whole_below(clips: RemotePath) -> Iterator[str]:
+    """Names of the folders that have metadata, which come last."""
+    try:
+        for name in clips.names_below():
+            folder, _, file = name.partition("/")
+            if file == METADATA:
+                yield folder
+    except OSError as error:
+        raise StoreError(f"{clips}: cannot be read: {error.strerror}") from error
 
 
 def read_catalog(store: Path, sha256: str | None = None) -> dict[str, bytes]:

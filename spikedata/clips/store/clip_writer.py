@@ -5,12 +5,13 @@ Shapes: G groups of eight ticks, P pixels.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +20,20 @@ from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clip import Clip
 from spikedata.clips.crew import Chunks, Crew
 from spikedata.clips.frames import compress_frame
-from spikedata.clips.rules import RuleBrokenError, as_json, pretty_json
-from spikedata.clips.store.layout import METADATA, ArrayLayout, StoreConfig
-from spikedata.clips.store.shard import ShardWriter, checksum_of_shard
+from spikedata.clips.rules import (
+    MAX_SIDE_PX,
+    RuleBrokenError,
+    as_json,
+    check_label,
+    pretty_json,
+)
+from spikedata.clips.store.layout import MAX_TAILS_BYTES, METADATA, ArrayLayout, StoreConfig
+from spikedata.clips.store.shard import ShardWriter, tail_of_shard
 from spikedata.clips.store.sharded import read_groups
 from spikedata.clips.stored import SHARDS_DIGEST, BitsMeter, StoredClip
+from spikedata.errors import StoreError
 from spikedata.outputs import sync
+from spikedata.remote import RemotePath
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +44,35 @@ class Place:
     """An empty folder."""
     options: StoreConfig
     """How the array is cut and compressed."""
+    check: Callable[[], None]
+    """Raises if the clip is not to appear any more: the store is another's by now."""
     publish: Callable[[StoredClip], None]
     """Puts the folder, now whole, into its place."""
     give_up: Callable[[], None]
     """Removes the folder, or leaves it to be gone on with."""
     ending: Callable[[int], None] = lambda _: None
     """Told of the number of ticks before a last shard is written that is not full of them."""
+
+
+def check_fits(
+    clip: Clip,
+    class_names: Collection[str],
+    *,
+    height_px: int,
+    width_px: int,
+    tick_rate_hz: float,
+) -> None:
+    """Refuse a clip that no store of these class names can hold.
+
+    Raises:
+        StoreError: its label is not among the class names.
+        ValueError: a size is out of range.
+    """
+    check_label(clip, class_names)
+    if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
+        raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
+    if not tick_rate_hz > 0:
+        raise ValueError(f"tick_rate_hz must be positive, got {tick_rate_hz}")
 
 
 _SYNCING = 2
@@ -79,7 +111,7 @@ class ClipWriter:
         self._busy_pg: deque[NDArray[np.uint8]] = deque()
         self._free_pg: list[NDArray[np.uint8]] = []
         self._shard: ShardWriter | None = None
-        self._shards_crc32c: list[int] = []
+        self._tails: list[bytes] = []
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._ahead: deque[BitsMeter] = deque()
         self._syncing: deque[tuple[Future[None], BitsMeter]] = deque()
@@ -158,9 +190,9 @@ class ClipWriter:
         wait([future for future, _ in self._syncing])
         self._syncing.clear()
         shards, self._meter = self._safe
-        for lost in range(shards, len(self._shards_crc32c)):
+        for lost in range(shards, len(self._tails)):
             (self._place.folder / self._layout.shard_key(lost)).unlink(missing_ok=True)
-        del self._shards_crc32c[shards:]
+        del self._tails[shards:]
         kept = shards * self._layout.shard_groups
         if kept < self._groups:
             self._groups, self._last_p = kept, np.zeros(1, np.uint8)
@@ -183,7 +215,7 @@ class ClipWriter:
                 self._take_up(key, last)
             except RuleBrokenError:  # it is the one that was being written
                 break
-        for key in keys[len(self._shards_crc32c) :]:
+        for key in keys[len(self._tails) :]:
             (self._place.folder / key).unlink(missing_ok=True)
         self._flushed = True
         return self.ticks if ticks is None else min(self.ticks, ticks)
@@ -194,15 +226,16 @@ class ClipWriter:
         Raises:
             RuleBrokenError: it is none.
         """
-        path, number = self._place.folder / key, len(self._shards_crc32c)
+        path, number = self._place.folder / key, len(self._tails)
         if not path.is_file():
             raise RuleBrokenError("shard_missing", f"shard {key} is missing")
-        noted = (*self._shards_crc32c, checksum_of_shard(path, self._layout))
+        tail = tail_of_shard(path, self._layout)
         groups = (number + 1) * self._layout.shard_groups
         groups = groups if last is None else min(groups, last)
         if groups <= self._groups:
             raise RuleBrokenError("shards_disagree", f"shard {key} lies past the last tick")
-        layout = replace(self._layout, groups=groups, shards_crc32c=noted)
+        noted = _checksums([*self._tails, tail])
+        layout = replace(self._layout, groups=groups, shards_crc32c=tuple(noted))
         size = layout.chunk_groups
         meter = self._meter.copy()
         for first in range(self._groups, groups, size):
@@ -211,7 +244,7 @@ class ClipWriter:
             meter.update(packed_ghw)
         self._groups, self._meter = groups, meter
         self._last_p = packed_ghw[-1].reshape(-1)
-        self._shards_crc32c.append(noted[-1])
+        self._tails.append(tail)
         self._safe = number + 1, meter.copy()
 
     def finish(self, *, ticks: int, attributes: Mapping[str, Any]) -> StoredClip:
@@ -244,15 +277,22 @@ class ClipWriter:
         if self._shard is not None:
             self._close_shard()
         self._settle(0)
-        attributes = stored.array_attributes() | {SHARDS_DIGEST: self._shards_crc32c}
-        meta = layout.metadata(attributes, self._place.options.zstd_level)
-        file = self._place.folder / METADATA
-        file.write_bytes(pretty_json(meta))
-        sync(file)
-        sync(self._place.folder)
+        attributes = stored.array_attributes() | {SHARDS_DIGEST: _checksums(self._tails)}
+        copied = self._tails if self._tells_tails() else ()
+        meta = layout.metadata(attributes, self._place.options.zstd_level, copied)
+        self._place.check()
+        _write_last(self._place.folder / METADATA, pretty_json(meta))
         self._place.publish(stored)
         self._finished = True
         return stored
+
+    def _tells_tails(self) -> bool:
+        """Whether a window would else need more than three requests: it may lie in two shards."""
+        return (
+            isinstance(self._place.folder, RemotePath)
+            and len(self._tails) > 1
+            and sum(map(len, self._tails)) <= MAX_TAILS_BYTES
+        )
 
     def _check_ticks(self, ticks: int) -> None:
         if ticks < 1 or group_count(ticks) != self._groups or self._last_p is None:
@@ -299,7 +339,7 @@ class ClipWriter:
     def _write(self, coded: list[bytes]) -> None:
         for band in coded:
             if self._shard is None:
-                path = self._place.folder / self._layout.shard_key(len(self._shards_crc32c))
+                path = self._place.folder / self._layout.shard_key(len(self._tails))
                 self._shard = ShardWriter(path, self._layout)
             self._shard.append(band)
             if self._shard.is_full:
@@ -310,7 +350,7 @@ class ClipWriter:
 
     def _close_shard(self) -> None:
         assert self._shard is not None
-        self._shards_crc32c.append(self._shard.end())
+        self._tails.append(self._shard.end())
         mark = self._ahead.popleft() if self._ahead else self._meter
         self._syncing.append((self._disk.submit(self._shard.close), mark))
         self._shard = None
@@ -323,3 +363,27 @@ class ClipWriter:
             future.result()  # one that failed stays the first: none after it counts
             self._syncing.popleft()
             self._safe = self._safe[0] + 1, mark
+
+
+def _checksums(tails: Sequence[bytes]) -> list[int]:
+    """What is noted of the shards: a CRC-32C of what lies after the chunks of each."""
+    return [int(google_crc32c.value(tail)) for tail in tails]
+
+
+def _write_last(file: Path, data: bytes) -> None:
+    """Write a clip's metadata, which says that all else is there.
+
+    In object storage it makes the clip appear. Whoever else made the same clip has written the
+    same.
+    """
+    if not isinstance(file, RemotePath):
+        file.write_bytes(data)
+        sync(file)
+        sync(file.parent)
+        return
+    try:
+        file.write_version(data, only_new=True)
+    except FileExistsError as error:
+        if file.read_bytes() != data:
+            told = f"{file.parent}: another writer has put another clip there. Choose another --out"
+            raise StoreError(told) from error

@@ -4,11 +4,16 @@ Nothing here touches array bytes. Every rule that metadata can break has a code,
 in ``docs/reference/store-format.md``.
 """
 
+import base64
+import binascii
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
+
+import google_crc32c
+import numpy as np
 
 from spikedata.bits import TICKS_PER_GROUP, group_count
 from spikedata.clips.rules import (
@@ -37,6 +42,14 @@ SHARD_BYTES = 32 << 20
 """Packed bytes in a shard, about; bounds what other Zarr writers must hold."""
 SHARD_CHUNKS = 256
 """Chunks in a shard at most, so that the index of a tiny picture's clip stays small."""
+
+TAILS = "shard_tails"
+"""Key of a clip's ``zarr.json`` for a copy of what lies after the chunks of each shard."""
+MAX_TAILS_BYTES = 256 << 10
+"""What such a copy may have: who reads a window reads all of it."""
+ABSENT = (1 << 64) - 1
+"""Offset and length of a chunk that is not there."""
+_CHECKSUM_BYTES, _ENTRY_BYTES = 4, 16
 
 MAX_CHUNK_BYTES = 256 << 20
 MAX_CHUNKS_PER_SHARD = 1 << 20
@@ -88,6 +101,8 @@ class ArrayLayout:
     shards_crc32c: tuple[int, ...] | None = None
     """CRC-32C of what lies after the chunks of each shard, as was noted when they were written;
     None where they have no checksums of chunks."""
+    tails: tuple[bytes, ...] | None = None
+    """What that is, where the clip's own metadata has a copy."""
 
     @classmethod
     def plan(cls, height_px: int, width_px: int, groups: int, config: StoreConfig) -> Self:
@@ -140,10 +155,13 @@ class ArrayLayout:
         left = self.groups - shard * self.shard_groups
         return -(-min(left, self.shard_groups) // self.chunk_groups) * self.bands
 
-    def metadata(self, attributes: Mapping[str, Any], zstd_level: int) -> dict[str, Any]:
-        """The array's ``zarr.json``."""
+    def metadata(
+        self, attributes: Mapping[str, Any], zstd_level: int, tails: Sequence[bytes] = ()
+    ) -> dict[str, Any]:
+        """The array's ``zarr.json``; with a copy of what lies after the chunks of each shard."""
         shard_shape = [self.shard_groups, self.bands * self.chunk_rows, self.width_px]
-        return {
+        copy = {TAILS: self._shortened(tails)} if tails else {}
+        return copy | {
             "zarr_format": 3,
             "node_type": "array",
             "shape": [self.groups, self.height_px, self.width_px],
@@ -168,6 +186,36 @@ class ArrayLayout:
             "attributes": dict(attributes),
         }
 
+    def _shortened(self, tails: Sequence[bytes]) -> dict[str, Any]:
+        """Tails as text, without the entries of chunks that a shard has no room used for."""
+        size, per_shard, texts = _CHECKSUM_BYTES, self.chunks_per_shard, []
+        for shard, tail in enumerate(tails):
+            used = self.chunks_in_shard(shard)
+            index = tail[size * per_shard : size * per_shard + _ENTRY_BYTES * used]
+            texts.append(base64.b64encode(tail[: size * used] + index).decode())
+        return {"must_understand": False, "shards": texts}
+
+    def _lengthened(self, texts: Any) -> tuple[bytes, ...] | None:
+        """Undo :meth:`_shortened`; None if that gives not what was noted: it is only a copy."""
+        noted = self.shards_crc32c
+        if noted is None or not isinstance(texts, list) or len(texts) != len(noted):
+            return None
+        tails = []
+        for shard, text in enumerate(texts):
+            used, per_shard = self.chunks_in_shard(shard), self.chunks_per_shard
+            try:
+                short = base64.b64decode(text, validate=True)
+            except (TypeError, ValueError, binascii.Error):
+                return None
+            checksums, index = short[: _CHECKSUM_BYTES * used], short[_CHECKSUM_BYTES * used :]
+            absent = per_shard - used
+            tail = checksums + bytes(_CHECKSUM_BYTES * absent)
+            tail += index + np.full(2 * absent, ABSENT, "<u8").tobytes()
+            if google_crc32c.value(tail) != noted[shard]:
+                return None
+            tails.append(tail)
+        return tuple(tails)
+
     @classmethod
     def from_metadata(cls, meta: Mapping[str, Any]) -> Self:
         """Read and check an array's ``zarr.json``; nothing is allocated from its numbers.
@@ -188,7 +236,7 @@ class ArrayLayout:
             raise RuleBrokenError("metadata_malformed", f"separator {separator!r} is not '.' or /")
         _check_sizes(shape, shard, chunk)
         noted = _noted_shards(meta, -(-shape[0] // shard[0]))
-        return cls(
+        layout = cls(
             groups=shape[0],
             height_px=shape[1],
             width_px=shape[2],
@@ -199,6 +247,10 @@ class ArrayLayout:
             separator=separator,
             shards_crc32c=noted,
         )
+        copy = meta.get(TAILS)
+        if not isinstance(copy, dict):
+            return layout
+        return replace(layout, tails=layout._lengthened(copy.get("shards")))
 
 
 def _noted_shards(meta: Mapping[str, Any], shards: int) -> tuple[int, ...] | None:
@@ -319,12 +371,10 @@ class RootInfo:
         Raises:
             RuleBrokenError: not a store, a newer version, or malformed.
         """
-        if not path.is_dir():
-            kind = "not a folder" if path.exists() else "no such store"
-            raise RuleBrokenError("not_a_store", kind)
-        if not (path / METADATA).is_file():
-            raise RuleBrokenError("not_a_store", f"not a spike store (it has no {METADATA})")
-        meta = read_json(path / METADATA, "not_a_store")
+        try:
+            meta = read_json(path / METADATA, "not_a_store", missing="not_a_store")
+        except RuleBrokenError as error:
+            raise RuleBrokenError("not_a_store", _why_no_store(path, error)) from error
         attributes = meta.get("attributes")
         if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
             raise RuleBrokenError(
@@ -341,6 +391,16 @@ class RootInfo:
             clips=attributes.get("clips"),
             catalog_sha256=attributes.get("catalog_sha256"),
         )
+
+
+def _why_no_store(path: Path, error: RuleBrokenError) -> str:
+    """Of a folder that is there, what is wrong with its metadata."""
+    if not path.exists():
+        return "no such store"
+    if not path.is_dir():
+        return "not a folder"
+    lacks = error.message == f"has no {METADATA}"
+    return f"not a spike store (it {error.message})" if lacks else error.message
 
 
 def _check_version(version: Any) -> None:
@@ -385,9 +445,7 @@ def read_clip_metadata(folder: Path) -> tuple[StoredClip, ArrayLayout]:
     Raises:
         RuleBrokenError: missing, malformed, or at odds with itself or with the folder's name.
     """
-    if not (folder / METADATA).is_file():
-        raise RuleBrokenError("metadata_missing", f"has no {METADATA}")
-    meta = read_json(folder / METADATA, "metadata_malformed")
+    meta = read_json(folder / METADATA, "metadata_malformed", missing="metadata_missing")
     layout = ArrayLayout.from_metadata(meta)
     attributes = meta.get("attributes")
     if not isinstance(attributes, dict):

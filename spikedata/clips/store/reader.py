@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from spikedata.clips.rules import Problem, RuleBrokenError
 from spikedata.clips.source import ClipSource, size_on_disk
@@ -12,6 +13,7 @@ from spikedata.clips.store.unfinished import cut_off
 from spikedata.clips.store.validate import store_problems
 from spikedata.clips.stored import RELABELLED_KEYS, StoredClip
 from spikedata.outputs import is_being_written
+from spikedata.remote import place
 
 
 class SpikeStore(ClipSource):
@@ -20,7 +22,7 @@ class SpikeStore(ClipSource):
     format = "zarr"
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         self.is_growing = is_being_written(self.path)
         try:
             root = RootInfo.read(self.path)
@@ -71,6 +73,18 @@ class SpikeStore(ClipSource):
     def problems(self, *, deep: bool = True) -> list[Problem]:
         """The rules of the store's format that it breaks; see :func:`store_problems`."""
         return store_problems(self.path, deep=deep)
+
+
+def recipe_of_store(path: Path) -> dict[str, Any]:
+    """The recipe of a store, without a look at its clips.
+
+    Raises:
+        StoreError: not a store, of a newer version, or malformed.
+    """
+    try:
+        return RootInfo.read(path).recipe
+    except RuleBrokenError as error:
+        raise error.at(path) from error
 
 
 def open_store(path: Path | str) -> SpikeStore:

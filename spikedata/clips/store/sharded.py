@@ -15,13 +15,16 @@ from spikedata.clips.source import ClipBits
 from spikedata.clips.store.layout import ArrayLayout
 from spikedata.clips.store.shard import ShardReader
 from spikedata.clips.stored import StoredClip
+from spikedata.remote import RemotePath
 
 
 class ShardedBits(ClipBits):
     """The bits of one clip's folder."""
 
     def __init__(self, folder: Path, stored: StoredClip, layout: ArrayLayout) -> None:
-        self.stored, self.step = stored, layout.chunk_groups
+        # Of a file each chunk is found at once; an object is asked for as much as is kept.
+        self.step = layout.shard_groups if isinstance(folder, RemotePath) else layout.chunk_groups
+        self.stored = stored
         self._folder, self._layout = folder, layout
 
     def groups(self, first: int, end: int) -> NDArray[np.uint8]:
@@ -62,6 +65,7 @@ def _fill(
     """Decode a shard's groups ``low`` to ``high`` into the first rows of ``out_gp``."""
     size, band = layout.chunk_groups, layout.chunk_rows * layout.width_px
     chunk_gp = np.empty((size, band), np.uint8)
+    reader.will_read(low // size * layout.bands, -(-high // size) * layout.bands)
     for step in range(low // size, -(-high // size)):
         g0, g1 = max(low, step * size), min(high, (step + 1) * size)
         for row in range(layout.bands):

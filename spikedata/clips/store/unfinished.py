@@ -4,6 +4,7 @@ Beside the folder ``.partial/<n>`` of a clip that comes live lies ``.partial/<n>
 known of the clip. Shards that are whole are on the disk; what was after them is lost.
 """
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from typing import Any, Self
 
 from spikedata.clip import Clip
 from spikedata.clips.rules import RuleBrokenError, check_id, check_shape, pretty_json, read_json
-from spikedata.clips.store.layout import PARTIAL, StoreConfig
+from spikedata.clips.store.layout import CLIPS, METADATA, PARTIAL, StoreConfig
 from spikedata.errors import StoreError
 from spikedata.outputs import remove, write_whole
+from spikedata.remote import RemotePath
 from spikedata.stream import check_tick_rate_hz
 
 
@@ -91,15 +93,33 @@ def note_of(folder: Path) -> Path:
 def cut_off(store: Path) -> list[Path]:
     """Folders of the recordings that were cut off, in the order in which they began."""
     partial = store / PARTIAL
-    if not partial.is_dir():
+    if isinstance(store, RemotePath) or not partial.is_dir():
         return []
     found = [path for path in partial.iterdir() if path.name.isdecimal() and path.is_dir()]
     return sorted((path for path in found if note_of(path).is_file()), key=lambda p: int(p.name))
 
 
+def clear_halves(store: RemotePath) -> None:
+    """Remove files of object storage that belong to no whole clip: a killed writer left them."""
+    remove(store / PARTIAL)
+    clips = store / CLIPS
+    for folder, of_clip in itertools.groupby(clips.names_below(), _first_part):
+        names = list(of_clip)
+        if names != [folder] and f"{folder}/{METADATA}" not in names:
+            for name in names:
+                (clips / name).unlink()
+
+
+def _first_part(name: str) -> str:
+    return name.partition("/")[0]
+
+
 def clear_partial(store: Path, keep: Sequence[Path] = ()) -> None:
     """Empty the folder of what is not yet whole, but for some recordings."""
     partial = store / PARTIAL
+    if isinstance(store, RemotePath):
+        clear_halves(store)
+        return
     kept = set(keep) | {note_of(folder) for folder in keep}
     if not kept and partial.exists():
         shutil.rmtree(partial)

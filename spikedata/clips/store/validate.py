@@ -5,12 +5,13 @@ from pathlib import Path
 
 from spikedata.clips.rules import Problem, RuleBrokenError, check_id, check_label, find_collisions
 from spikedata.clips.source import verify_bits
-from spikedata.clips.store.catalog import read_catalog
+from spikedata.clips.store.catalog import read_catalog, whole_below
 from spikedata.clips.store.layout import CATALOG, CLIPS, RootInfo, read_clip_metadata
 from spikedata.clips.store.shard import ShardReader
 from spikedata.clips.store.sharded import ShardedBits
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
+from spikedata.remote import RemotePath, place
 from spikedata.wording import printable
 
 
@@ -24,14 +25,17 @@ def store_problems(path: Path | str, *, deep: bool = True) -> list[Problem]:
     Raises:
         StoreError: a file cannot be read at all.
     """
-    path = Path(path)
+    path = place(path)
     try:
         root = RootInfo.read(path)
     except RuleBrokenError as error:
         return [Problem(error.code, None, error.message)]
     if not (path / CLIPS).is_dir():
         return [Problem("clips_missing", None, f"has no folder {CLIPS!r}")]
-    names = sorted(entry.name for entry in (path / CLIPS).iterdir() if entry.is_dir())
+    if isinstance(path, RemotePath):
+        names = sorted(whole_below(path / CLIPS))
+    else:
+        names = sorted(entry.name for entry in (path / CLIPS).iterdir() if entry.is_dir())
     problems = find_collisions(names)
     whole: dict[str, StoredClip] = {}
     for name in names:

@@ -1,28 +1,25 @@
 """Append clips to a store: streamed, several at once, and whole or not at all.
 
-Clips and files are written under ``.partial/``, brought to the disk, and renamed into place. What a
-crash or power loss leaves behind lies under ``.partial/`` and goes when the next writer opens.
+Clips and files are written under ``.partial/``, brought to the disk, and renamed into place.
+In object storage nothing can be renamed: a clip is there once its metadata is, which comes last.
+What a crash or power loss leaves behind goes when the next writer opens.
 """
 
 import contextlib
 import functools
 import hashlib
 import itertools
-import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock
-
 from spikedata.clip import Clip
 from spikedata.clips.crew import Crew
 from spikedata.clips.rules import (
-    MAX_SIDE_PX,
     RuleBrokenError,
     as_json,
     check_label,
@@ -30,7 +27,7 @@ from spikedata.clips.rules import (
 )
 from spikedata.clips.source import ClipSource
 from spikedata.clips.store.catalog import list_clips
-from spikedata.clips.store.clip_writer import ClipWriter, Place
+from spikedata.clips.store.clip_writer import ClipWriter, Place, check_fits
 from spikedata.clips.store.layout import (
     CATALOG,
     CLIPS,
@@ -41,10 +38,13 @@ from spikedata.clips.store.layout import (
     RootInfo,
     StoreConfig,
 )
+from spikedata.clips.store.parts import LentStore, copy_clip, lines_of_killed
 from spikedata.clips.store.unfinished import Unfinished, clear_partial, cut_off, note_of
 from spikedata.clips.stored import StoredClip
 from spikedata.errors import StoreError
-from spikedata.outputs import Failure, HeldFolder, acquire, release, sync, write_whole
+from spikedata.locking import Lock
+from spikedata.outputs import Failure, HeldFolder, acquire, release, remove, sync, write_whole
+from spikedata.remote import RemotePath, place
 
 
 def create_store(
@@ -72,7 +72,7 @@ def create_store(
         ValueError: a class name appears twice.
         TypeError: the recipe has a value that is not JSON.
     """
-    path = Path(path)
+    path = place(path)
     options = options or StoreConfig()
     if len(set(class_names)) != len(class_names):
         raise ValueError("class_names holds a name twice")
@@ -113,7 +113,7 @@ def change_store(
         StoreError: there is no store, it is malformed, or another process is writing it; or it
             holds a recording that was cut off, and nobody sees to it.
     """
-    path = Path(path)
+    path = place(path)
     config = _root_of(path).config
     try:
         options = options or StoreConfig(**config)
@@ -138,6 +138,8 @@ def _begun(
         root = begin()
         if not goes_on:
             _refuse_cut_off(path)
+        if noted := lines_of_killed(path, root):
+            write_whole(path / CATALOG, _catalog(noted), within=path / PARTIAL)
         clear_partial(path, cut_off(path))
         return StoreWriter(path, root, options, lock)
     except RuleBrokenError as error:
@@ -148,22 +150,28 @@ def _begun(
         raise
 
 
+_UNLISTED = 500
+"""Clips that may be there and not in the catalogue, if the store is small."""
+
+
 class StoreWriter:
     """Adds clips to a store; a context manager. Clips may be written from several threads."""
 
-    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: FileLock) -> None:
+    def __init__(self, path: Path, root: RootInfo, options: StoreConfig, lock: Lock) -> None:
         self.path = path
         self._root = root
         self._options = options
-        listing = list_clips(path, root)
+        listing = list_clips(path, root, ask_storage=True)
         self.lost = listing.left_out
         """Clips that were there once, or are there and cannot be read."""
         self._lines, self._gone = listing.lines, listing.gone
         self._taken = {clip_id.casefold(): clip_id for clip_id in self._lines}
         left = [int(folder.name) for folder in cut_off(path)]
-        self._numbers = itertools.count(max(left, default=-1) + 1)
+        self._numbers = itertools.count(max(left, default=-1) + 1 + lock.number)
         self._mutex = threading.Lock()
-        self._lock: FileLock | None = lock
+        self._lock: Lock | None = lock
+        self._held = lock
+        self._unlisted = 0
         self._folder = HeldFolder(path)
 
     def __enter__(self) -> "StoreWriter":
@@ -267,17 +275,19 @@ class StoreWriter:
                 meanwhile.
             ValueError: a size is out of range.
         """
-        check_label(clip, self._root.class_names)
-        if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
-            raise ValueError(f"size {height_px}x{width_px} is not within 1 to {MAX_SIDE_PX}")
-        if not tick_rate_hz > 0:
-            raise ValueError(f"tick_rate_hz must be positive, got {tick_rate_hz}")
+        check_fits(
+            clip,
+            self._root.class_names,
+            height_px=height_px,
+            width_px=width_px,
+            tick_rate_hz=tick_rate_hz,
+        )
         self._begin_change()
         with self._mutex:
             if self._lock is None:
                 raise ValueError("the writer is closed")
             self._take_id(clip.id)
-            folder = self.path / PARTIAL / str(next(self._numbers))
+            folder = self._folder_to_write(clip.id)
         folder.mkdir()
         about = Unfinished(
             clip=clip,
@@ -327,6 +337,12 @@ class StoreWriter:
                 self._root = replace(self._root, class_names=names, clips=None, catalog_sha256=None)
                 _write_root(self.path, self._root)
 
+    def _folder_to_write(self, clip_id: str) -> Path:
+        """Where a clip is written: aside, or in object storage, where its metadata comes last."""
+        if isinstance(self.path, RemotePath):
+            return self.path / CLIPS / clip_id
+        return self.path / PARTIAL / str(next(self._numbers))
+
     def _clip_writer(
         self, folder: Path, about: Unfinished, crew: Crew | None, *, is_live: bool = False
     ) -> ClipWriter:
@@ -337,6 +353,7 @@ class StoreWriter:
         place = Place(
             folder=folder,
             options=about.options,
+            check=self.check_in_place,
             publish=functools.partial(self._publish, folder),
             give_up=leave if is_live else functools.partial(self._give_up, about.clip, folder),
             ending=ending if is_live else lambda _: None,
@@ -344,20 +361,24 @@ class StoreWriter:
         size_px = about.height_px, about.width_px
         return ClipWriter(place, about.clip, size_px, about.tick_rate_hz, crew)
 
-    def _take_id(self, clip_id: str) -> None:
-        """Note an id as taken.
+    def check_free(self, clip_id: str) -> None:
+        """Refuse an id that is taken.
 
         Raises:
-            StoreError: it is taken.
+            StoreError: the store has that clip, whole or damaged, or one of nearly that id.
         """
         other = self._taken.get(clip_id.casefold())
         if other is not None:
             raise StoreError(f"{self.path}: clip {clip_id} cannot be added beside {other}")
-        if (self.path / CLIPS / clip_id).exists():
+        is_object = isinstance(self.path, RemotePath)  # what is not whole there is not there
+        if not is_object and (self.path / CLIPS / clip_id).exists():
             raise StoreError(
                 f"{self.path}: clip {clip_id} is there and cannot be read. Run `spikedata "
                 "repair` with the videos"
             )
+
+    def _take_id(self, clip_id: str) -> None:
+        self.check_free(clip_id)
         self._taken[clip_id.casefold()] = clip_id
 
     def copy(self, source: ClipSource, stored: StoredClip, crew: Crew | None = None) -> StoredClip:
@@ -369,23 +390,32 @@ class StoreWriter:
             StoreError: the clip is damaged, or cannot be added.
             ValueError: it does not fit the store's format.
         """
-        with self.clip(
-            stored.clip,
-            height_px=stored.height_px,
-            width_px=stored.width_px,
-            tick_rate_hz=stored.tick_rate_hz,
-            crew=crew,
-        ) as target:
-            for block_ghw in source.checked_blocks(stored):
-                target.append(block_ghw)
-            return target.finish(ticks=stored.ticks, attributes=stored.attributes)
+        return copy_clip(self.clip, source, stored, crew)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[LentStore]:
+        """Let other processes write clips, whose ids are free, while the ``with`` statement runs.
+
+        What they wrote is in the store then, whatever became of them.
+
+        Raises:
+            StoreError: the store was replaced meanwhile.
+        """
+        self._begin_change()
+        lent = LentStore.of(self.path, self._root.class_names, self._options)
+        try:
+            yield lent
+        finally:
+            self._lines |= lent.take_back(self._lines)
 
     def check_in_place(self) -> None:
         """Refuse to go on in a folder that somebody put in the place of this one.
 
         Raises:
-            StoreError: the store was replaced or removed since the writer began.
+            StoreError: the store was replaced or removed since the writer began, or another has
+                its lock.
         """
+        self._held.check()
         if not self._folder.is_in_place():
             raise StoreError(
                 f"{self.path}: was replaced or removed while it was being written; what is there "
@@ -413,7 +443,10 @@ class StoreWriter:
         """
         self._begin_change()
         there = self.path / CLIPS / clip_id
-        if there.exists():
+        if isinstance(there, RemotePath):
+            (there / METADATA).unlink()  # first: with it the clip is gone
+            remove(there)
+        elif there.exists():
             there.rename(self.path / PARTIAL / f"{next(self._numbers)}.discarded")
         with self._mutex:
             self._taken.pop(clip_id.casefold(), None)
@@ -458,22 +491,35 @@ class StoreWriter:
 
     def _publish(self, folder: Path, stored: StoredClip) -> None:
         line = stored.catalog_line()
-        self.check_in_place()
-        folder.rename(self.path / CLIPS / stored.clip.id)
-        note_of(folder).unlink(missing_ok=True)
+        if not isinstance(folder, RemotePath):
+            folder.rename(self.path / CLIPS / stored.clip.id)
+            note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._lines[stored.clip.id] = line
+            self._unlisted += 1
+            # Now and then: who goes on after a crash asks only the clips since. Each time more
+            # have come by an eighth, so that a clip costs no more among many.
+            if self._unlisted >= max(_UNLISTED, len(self._lines) // 8) and self._lock is not None:
+                self._unlisted = 0
+                listed = _catalog(self._listed())
+                with contextlib.suppress(OSError):  # the clip is there, whatever becomes of this
+                    write_whole(self.path / CATALOG, listed, within=self.path / PARTIAL)
 
     def _give_up(self, clip: Clip, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(folder, RemotePath):
+            with contextlib.suppress(OSError):  # the next writer removes it else
+                remove(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
         self._leave(clip, folder)
 
     def _leave(self, clip: Clip, folder: Path) -> None:
         """Leave a folder to be gone on with, unless nothing is in it."""
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        if not folder.exists():
-            note_of(folder).unlink(missing_ok=True)
+        if not isinstance(folder, RemotePath):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            if not folder.exists():
+                note_of(folder).unlink(missing_ok=True)
         with self._mutex:
             self._taken.pop(clip.id.casefold(), None)
 
@@ -485,7 +531,8 @@ def _refuse_other_things(path: Path) -> None:
     if not path.is_dir():
         raise StoreError(f"{path}: is a file, not a store. Choose another --out")
     leftovers = {LOCK, PARTIAL, CLIPS}  # of a writer killed at once
-    if not (path / METADATA).exists() and not leftovers.issuperset(os.listdir(path)):
+    names = {entry.name for entry in path.iterdir()}
+    if METADATA not in names and not leftovers.issuperset(names):
         raise StoreError(f"{path}: is a folder but not a spike store. Choose another --out")
 
 
