@@ -26,7 +26,7 @@ from spikedata.streaming import InterleavedWindows, SpikeWindows
 from spikedata.streaming.epochs import Epochs
 from spikedata.streaming.order import Turns, through_buffer
 
-# StatefulDataLoader of torchdata 0.11 calls it, and torch 2.13 tells of that.
+# StatefulDataLoader of torchdata calls it, and torch 2.13 tells of that.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 
 LENGTHS = [100, 61, 90, 75, 40, 33, 64, 80, 57, 48, 99]

@@ -66,12 +66,21 @@ class InterleavedWindows(IterableDataset[dict[str, Any]]):
         self._place = self._resumed = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        iterators = [iter(source) for source in self.sources]
-        self._place = self._coming()
         if get_worker_info() is not None:
-            place, self._resumed = self._place, None
-            return self._items(iterators, place)
-        return self._items(iterators, None)
+            return self._begun()
+        for source in self.sources:
+            iter(source)  # which tells where it will begin
+        self._place = self._coming()
+        return self._when_asked()
+
+    def _begun(self) -> Iterator[dict[str, Any]]:
+        # All sources begin together, also one of which no window is drawn before the end.
+        iterators = [source.begun() for source in self.sources]
+        self._place, self._resumed = self._coming(), None
+        return self._items(iterators, self._place)
+
+    def _when_asked(self) -> Iterator[dict[str, Any]]:
+        yield from self._begun()
 
     def state_dict(self) -> dict[str, Any]:
         """The place of the iteration that was begun last, in plain JSON values.
@@ -107,18 +116,16 @@ class InterleavedWindows(IterableDataset[dict[str, Any]]):
         return {"weights": list(self.weights), "seed": self.seed, "until": self.until}
 
     def _coming(self) -> "_MixedPlace":
-        """Where the next iteration begins, the sources' iterators being made."""
+        """Where the next iteration begins, the sources having been told to begin theirs."""
         resumed = self._resumed
         if resumed is not None and (get_worker_info() is not None or not resumed.ended):
             return resumed
         return _MixedPlace(self.sources[0].epoch, (False,) * len(self.sources))
 
     def _items(
-        self, iterators: list[Iterator[dict[str, Any]]], place: "_MixedPlace | None"
+        self, iterators: list[Iterator[dict[str, Any]]], place: "_MixedPlace"
     ) -> Iterator[dict[str, Any]]:
-        """The items from a place on; None is where the next iteration begins."""
-        if place is None:
-            place, self._resumed = self._coming(), None
+        """The items from a place on."""
         worker = get_worker_info()
         choosing = np.random.PCG64([self.seed, place.key, 0 if worker is None else worker.id])
         rng = np.random.Generator(choosing.advance(place.drawn))  # each draw takes one step
@@ -131,7 +138,7 @@ class InterleavedWindows(IterableDataset[dict[str, Any]]):
                 over = tuple(o or n == at for n, o in enumerate(place.over))
                 place = replace(place, over=over, ended=self.until == "first" or all(over))
                 if not place.ended:
-                    iterators[at] = iter(self.sources[at])
+                    iterators[at] = self.sources[at].begun()
                     item = next(iterators[at], None)
             self._place = place
             if item is not None and not place.ended:

@@ -146,16 +146,28 @@ class SpikeWindows(IterableDataset[dict[str, Any]]):
         return len(share) * self.windows_per_clip
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
         self._clips_used(self._resolved_ranks()[1])
+        if get_worker_info() is not None:
+            return self.begun()
+        # Nothing is begun before it is asked for: loaders make iterators that they drop.
+        self._place = self._coming()
+        return self._when_asked()
+
+    def begun(self) -> Iterator[dict[str, Any]]:
+        """What iterating gives; the epoch has begun even if no window is ever taken."""
+        worker, place = get_worker_info(), self._resumed
         if worker is None:
-            # Nothing is begun before it is asked for: loaders make iterators that they drop.
-            self._place = self._coming()
-            return self._items(None)
-        place = self._resumed
-        epoch = self._epochs.begin_in_worker(worker, None if place is None else place.epoch)
-        self._place, self._resumed = place or _Place(epoch), None
-        return self._items(self._place)
+            place = self._coming()
+            self._epochs.begin(place.epoch)
+        else:
+            epoch = None if place is None else place.epoch
+            place = place or _Place(0)
+            place = replace(place, epoch=self._epochs.begin_in_worker(worker, epoch))
+        self._place, self._resumed = place, None
+        return self._items(place)
+
+    def _when_asked(self) -> Iterator[dict[str, Any]]:
+        yield from self.begun()
 
     def state_dict(self) -> dict[str, Any]:
         """The place of the iteration that was begun last, in plain JSON values.
@@ -205,11 +217,8 @@ class SpikeWindows(IterableDataset[dict[str, Any]]):
             return _Place(self._epochs.coming())
         return _Place(self._resumed.epoch + 1) if self._resumed.ended else self._resumed
 
-    def _items(self, place: "_Place | None") -> Iterator[dict[str, Any]]:
-        """The items from a place on; None is where the next iteration begins."""
-        if place is None:
-            place, self._resumed = self._coming(), None
-            self._epochs.begin(place.epoch)
+    def _items(self, place: "_Place") -> Iterator[dict[str, Any]]:
+        """The items from a place on."""
         clips = self._own_clips(place.epoch)
         count = len(clips) * self.windows_per_clip
         rng = np.random.default_rng([self.clips.seed, place.epoch, *self._shard()])
