@@ -5,7 +5,9 @@ what it replaces stays until then. One bad source never stops the others.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from spikedata.clips import (
@@ -146,7 +148,7 @@ def _write_aside(run: "PackRun", found: "Found", out: Path, overwrite: bool) -> 
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out) as lock, contextlib.ExitStack() as at_end:
             at_end.callback(_remove_if_possible, partial)
-            remove(partial)
+            at_end.enter_context(_cleared(partial))
             run.write(partial)
             run.verify(partial)
             found.check_keeps_all(out, run.failures)
@@ -182,6 +184,24 @@ def _refuse_other_files(out: RemotePath, names: Sequence[str]) -> None:
     others = sorted(set(out.names_below()) - set(names))
     if others:
         raise StoreError(f"{out / others[0]}: is there already. Choose another --out")
+
+
+@contextlib.contextmanager
+def _cleared(partial: Path) -> Iterator[None]:
+    """Take away what a killed run left; thousands of files go while the next are written.
+
+    They lie within ``<partial>.left`` until then, and go in the next run if this is killed too.
+    """
+    left = partial.with_name(partial.name + ".left")
+    if partial.exists() or partial.is_symlink():
+        left.mkdir(exist_ok=True)
+        partial.rename(left / secrets.token_hex(8))
+    removing = threading.Thread(target=_remove_if_possible, args=(left,), name="remove")
+    removing.start()
+    try:
+        yield
+    finally:
+        removing.join()
 
 
 def _remove_if_possible(partial: Path) -> None:

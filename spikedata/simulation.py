@@ -1,4 +1,8 @@
-"""A corpus of videos to a store of spikes: several clips at once, resumable, never half-written."""
+"""A corpus of videos to a store of spikes: several clips at once, resumable, never half-written.
+
+The file is long because a run on workers of an engine stands beside that in threads: it is the same
+plan, the same work on a part of the clips, and the same report.
+"""
 
 import errno
 import json

@@ -431,6 +431,15 @@ def test_a_writer_whose_store_was_replaced_stops_and_leaves_the_new_one_alone(he
     assert not list(here.glob("*.lock"))
 
 
+def test_what_killed_runs_left_goes_while_the_next_run_writes(here):
+    make_store(here / "spikes.zarr", count=1)
+    for left in ("packed.zarr.partial", "packed.zarr.partial.left/of-a-run-before"):
+        (here / left / "clips").mkdir(parents=True)
+    assert pack_clips().clips == 1
+    names = [".spikedata.json", "packed.zarr", "spikes.zarr"]
+    assert sorted(path.name for path in here.iterdir()) == names
+
+
 @pytest.mark.parametrize("at", ["between", "after"])
 def test_what_was_being_replaced_when_a_run_was_killed_is_not_lost(here, at):
     make_store(here / "spikes.zarr", count=1)

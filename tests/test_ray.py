@@ -61,9 +61,9 @@ def cluster():
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        made.add_node(num_cpus=1)
         ray.init(made.address, log_to_driver=False, logging_level="CRITICAL")
         try:
+            made.add_node(num_cpus=1)  # after the driver has chosen the other one
             yield made
         finally:
             ray.shutdown()

@@ -491,3 +491,19 @@ def test_real_recordings_come_back(tmp_path, shared_data):
     assert np.array_equal(store.read_planes("static", 100, 250), static.transpose(2, 0, 1)[100:350])
     assert stored.firing_rate == pytest.approx(static.mean())
     assert store.summary()["ratio"] > 2
+
+
+def test_the_catalogue_is_written_while_clips_are_added(tmp_path, monkeypatch):
+    monkeypatch.setattr("spikedata.clips.store.writer._UNLISTED", 2)
+    shape = {"height_px": 4, "width_px": 8, "tick_rate_hz": 250}
+    catalog = tmp_path / "s.zarr" / "catalog.jsonl"
+    listed = []
+    with create_store(tmp_path / "s.zarr", recipe={}, class_names=()) as writer:
+        for number in range(5):
+            with writer.clip(Clip(id=f"c{number}"), **shape) as target:
+                target.append(np.zeros((1, 4, 8), np.uint8))
+                target.finish(ticks=8, attributes={})
+            listed.append(catalog.read_bytes().count(b"\n") if catalog.exists() else 0)
+            assert len(open_store(tmp_path / "s.zarr").clips) == number + 1
+    assert listed == [0, 2, 2, 4, 4]
+    assert catalog.read_bytes().count(b"\n") == 5

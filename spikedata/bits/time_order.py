@@ -71,15 +71,11 @@ def some_to_time_first(chunk_pg: NDArray[np.uint8], first: int, out_gp: NDArray[
     end = first + len(out_gp)
     if first < 0 or end > groups or out_gp.shape[1] != pixels:
         raise ValueError(
-            f"groups {first} to {end} of {out_gp.shape[1]} pixels, not {groups, pixels}"
+            f"groups {first} to {end} of {out_gp.shape[1]} pixels are not among "
+            f"{groups} of {pixels}"
         )
-    contiguous = chunk_pg.flags.c_contiguous and out_gp.flags.c_contiguous
-    if (
-        groups == 2 * _CHUNK_GROUPS
-        and pixels % _RUN == 0
-        and contiguous
-        and sys.byteorder == "little"
-    ):
+    fits = groups == 2 * _CHUNK_GROUPS and pixels % _RUN == 0 and sys.byteorder == "little"
+    if fits and chunk_pg.flags.c_contiguous and out_gp.flags.c_contiguous:
         _long_chunk_to_first(chunk_pg.reshape(-1), first, out_gp)
     elif len(out_gp) == groups:
         to_time_first(chunk_pg, out_gp)

@@ -7,6 +7,7 @@ Shapes: T ticks, G = ceil(T / 8) groups of eight ticks, H rows, W columns.
 """
 
 import contextlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -465,6 +466,15 @@ def size_on_disk(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     if isinstance(path, RemotePath):
         below = sum(size for _, size, _ in path.walk_files())
-        return below or path.stat().st_size
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+        return below or int(path.stat().st_size)
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    size, todo = 0, [os.fspath(path)]
+    while todo:  # os.scandir, as paths cost more than the files' sizes where there are thousands
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif entry.is_file():
+                    size += entry.stat().st_size
+    return size

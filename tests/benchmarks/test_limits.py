@@ -39,10 +39,11 @@ STORE = "spikes.zarr"
 OVERHEAD_CLIPS, TURNS = 400, 5
 
 OPEN = """
-import json, resource, sys, time
+import json, os, sys, time
 from spikedata import open_store
 from spikedata.clips import StoredClip
-def kilobytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+page = os.sysconf("SC_PAGE_SIZE")
+def kilobytes(): return int(open("/proc/self/statm").read().split()[1]) * page // 1024
 before = kilobytes()
 began, worked = time.perf_counter(), time.process_time()
 clips = open_store(sys.argv[1]).clips
