@@ -17,6 +17,7 @@ A request is written as its kind, what it is about, and the range that is asked 
 parts ``begin``, ``part``, ``finish`` and ``abort``.
 """
 
+import os
 import subprocess
 import sys
 import urllib.parse
@@ -76,12 +77,13 @@ ERRORS = {
 class S3Server(FlakyHub):
     """The server and its proxy; see the module."""
 
-    def __init__(self, buckets: Sequence[str] = ("bucket",)) -> None:
+    def __init__(self, buckets: Sequence[str] = ("bucket",), keys_per_page: int = 1000) -> None:
         self._moto = subprocess.Popen(
             [sys.executable, "-c", _SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(keys_per_page)},
             text=True,
         )
         assert self._moto.stdout is not None

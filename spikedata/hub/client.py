@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from spikedata.errors import HubError, SpikeDataError
+from spikedata.remote import asked_to_wait_s
 
 SIGN_IN = (
     "not signed in to the Hub, or the token is not valid: run `hf auth login`, or set HF_TOKEN"
@@ -285,16 +286,8 @@ def _after_headers(response: Any) -> None:
     packed = response.headers.get("Content-Encoding", "identity")
     if packed != "identity":
         raise _UselessError(f"answered in an encoding that was not asked for, {packed}")
-    wait_s = _asked_to_wait_s(response.headers)
+    wait_s = asked_to_wait_s(response.headers)
     if response.status_code in (408, 429, 500, 502, 503, 504) and wait_s > PATIENCE_S:
         raise _UselessError(f"answered {response.status_code}: come again in {wait_s} s")
     raw = response.iter_raw
     response.iter_raw = lambda chunk_size=None: call.reads(raw(chunk_size))
-
-
-def _asked_to_wait_s(headers: Any) -> int:
-    """What the client would sleep, s; it has no limit of its own."""
-    found = re.search(r";\s*t\s*=\s*(\d{1,9})", headers.get("RateLimit", ""))
-    after = headers.get("Retry-After", "").strip()
-    told = found[1] if found else after
-    return int(told[:9]) if told.isascii() and told.isdigit() else 0

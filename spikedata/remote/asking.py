@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from spikedata.errors import SpikeDataError
 from spikedata.remote.secrets import without_secrets
@@ -27,7 +27,9 @@ _CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3}[ \w']*)")
 _ASKED_ENOUGH = re.compile(r"after (\d+) retries, max_retries: \1,")
-_BROKEN = re.compile(r"HTTP error|response body|Connection|Timeout|timed out|disconnected|closed connection")
+_BROKEN = re.compile(
+    r"HTTP error|response body|Connection|Timeout|timed out|disconnected|closed connection"
+)
 _PASSING = ("408", "429", "500", "502", "503", "504")
 """Answers of a server that is in trouble, or has too much to do."""
 
@@ -83,6 +85,14 @@ def may_pass(error: Exception) -> bool:
         return False
     status = _status(error)
     return status.startswith(_PASSING) if status else _BROKEN.search(_first_line(text)) is not None
+
+
+def asked_to_wait_s(headers: Any) -> int:
+    """What the Hub's client would sleep, s; it has no limit of its own."""
+    found = re.search(r";\s*t\s*=\s*(\d{1,9})", headers.get("RateLimit", ""))
+    after = headers.get("Retry-After", "").strip()
+    told = found[1] if found else after
+    return int(told[:9]) if told.isascii() and told.isdigit() else 0
 
 
 def is_refused_condition(error: Exception) -> bool:

@@ -5,6 +5,7 @@ Rust client asks again, with growing pauses, after 5xx answers and broken connec
 read through its own client.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -16,7 +17,13 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from spikedata.errors import MissingExtraError, SpikeDataError
-from spikedata.remote.asking import FIRST_PAUSE_S, LONGEST_PAUSE_S, RETRY_S, TRIES
+from spikedata.remote.asking import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    RETRY_S,
+    TRIES,
+    asked_to_wait_s,
+)
 
 CLOUDS = ("s3", "gs", "az", "memory")
 SCHEMES = (*CLOUDS, "hf")
@@ -25,6 +32,8 @@ CONNECT_S = 10.0
 SILENCE_S = 30.0
 """How long a server may say nothing, before it is asked again."""
 REQUEST_S = 300.0
+PAGE_KEYS = 1000
+"""As many as a server lists at once."""
 PART_BYTES = 8 << 20
 """Of an upload in parts; what is smaller goes in one request."""
 
@@ -257,7 +266,7 @@ class _CloudBucket:
         return Version(done["e_tag"], done["version"])
 
     def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
-        pages = self._calls.list(self._client, prefix or None, offset=after, chunk_size=1000)
+        pages = self._calls.list(self._client, prefix or None, offset=after, chunk_size=PAGE_KEYS)
         for page in pages:
             yield list(map(_entry, page))
 
@@ -285,6 +294,46 @@ def _entry(meta: Any) -> Entry:
 _READ_ALONE = "hf://: the Hub is published to with `spikedata push-hub`"
 
 
+_UNDER_WAY: list[None] = []
+"""One for each call of ours to the Hub's client, which may ask from threads of its own."""
+
+
+@contextlib.contextmanager
+def _patient_no_longer() -> Iterator[None]:
+    """While this is open the Hub's client neither waits without end nor for as long as it is told.
+
+    Its session is the process's: what else it is used for passes as it is.
+    """
+    from huggingface_hub import get_session  # noqa: PLC0415  a third of a second
+
+    session = get_session()
+    hooks = session.event_hooks
+    if _limit_silence not in hooks["request"]:
+        session.event_hooks = {
+            "request": [*hooks["request"], _limit_silence],
+            "response": [*hooks["response"], _refuse_long_wait],
+        }
+    _UNDER_WAY.append(None)
+    try:
+        yield
+    finally:
+        _UNDER_WAY.pop()
+
+
+def _limit_silence(request: Any) -> None:
+    if _UNDER_WAY:
+        limits = request.extensions.get("timeout") or {}  # many calls of the client have none
+        kinds = ("connect", "read", "write", "pool")
+        limited = {kind: min(limits.get(kind) or SILENCE_S, SILENCE_S) for kind in kinds}
+        request.extensions = {**request.extensions, "timeout": limited}
+
+
+def _refuse_long_wait(response: Any) -> None:
+    wait_s = asked_to_wait_s(response.headers)
+    if _UNDER_WAY and response.is_error and wait_s > SILENCE_S:
+        raise ConnectionRefusedError(f"answered {response.status_code}: come again in {wait_s} s")
+
+
 class _HubFiles:
     """Repositories of the Hub, read alone: ``push-hub`` publishes."""
 
@@ -301,17 +350,20 @@ class _HubFiles:
         return f"{self._kind}/{key}"
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        return bytes(self._files().cat_file(self._path(key), start=start, end=start + length))
+        with _patient_no_longer():
+            return bytes(self._files().cat_file(self._path(key), start=start, end=start + length))
 
     def read_all(self, key: str) -> tuple[bytes, Version]:
-        return bytes(self._files().cat_file(self._path(key))), Version(None, None)
+        with _patient_no_longer():
+            return bytes(self._files().cat_file(self._path(key))), Version(None, None)
 
     def read_tail(self, key: str, length: int) -> tuple[bytes, int]:
         size = self.head(key).size
         return self.read(key, max(0, size - length), min(size, length)), size
 
     def head(self, key: str) -> Entry:
-        return self._entry(self._files().info(self._path(key)))
+        with _patient_no_longer():
+            return self._entry(self._files().info(self._path(key)))
 
     def write(self, key: str, data: Any) -> Version:
         raise SpikeDataError(_READ_ALONE)
@@ -320,13 +372,15 @@ class _HubFiles:
         raise SpikeDataError(_READ_ALONE)
 
     def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
-        found = self._files().find(self._path(prefix.rstrip("/")), detail=True, refresh=True)
+        with _patient_no_longer():
+            found = self._files().find(self._path(prefix.rstrip("/")), detail=True, refresh=True)
         entries = [self._entry(of) for _, of in sorted(found.items())]
         yield [entry for entry in entries if after is None or entry.key > after]
 
     def look_in(self, prefix: str) -> tuple[list[str], list[Entry]]:
-        # Its cache forgets the folders of a listing that went all the way down.
-        found = self._files().ls(self._path(prefix.rstrip("/")), detail=True, refresh=True)
+        with _patient_no_longer():
+            # Its cache forgets the folders of a listing that went all the way down.
+            found = self._files().ls(self._path(prefix.rstrip("/")), detail=True, refresh=True)
         folders = [self._key(of["name"]) for of in found if of["type"] == "directory"]
         return folders, [self._entry(of) for of in found if of["type"] == "file"]
 
