@@ -146,7 +146,7 @@ def _now_s() -> float:
 class Lease:
     """The right to write, held by a note; a thread renews it until :meth:`release`.
 
-    One that nobody refers to any more is released.
+    One that nobody refers to any more is released by that thread.
     """
 
     def __init__(self, medium: Medium, name: str, times: Times | None = None) -> None:
@@ -161,14 +161,14 @@ class Lease:
         )
         self._mutex = threading.RLock()
         self._end = threading.Event()
-        self._version: str | None = None
+        self._held = _Held()
         self._renewed_s = 0.0
         self._lost = ""
 
     @property
     def is_locked(self) -> bool:
         """Whether it was taken, neither released nor seen to be lost."""
-        return self._version is not None
+        return self._held.version is not None
 
     @property
     def number(self) -> int:
@@ -255,8 +255,8 @@ class Lease:
         )
 
     def _hold(self, version: str, began_s: float) -> None:
-        self._version, self._renewed_s = version, began_s
-        keeping = (weakref.ref(self), self._end, self._times.renew_s)
+        self._held.version, self._renewed_s = version, began_s
+        keeping = (weakref.ref(self), self._held, self._medium, self._end, self._times.renew_s)
         threading.Thread(target=_keep, args=keeping, name="lease", daemon=True).start()
 
     def renew(self) -> bool:
@@ -265,17 +265,17 @@ class Lease:
         What could not be reached may be the next time; :meth:`check` says when it is too late.
         """
         with self._mutex:
-            if self._version is None:
+            if self._held.version is None:
                 return False
             began_s = _now_s()
             note = replace(self._note, count=self._note.count + 1)
             try:
-                version = self._medium.replace(self._version, note.data())
+                version = self._medium.replace(self._held.version, note.data())
                 if version is None:
                     version = self._still_ours()
             except OSError:
                 return True
-            self._version = version
+            self._held.version = version
             if version is None:
                 return False
             self._note, self._renewed_s = note, began_s
@@ -299,14 +299,14 @@ class Lease:
         with self._mutex:
             failed = ""
             try:
-                if self._version is not None:
-                    self._version = self._still_ours()
+                if self._held.version is not None:
+                    self._held.version = self._still_ours()
                 # A fresh note is nobody else's for a while, in which the work is done.
-                if self._version is not None and self._age_s() > self._times.lease_s / 2:
+                if self._held.version is not None and self._age_s() > self._times.lease_s / 2:
                     self.renew()
             except OSError as error:
                 failed = error.strerror or str(error)
-            if self._version is not None and self._age_s() <= self._times.lease_s / 2:
+            if self._held.version is not None and self._age_s() <= self._times.lease_s / 2:
                 return
             told = self._lost or f"it could not be renewed for {self._age_s():.0f} s {failed}"
         raise StoreError(
@@ -321,24 +321,43 @@ class Lease:
         """Let others in. What cannot be removed they take over when the lease time is over."""
         self._end.set()
         with self._mutex:
-            version, self._version = self._version, None
+            version, self._held.version = self._held.version, None
             _ours.pop(self._note.owner, None)
             if version is not None and self._note.pid == os.getpid():  # not in a fork of it
                 with contextlib.suppress(OSError):
                     self._medium.delete(version)
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be ending
-            self.release()
+
+@dataclass(slots=True)
+class _Held:
+    """What outlives a lease that nobody refers to any more."""
+
+    version: str | None = None
+    """Of the note; None if it is not held."""
 
 
-def _keep(lease: "weakref.ref[Lease]", end: threading.Event, renew_s: float) -> None:
-    """Renew a lease until it ends; a lease that nobody else refers to goes meanwhile."""
+def _keep(
+    lease: "weakref.ref[Lease]",
+    held: _Held,
+    medium: Medium,
+    end: threading.Event,
+    renew_s: float,
+) -> None:
+    """Renew a lease until it ends, or until nobody else refers to it: then its note goes.
+
+    That is done here, since whoever happens to drop the last reference is not to wait for a disk or
+    a network.
+    """
     while not end.wait(renew_s):
-        held = lease()
-        if held is None or not held.renew():
+        kept = lease()
+        if kept is None:
+            if held.version is not None:
+                with contextlib.suppress(OSError):
+                    medium.delete(held.version)
             return
-        del held
+        if not kept.renew():
+            return
+        del kept
 
 
 def _log_waiting(name: str, note: Note | None, lease_s: float) -> None:
