@@ -374,7 +374,9 @@ class _HubFiles:
     def walk(self, prefix: str, after: str | None) -> Iterator[list[Entry]]:
         with _patient_no_longer():
             found = self._files().find(self._path(prefix.rstrip("/")), detail=True, refresh=True)
-        entries = [self._entry(of) for _, of in sorted(found.items())]
+        # Of a file it gives the file itself, which does not lie below, in some versions as nothing.
+        below = [of for name, of in sorted(found.items()) if name != self._path(prefix.rstrip("/"))]
+        entries = list(map(self._entry, below))
         yield [entry for entry in entries if after is None or entry.key > after]
 
     def look_in(self, prefix: str) -> tuple[list[str], list[Entry]]:
