@@ -45,7 +45,7 @@ def test_a_fault_strikes_the_call_that_was_named(bench):
         killed = bench.run(pack, folder, fault=Fault(at=15, kind="kill"))
         assert (killed.status, killed.calls) == (-9, 15)
         assert "/out.zarr.partial" in killed.struck
-        full = bench.run(pack, folder, fault=Fault(at=3, kind="ENOSPC", call="space"))
+        full = bench.run(pack, folder, fault=Fault(at=4, kind="ENOSPC", call="space"))
         assert full.status == 1
         assert "No space left on device" in full.stderr
         elsewhere = bench.forks.run(["read", "spikes.zarr"], folder, call="any")
