@@ -85,3 +85,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder.parent.name}/{folder.name}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def server_of_s3() -> Iterator[Any]:
+    """Object storage on loopback, started once for a module."""
+    from s3_server import S3Server  # not for those that need none
+
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(server_of_s3: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """That storage, emptied, which this process uses."""
+    server_of_s3.clear()
+    server_of_s3.use(monkeypatch)
+    return server_of_s3

@@ -6,26 +6,13 @@ import urllib.request
 import numpy as np
 import pytest
 from hub_server import HubServer
-from s3_server import ERRORS, SECRETS, S3Server
+from s3_server import ERRORS, SECRETS
 from test_cli_train import SMALL
 from tools import run_program, write_corpus, write_grey
 
 from spikedata import open_clips, open_store
 
 STORE, PACKED = "s3://bucket/sets/spikes.zarr", "s3://bucket/sets/packed.zarr"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    server.clear()
-    server.use(monkeypatch)
-    return server
 
 
 @pytest.fixture

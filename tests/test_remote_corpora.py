@@ -6,23 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import ERRORS, S3Server
+from s3_server import ERRORS
 from tools import random_frames, write_corpus, write_grey
 
 from spikedata import SimulationRecipe, SpikeDataError, find_corpus, open_store, simulate_corpus
-
-
-@pytest.fixture(scope="module")
-def server():
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    server.clear()
-    server.use(monkeypatch)
-    return server
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from s3_server import ERRORS, S3Server
+from s3_server import ERRORS
 
 from spikedata import create_store, open_clips, open_store, place, validate
 from spikedata.clip import Clip
@@ -12,19 +12,6 @@ from spikedata.clips import StoreConfig
 
 H, W, TICKS = 20, 30, 1_500
 STARTS = (0, 3, 125, 250, 384, 500, 777, 1_024, 1_250)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    server.clear()
-    server.use(monkeypatch)
-    return server
 
 
 def packed(seed, ticks=TICKS):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from s3_server import ERRORS, SECRETS, Fault, S3Server
+from s3_server import ERRORS, SECRETS, Fault
 from tools import write_corpus
 
 from spikedata import (
@@ -25,19 +25,6 @@ from spikedata.remote import asking
 STORE, PACKED = "s3://bucket/s.zarr", "s3://bucket/p.zarr"
 CLIPS = 6
 ENDLESS_S = 3600
-
-
-@pytest.fixture(scope="module")
-def server():
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    server.clear()
-    server.use(monkeypatch)
-    return server
 
 
 @pytest.fixture(scope="module")
